@@ -1,0 +1,1 @@
+//! dockpack works on Docker's on-disk store without a daemon.

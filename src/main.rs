@@ -1,0 +1,2 @@
+//! The `dockpack` command.
+fn main() {}
