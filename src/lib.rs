@@ -1,1 +1,11 @@
 //! dockpack works on Docker's on-disk store without a daemon.
+
+pub mod driver;
+pub mod error;
+pub mod finding;
+pub mod fsx;
+pub mod id;
+pub mod progress;
+pub mod store;
+
+pub use error::{Error, Result};

@@ -1,0 +1,166 @@
+//! Errors: each names the act, the object and the cause, once.
+//!
+//! An error means that something could not be done. Something wrong that was *found* in a store is a
+//! [`Finding`](crate::finding::Finding). What to do next is said by the command line alone.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file system call that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {act} {}: {source}", path.display())]
+pub struct FsError {
+    /// What was tried, as a verb in the infinitive ("open", "rename").
+    pub act: &'static str,
+    /// On what, as a path a person can find again.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl FsError {
+    /// Names the act and the object of a failed call.
+    pub fn new(act: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+        Self { act, path: path.as_ref().to_owned(), source: source.into() }
+    }
+
+    /// Tells whether the object does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Bytes that are not of the form they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected}, found {found}")]
+pub struct ParseError {
+    /// The form that was expected.
+    pub expected: String,
+    /// The beginning of what was found, escaped.
+    pub found: String,
+}
+
+impl ParseError {
+    /// Says what was expected and shows the first 80 bytes of what was found.
+    pub fn new(expected: impl Into<String>, found: &[u8]) -> Self {
+        let shown = &found[..found.len().min(80)];
+        let dots = if shown.len() < found.len() { "…" } else { "" };
+        let found = if found.is_empty() { "nothing".to_owned() } else { format!("\"{}\"{dots}", shown.escape_ascii()) };
+        Self { expected: expected.into(), found }
+    }
+
+    /// Says what was expected and how a parser explains that it is not there.
+    pub fn because(expected: impl Into<String>, reason: impl ToString) -> Self {
+        Self { expected: expected.into(), found: reason.to_string() }
+    }
+}
+
+/// Where the result of an operation goes wrong.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything an operation of this library can fail with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file system call failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A file of the store is not of its form.
+    #[error("cannot read {}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// There is no Docker store at the root.
+    #[error("no Docker store at {}", root.display())]
+    NoStore {
+        /// The data root that was looked at.
+        root: PathBuf,
+    },
+    /// Images of this root are in the containerd image store, which has another format.
+    #[error("the images of {} are in the containerd image store", root.display())]
+    ContainerdStore {
+        /// The data root that was looked at.
+        root: PathBuf,
+    },
+    /// More than one graph driver has a store here and none was chosen.
+    #[error("{} holds stores of several graph drivers: {}", root.display(), drivers.join(", "))]
+    SeveralDrivers {
+        /// The data root that was looked at.
+        root: PathBuf,
+        /// Names of the drivers.
+        drivers: Vec<String>,
+    },
+    /// The graph driver is known but cannot be worked on.
+    #[error("cannot work on graph driver {driver}")]
+    UnsupportedDriver {
+        /// Name of the driver.
+        driver: String,
+    },
+    /// No image answers to this reference.
+    #[error("no image {wanted}")]
+    NoSuchImage {
+        /// What was asked for.
+        wanted: String,
+        /// References that are spelled much like it, nearest first.
+        near: Vec<String>,
+    },
+    /// A prefix names several images.
+    #[error("{wanted} names {} images: {}", images.len(), images.join(", "))]
+    AmbiguousPrefix {
+        /// What was asked for.
+        wanted: String,
+        /// Their IDs, short.
+        images: Vec<String>,
+    },
+    /// A layer cannot be assembled to the bytes its diff ID names.
+    #[error("cannot prove layer {chain}: {reason}")]
+    Layer {
+        /// The layer's chain ID.
+        chain: String,
+        /// What is wrong, with the file in the layer where it is known.
+        reason: String,
+        /// Images that use the layer, as references or IDs.
+        used_by: Vec<String>,
+    },
+    /// A daemon, or another dockpack, works on the store.
+    #[error("the store at {} is in use{}", root.display(), holder.as_deref().map(|h| format!(" by {h}")).unwrap_or_default())]
+    InUse {
+        /// The data root.
+        root: PathBuf,
+        /// The process that holds the lock, as "name (pid N)", where the kernel tells.
+        holder: Option<String>,
+    },
+    /// An archive is cut, changed, hostile, or not an archive.
+    #[error("cannot read archive {name}: {reason}")]
+    Archive {
+        /// The archive's file name, or "standard input".
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An archive of a newer format.
+    #[error("archive {name} is of format {found}; this dockpack reads up to {known}")]
+    NewerArchive {
+        /// The archive's file name.
+        name: String,
+        /// Its format number.
+        found: u64,
+        /// The newest format known.
+        known: u64,
+    },
+    /// The output of a command could not be written.
+    #[error("cannot write {name}: {source}")]
+    Output {
+        /// The output's file name, or "standard output".
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A request that makes no sense, found after the arguments were parsed.
+    #[error("{0}")]
+    Usage(String),
+}

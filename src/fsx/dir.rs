@@ -1,0 +1,425 @@
+//! An open directory.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+use super::attrs::{Attrs, Kind, Time, XattrName};
+use super::resolve::{self, Scope};
+use crate::error::FsError;
+
+/// A result of a file system call.
+type Result<T> = std::result::Result<T, FsError>;
+
+/// An open directory. Every path given to it is relative and stays beneath it.
+#[derive(Debug, Clone)]
+pub struct Dir {
+    fd: Arc<OwnedFd>,
+    /// How the directory was reached, for messages only.
+    shown: PathBuf,
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Its name, as bytes.
+    pub name: Vec<u8>,
+    /// Its type.
+    pub kind: Kind,
+}
+
+impl Dir {
+    /// Opens a directory by a path that the user gave; symbolic links are followed.
+    ///
+    /// # Errors
+    /// The path is not a directory that may be read.
+    pub fn open_root(path: &Path) -> Result<Self> {
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| FsError::new("open", path, errno))?;
+        Ok(Self { fd: Arc::new(fd), shown: path.to_owned() })
+    }
+
+    /// Returns the path of `name` in this directory, for messages.
+    pub fn shown(&self, name: impl AsRef<[u8]>) -> PathBuf {
+        match name.as_ref() {
+            b"" | b"." => self.shown.clone(),
+            name => self.shown.join(OsStr::from_bytes(name)),
+        }
+    }
+
+    pub(super) fn fail(&self, act: &'static str, name: &[u8], errno: Errno) -> FsError {
+        FsError::new(act, self.shown(name), errno)
+    }
+
+    fn open_as(&self, path: &[u8], flags: OFlags, scope: Scope) -> Result<OwnedFd> {
+        resolve::open(self.fd.as_fd(), path, flags, scope).map_err(|errno| self.fail("open", path, errno))
+    }
+
+    /// Opens a directory beneath this one, on the same mount.
+    ///
+    /// # Errors
+    /// It is not there, is no directory, or lies behind a symbolic link or on another mount.
+    pub fn dir(&self, path: impl AsRef<[u8]>) -> Result<Self> {
+        self.dir_in(path.as_ref(), Scope::Beneath)
+    }
+
+    /// As [`Dir::dir`], but the directory may be on another mount: dockerd mounts some homes on themselves,
+    /// and people give `overlay2` a disk of its own.
+    ///
+    /// # Errors
+    /// It is not there, is no directory, or lies behind a symbolic link.
+    pub fn dir_across_mounts(&self, path: impl AsRef<[u8]>) -> Result<Self> {
+        self.dir_in(path.as_ref(), Scope::AcrossMounts)
+    }
+
+    fn dir_in(&self, path: &[u8], scope: Scope) -> Result<Self> {
+        let path = if path.is_empty() { b"." } else { path };
+        let fd = self.open_as(path, OFlags::RDONLY | OFlags::DIRECTORY, scope)?;
+        Ok(Self { fd: Arc::new(fd), shown: self.shown(path) })
+    }
+
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// It is not there, is no regular file, or lies behind a symbolic link or on another mount.
+    pub fn file(&self, path: impl AsRef<[u8]>) -> Result<File> {
+        self.file_in(path.as_ref(), Scope::Beneath)
+    }
+
+    /// As [`Dir::file`], but symbolic links are followed as if this directory were `/`: some layers hold a
+    /// file under a path of which one component is a link within the layer.
+    ///
+    /// # Errors
+    /// It is not there or is no regular file; or the kernel cannot do this (before 5.6).
+    pub fn file_in_root(&self, path: impl AsRef<[u8]>) -> Result<File> {
+        self.file_in(path.as_ref(), Scope::InRoot)
+    }
+
+    fn file_in(&self, path: &[u8], scope: Scope) -> Result<File> {
+        let fd = self.open_as(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, scope)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| self.fail("stat", path, errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(FsError::new("read", self.shown(path), std::io::Error::other("not a regular file")));
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Reads a whole file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Dir::file`]; or the file is longer.
+    pub fn read(&self, path: impl AsRef<[u8]>, limit: u64) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let mut bytes = Vec::new();
+        self.file(path)?
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| FsError::new("read", self.shown(path), error))?;
+        if bytes.len() as u64 > limit {
+            let error = std::io::Error::other(format!("longer than {limit} bytes"));
+            return Err(FsError::new("read", self.shown(path), error));
+        }
+        Ok(bytes)
+    }
+
+    /// Lists the directory, sorted by name, without `.` and `..`.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let fail = |errno| self.fail("list", b"", errno);
+        let mut entries = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let kind = match Kind::of(entry.file_type()) {
+                Some(kind) => kind,
+                None => match self.attrs(name) {
+                    Ok(attrs) => attrs.kind,
+                    Err(error) if error.is_not_found() => continue,
+                    Err(error) => return Err(error),
+                },
+            };
+            entries.push(Entry { name: name.to_vec(), kind });
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    /// Opens the directory that holds the last component of `path`, and returns it with that component.
+    ///
+    /// # Errors
+    /// A component before the last is no directory on this mount.
+    pub fn parent_of<'p>(&self, path: &'p [u8]) -> Result<(Self, &'p [u8])> {
+        match path.iter().rposition(|byte| *byte == b'/') {
+            None => Ok((self.clone(), path)),
+            Some(slash) => Ok((self.dir(&path[..slash])?, &path[slash + 1..])),
+        }
+    }
+
+    /// Tells what a name in this directory is; a link is not followed.
+    ///
+    /// # Errors
+    /// Nothing of that name.
+    pub fn attrs(&self, name: impl AsRef<[u8]>) -> Result<Attrs> {
+        let name = one_name(name.as_ref());
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
+            .map(|stat| Attrs::of(&stat))
+            .map_err(|errno| self.fail("stat", name, errno))
+    }
+
+    /// As [`Dir::attrs`], with `None` where there is nothing of that name.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn find(&self, name: impl AsRef<[u8]>) -> Result<Option<Attrs>> {
+        match self.attrs(name) {
+            Ok(attrs) => Ok(Some(attrs)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells where a symbolic link points to.
+    ///
+    /// # Errors
+    /// Not a symbolic link.
+    pub fn read_link(&self, name: impl AsRef<[u8]>) -> Result<Vec<u8>> {
+        let name = one_name(name.as_ref());
+        rustix::fs::readlinkat(&self.fd, name, Vec::new())
+            .map(std::ffi::CString::into_bytes)
+            .map_err(|errno| self.fail("read link", name, errno))
+    }
+
+    /// Makes a directory with exactly these permission bits and opens it.
+    ///
+    /// # Errors
+    /// The name is taken, or the file system refuses.
+    pub fn make_dir(&self, name: impl AsRef<[u8]>, mode: u32) -> Result<Self> {
+        let name = one_name(name.as_ref());
+        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o700))
+            .map_err(|errno| self.fail("make directory", name, errno))?;
+        let made = self.dir(name)?;
+        rustix::fs::fchmod(&made.fd, Mode::from_raw_mode(mode))
+            .map_err(|errno| self.fail("change mode of", name, errno))?;
+        Ok(made)
+    }
+
+    /// As [`Dir::make_dir`], but takes the directory as it is where it is there already.
+    ///
+    /// # Errors
+    /// The name is taken by something else, or the file system refuses.
+    pub fn ensure_dir(&self, name: impl AsRef<[u8]>, mode: u32) -> Result<Self> {
+        let name = name.as_ref();
+        match self.dir_across_mounts(name) {
+            Err(error) if error.is_not_found() => self.make_dir(name, mode),
+            found => found,
+        }
+    }
+
+    /// Makes a new file with exactly these permission bits, for writing.
+    ///
+    /// # Errors
+    /// The name is taken, or the file system refuses.
+    pub fn make_file(&self, name: impl AsRef<[u8]>, mode: u32) -> Result<File> {
+        let name = one_name(name.as_ref());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
+            .map_err(|errno| self.fail("make file", name, errno))?;
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(|errno| self.fail("change mode of", name, errno))?;
+        Ok(File::from(fd))
+    }
+
+    /// Makes a symbolic link that says `target`.
+    ///
+    /// # Errors
+    /// The name is taken, or the file system refuses.
+    pub fn make_symlink(&self, name: impl AsRef<[u8]>, target: &[u8]) -> Result<()> {
+        let name = one_name(name.as_ref());
+        rustix::fs::symlinkat(target, &self.fd, name).map_err(|errno| self.fail("make link", name, errno))
+    }
+
+    /// Makes a device, named pipe or socket.
+    ///
+    /// # Errors
+    /// The name is taken, or the file system refuses.
+    pub fn make_node(&self, name: impl AsRef<[u8]>, kind: Kind, mode: u32, device: (u32, u32)) -> Result<()> {
+        let name = one_name(name.as_ref());
+        let kind = match kind {
+            Kind::Block => FileType::BlockDevice,
+            Kind::Char => FileType::CharacterDevice,
+            Kind::Socket => FileType::Socket,
+            _ => FileType::Fifo,
+        };
+        let number = rustix::fs::makedev(device.0, device.1);
+        rustix::fs::mknodat(&self.fd, name, kind, Mode::from_raw_mode(mode), number)
+            .map_err(|errno| self.fail("make node", name, errno))
+    }
+
+    /// Gives `name` in `from` the further name `to` in this directory. A symbolic link is linked itself.
+    ///
+    /// # Errors
+    /// The name is taken, the link count is exhausted, or the file system refuses.
+    pub fn hard_link(&self, from: &Self, name: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<()> {
+        let to = one_name(to.as_ref());
+        rustix::fs::linkat(&from.fd, one_name(name.as_ref()), &self.fd, to, AtFlags::empty())
+            .map_err(|errno| self.fail("make hard link", to, errno))
+    }
+
+    /// Renames `name` to `new` in `to`, which must not hold that name.
+    ///
+    /// # Errors
+    /// The new name is taken, the directories are on different file systems, or the file system refuses.
+    pub fn rename(&self, name: impl AsRef<[u8]>, to: &Self, new: impl AsRef<[u8]>) -> Result<()> {
+        let (name, new) = (one_name(name.as_ref()), one_name(new.as_ref()));
+        match rustix::fs::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE) {
+            // Some file systems have no RENAME_NOREPLACE. The lock keeps others away between look and act.
+            Err(Errno::INVAL | Errno::NOSYS) => match to.find(new)? {
+                Some(_) => Err(Errno::EXIST),
+                None => rustix::fs::renameat(&self.fd, name, &to.fd, new),
+            },
+            done => done,
+        }
+        .map_err(|errno| to.fail("rename to", new, errno))
+    }
+
+    /// Renames `name` to `new` in `to`, in place of a file of that name.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn replace(&self, name: impl AsRef<[u8]>, to: &Self, new: impl AsRef<[u8]>) -> Result<()> {
+        let new = one_name(new.as_ref());
+        rustix::fs::renameat(&self.fd, one_name(name.as_ref()), &to.fd, new)
+            .map_err(|errno| to.fail("rename to", new, errno))
+    }
+
+    /// Sets owner and group; a link itself, not its target.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn set_owner(&self, name: impl AsRef<[u8]>, uid: u32, gid: u32) -> Result<()> {
+        let name = one_name(name.as_ref());
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::fs::chownat(&self.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| self.fail("change owner of", name, errno))
+    }
+
+    /// Sets the permission bits of anything but a symbolic link, which has none.
+    ///
+    /// # Errors
+    /// The name is a symbolic link, or the file system refuses.
+    pub fn set_mode(&self, name: impl AsRef<[u8]>, mode: u32) -> Result<()> {
+        let name = one_name(name.as_ref());
+        if self.attrs(name)?.kind == Kind::Symlink {
+            return Err(self.fail("change mode of", name, Errno::LOOP));
+        }
+        // Nothing else writes below a directory that dockpack holds, so the look above still holds.
+        rustix::fs::chmodat(&self.fd, name, Mode::from_raw_mode(mode), AtFlags::empty())
+            .map_err(|errno| self.fail("change mode of", name, errno))
+    }
+
+    /// Sets the times of last access and last change; of a link itself, not its target.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn set_times(&self, name: impl AsRef<[u8]>, access: Time, change: Time) -> Result<()> {
+        let name = one_name(name.as_ref());
+        let spec = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
+        let times = Timestamps { last_access: spec(access), last_modification: spec(change) };
+        rustix::fs::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| self.fail("change times of", name, errno))
+    }
+
+    /// Path of a name through this directory's descriptor: there is no `lgetxattrat` before Linux 6.13, and
+    /// devices and links cannot be opened for it. The last component is not followed by the `l…xattr` calls.
+    fn through_fd(&self, name: &[u8]) -> Vec<u8> {
+        let mut path = format!("/proc/self/fd/{}/", self.fd.as_raw_fd()).into_bytes();
+        path.extend_from_slice(name);
+        path
+    }
+
+    /// Lists the extended attributes of a name, sorted, with their values.
+    ///
+    /// # Errors
+    /// The file system refuses; one that has no extended attributes gives an empty list.
+    pub fn xattrs(&self, name: impl AsRef<[u8]>) -> Result<Vec<(XattrName, Vec<u8>)>> {
+        let name = one_name(name.as_ref());
+        let path = self.through_fd(name);
+        let fail = |errno| self.fail("read extended attributes of", name, errno);
+        let mut names = vec![0; 65536];
+        let length = match rustix::fs::llistxattr(&path[..], &mut names[..]) {
+            Err(Errno::NOTSUP) => 0,
+            length => length.map_err(fail)?,
+        };
+        let mut found = Vec::new();
+        for key in names[..length].split(|byte| *byte == 0).filter(|key| !key.is_empty()) {
+            let mut value = vec![0; 65536];
+            let length = rustix::fs::lgetxattr(&path[..], key, &mut value[..]).map_err(fail)?;
+            value.truncate(length);
+            found.push((key.to_vec(), value));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Sets one extended attribute of a name; of a link itself, not its target.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn set_xattr(&self, name: impl AsRef<[u8]>, key: &[u8], value: &[u8]) -> Result<()> {
+        let name = one_name(name.as_ref());
+        rustix::fs::lsetxattr(self.through_fd(name), key, value, rustix::fs::XattrFlags::empty())
+            .map_err(|errno| self.fail("set an extended attribute of", name, errno))
+    }
+
+    /// Removes one extended attribute of a name.
+    ///
+    /// # Errors
+    /// It is not there, or the file system refuses.
+    pub fn remove_xattr(&self, name: impl AsRef<[u8]>, key: &[u8]) -> Result<()> {
+        let name = one_name(name.as_ref());
+        rustix::fs::lremovexattr(self.through_fd(name), key)
+            .map_err(|errno| self.fail("remove an extended attribute of", name, errno))
+    }
+
+    /// Makes names in this directory durable.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.fd).map_err(|errno| self.fail("sync", b"", errno))
+    }
+
+    /// Makes everything on this directory's file system durable, in one call.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn sync_file_system(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.fd).map_err(|errno| self.fail("sync the file system of", b"", errno))
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A name without a slash, or `.` for the directory itself: the calls that take one would follow links in
+/// the components before. A name with a slash is a bug here, and becomes a name that cannot exist.
+pub(super) fn one_name(name: &[u8]) -> &[u8] {
+    match name {
+        b"" => b".",
+        b".." => b"\0",
+        name if name.contains(&b'/') => b"\0",
+        name => name,
+    }
+}

@@ -1,0 +1,14 @@
+//! The only code that makes system calls on paths.
+//!
+//! Names below a data root or a layer are hostile. Every call goes through a [`Dir`], an open
+//! directory: paths are resolved beneath it, follow no symbolic link, no `..` and no magic link, and
+//! do not cross into another mount. Only [`Dir::open_root`] takes a path as the user wrote it.
+
+mod attrs;
+mod dir;
+mod publish;
+mod remove;
+mod resolve;
+
+pub use attrs::{Attrs, Kind, Time, XattrName};
+pub use dir::{Dir, Entry};

@@ -1,0 +1,50 @@
+//! Removing. A link is never followed and another mount never entered.
+
+use rustix::fs::AtFlags;
+
+use super::attrs::Kind;
+use super::dir::{Dir, one_name};
+use crate::error::FsError;
+
+impl Dir {
+    /// Removes a name that is not a directory.
+    ///
+    /// # Errors
+    /// The name is not there, is a directory, or the file system refuses.
+    pub fn remove_file(&self, name: impl AsRef<[u8]>) -> Result<(), FsError> {
+        self.unlink(name.as_ref(), AtFlags::empty())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// The name is not there, is not an empty directory, or the file system refuses.
+    pub fn remove_dir(&self, name: impl AsRef<[u8]>) -> Result<(), FsError> {
+        self.unlink(name.as_ref(), AtFlags::REMOVEDIR)
+    }
+
+    fn unlink(&self, name: &[u8], flags: AtFlags) -> Result<(), FsError> {
+        let name = one_name(name);
+        rustix::fs::unlinkat(self.fd(), name, flags).map_err(|errno| self.fail("remove", name, errno))
+    }
+
+    /// Removes whatever a name is, directories with all that is in them. Nothing where nothing is there.
+    ///
+    /// # Errors
+    /// Something in it is a mount point, is immutable, or the file system refuses. What was before it is gone.
+    pub fn remove_tree(&self, name: impl AsRef<[u8]>) -> Result<(), FsError> {
+        let name = name.as_ref();
+        let Some(attrs) = self.find(name)? else { return Ok(()) };
+        if attrs.kind != Kind::Directory {
+            return self.remove_file(name);
+        }
+        let inner = self.dir(name)?;
+        for entry in inner.entries()? {
+            match entry.kind {
+                Kind::Directory => inner.remove_tree(&entry.name)?,
+                _ => inner.remove_file(&entry.name)?,
+            }
+        }
+        self.remove_dir(name)
+    }
+}

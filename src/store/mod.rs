@@ -1,0 +1,182 @@
+//! Reads Docker's files, each kind in its own module. Nothing here writes.
+//!
+//! A [`Store`] is an opened data root; a [`Snapshot`] is everything its files say, taken at one moment. What is
+//! damaged or unknown becomes a [`Finding`] in the snapshot, never a panic and never silence. A snapshot
+//! taken beside a live daemon may be torn: it is good for looking and for saving (which proves every byte),
+//! not for deleting.
+
+use std::collections::BTreeMap;
+
+use crate::driver::DriverDir;
+use crate::finding::Finding;
+use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId};
+
+/// Everything the files of a store say.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// References to images, by the text that stands in `repositories.json` (`nginx:alpine`,
+    /// `nginx@sha256:…`). A reference to an image that is not there is kept: dockerd ignores it.
+    pub references: BTreeMap<String, ImageId>,
+    /// Images whose configuration is there and proves its own ID.
+    pub images: BTreeMap<ImageId, Image>,
+    /// Layers that dockerd would load: complete entries of layerdb whose parents are complete too.
+    pub layers: BTreeMap<ChainId, Layer>,
+    /// Entries of `layerdb/sha256` that dockerd would not load, by directory name.
+    pub broken_layers: BTreeMap<String, BrokenLayer>,
+    /// Entries of `layerdb/mounts`.
+    pub mounts: BTreeMap<ContainerId, Mount>,
+    /// Records of `distribution/`.
+    pub distribution: Distribution,
+    /// Directories of `containers/`.
+    pub containers: BTreeMap<ContainerId, Container>,
+    /// What BuildKit keeps in this store.
+    pub build_records: BTreeMap<String, BuildRecord>,
+    /// Directories of the graph driver.
+    pub driver_dirs: BTreeMap<CacheId, DriverDir>,
+    /// Things no reader of Docker's ever looks at.
+    pub strays: Vec<Stray>,
+    /// What is damaged or could not be read.
+    pub findings: Vec<Finding>,
+}
+
+/// An image: `imagedb/content/sha256/<id>` with `imagedb/metadata/sha256/<id>/`.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The configuration, byte for byte; its SHA-256 is the image's ID.
+    pub config: Vec<u8>,
+    /// Content of the layers, bottom first.
+    pub diff_ids: Vec<DiffId>,
+    /// When the image was made, as the configuration says (RFC 3339).
+    pub created: Option<String>,
+    /// Architecture, as the configuration says (`amd64`).
+    pub architecture: String,
+    /// Operating system, as the configuration says; dockerd reads nothing as `linux`.
+    pub os: String,
+    /// The image it was built from (`metadata/…/parent`).
+    pub parent: Option<ImageId>,
+    /// Bytes of `metadata/…/lastUpdated`, where there is one.
+    pub last_updated: Option<Vec<u8>>,
+    /// Bytes of `metadata/…/builtLocally`, where there is one.
+    pub built_locally: Option<Vec<u8>>,
+}
+
+impl Image {
+    /// Returns the chain IDs of the image's layers, bottom first.
+    #[must_use]
+    pub fn chain_ids(&self) -> Vec<ChainId> {
+        ChainId::of_stack(&self.diff_ids)
+    }
+
+    /// Returns the chain ID of the topmost layer; an image may have none.
+    #[must_use]
+    pub fn top(&self) -> Option<ChainId> {
+        self.chain_ids().pop()
+    }
+}
+
+/// A layer: an entry `layerdb/sha256/<chain>/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The layer below, absent for a base layer.
+    pub parent: Option<ChainId>,
+    /// Content.
+    pub diff: DiffId,
+    /// Name of the graph driver's directory.
+    pub cache_id: CacheId,
+    /// Bytes that the layer adds, as Docker counted them; for display only.
+    pub size: u64,
+    /// Whether `tar-split.json.gz` is there.
+    pub has_tar_split: bool,
+}
+
+/// An entry of `layerdb/sha256` that dockerd does not load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenLayer {
+    /// The driver directory it names, where that can be read.
+    pub cache_id: Option<CacheId>,
+    /// The layer below, where that can be read.
+    pub parent: Option<ChainId>,
+    /// Why dockerd does not load it.
+    pub reason: String,
+    /// The name ends in `-removing`: dockerd was removing it.
+    pub removing: bool,
+}
+
+/// A writable layer: an entry `layerdb/mounts/<name>/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Driver directory of the writable layer, where it can be read.
+    pub mount_id: Option<CacheId>,
+    /// Driver directory of the init layer.
+    pub init_id: Option<CacheId>,
+    /// Topmost layer below; absent for an image without layers.
+    pub parent: Option<ChainId>,
+}
+
+/// A directory `containers/<id>/`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Container {
+    /// Whether `config.v2.json` could be read and says the same ID. Where not, nothing below is known.
+    pub readable: bool,
+    /// Name without the leading slash.
+    pub name: String,
+    /// The image it was made from.
+    pub image: Option<ImageId>,
+    /// Graph driver it was made with.
+    pub driver: String,
+    /// `State`, in one word as `docker ps` says it: created, running, exited, dead …
+    pub state: String,
+    /// Entries of `layerdb/mounts` that its image mounts use (Docker 28).
+    pub image_mounts: Vec<ContainerId>,
+}
+
+/// One thing BuildKit keeps: a lease's or cache record's snapshot key, resolved through `snapshots.db`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BuildRecord {
+    /// Image layers it keeps.
+    pub layers: Vec<ChainId>,
+    /// Driver directories it keeps.
+    pub dirs: Vec<CacheId>,
+    /// Whether a lease or a cache record names it. Where not, BuildKit leaked it.
+    pub owned: bool,
+}
+
+/// The two maps of `distribution/`, with the files' bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Distribution {
+    /// `diffid-by-digest/sha256/<blob>`: digest of a compressed blob to the diff ID of its content.
+    pub diff_id_by_digest: BTreeMap<crate::id::BlobDigest, DiffId>,
+    /// `v2metadata-by-diffid/sha256/<diff>`: where a layer's blob can be had, as the JSON text that is there.
+    pub v2_metadata_by_diff_id: BTreeMap<DiffId, String>,
+}
+
+/// Kind of a [`Stray`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StrayKind {
+    /// `layerdb/tmp/write-set-*`: a layer that was being written.
+    WriteSet,
+    /// `.tmp-*` beside a file that is written atomically.
+    TempFile,
+    /// `tmp-old/` in the root.
+    OldTemp,
+    /// `<driver>/l/<link>` that no layer directory has as its `link`, or whose layer is gone.
+    DanglingLink,
+    /// A directory of a driver's self-test (`check-overlayfs-support*`, …).
+    SelfTest,
+    /// `imagedb/metadata/sha256/<id>` without content.
+    MetadataWithoutContent,
+    /// A file in `imagedb/content/sha256` that dockerd does not take for an image.
+    InvalidImage,
+}
+
+/// Something that no reader of Docker's ever looks at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stray {
+    /// What it is.
+    pub kind: StrayKind,
+    /// Path relative to the data root.
+    pub path: String,
+    /// The driver directory it names, where it names one.
+    pub cache_id: Option<CacheId>,
+}
