@@ -10,5 +10,5 @@ mod publish;
 mod remove;
 mod resolve;
 
-pub use attrs::{Attrs, Kind, Time, XattrName};
+pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
