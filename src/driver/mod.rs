@@ -40,7 +40,7 @@ pub struct DriverFacts {
 
 /// A layer that is to be built.
 #[derive(Debug)]
-pub struct NewLayer<'a> {
+pub(crate) struct NewLayer<'a> {
     /// What the driver keeps besides the tree.
     pub facts: &'a DriverFacts,
     /// The directory of the layer below.
@@ -49,7 +49,7 @@ pub struct NewLayer<'a> {
 
 /// A graph driver that layers can be saved from and rebuilt for. A directory given to it is the driver
 /// directory of one layer, `<home>/<cache-id>`.
-pub trait GraphDriver: Sync + std::fmt::Debug {
+pub(crate) trait GraphDriver: Sync + std::fmt::Debug {
     /// Docker's name of the driver.
     fn name(&self) -> &'static str;
 
@@ -102,7 +102,7 @@ pub trait GraphDriver: Sync + std::fmt::Debug {
 
 /// Returns the driver of this name.
 #[must_use]
-pub fn by_name(name: &str) -> Option<&'static dyn GraphDriver> {
+pub(crate) fn by_name(name: &str) -> Option<&'static dyn GraphDriver> {
     match name {
         "overlay2" => Some(&overlay2::Overlay2),
         "overlay" => Some(&overlay::Overlay),
