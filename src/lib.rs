@@ -4,8 +4,10 @@ pub mod driver;
 pub mod error;
 pub mod finding;
 pub mod fsx;
+pub mod graph;
 pub mod id;
 pub mod progress;
+pub mod reference;
 pub mod store;
 
 pub use error::{Error, Result};
