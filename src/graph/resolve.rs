@@ -9,8 +9,8 @@ use crate::store::Snapshot;
 
 /// How many near references an error names.
 const NEAR: usize = 3;
-/// How alike a reference must be to be named, from 0 to 1.
-const LIKENESS: f64 = 0.7;
+/// How alike the repository must be for a reference to be named, from 0 to 1.
+const LIKENESS: f64 = 0.6;
 
 /// An image that was asked for, with the references it was asked for by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,28 +140,30 @@ fn no_such(snapshot: &Snapshot, wanted: &str) -> Error {
     Error::NoSuchImage { wanted: wanted.to_owned(), near: near(snapshot, wanted) }
 }
 
-/// Names the references that are spelled most like `wanted`, nearest first.
+/// Names the references that are spelled most like `wanted`, nearest first. The repository decides; the tag
+/// only orders what is equally near.
 fn near(snapshot: &Snapshot, wanted: &str) -> Vec<String> {
     let wanted = wanted.to_lowercase();
     let asked = wanted.parse::<Reference>().ok();
     let name = asked.as_ref().map_or_else(|| wanted.clone(), |asked| asked.repository.familiar());
-    let key = asked.map_or_else(|| wanted.clone(), |asked| asked.or_latest().key());
-    let mut scored: Vec<(f64, &str)> = snapshot
-        .references
-        .iter()
-        .filter(|(found, id)| !found.contains('@') && snapshot.images.contains_key(id))
-        .filter_map(|(found, _)| {
-            let repository = found.rsplit_once(':').map_or(found.as_str(), |(repository, _)| repository);
-            let short = repository.rsplit('/').next().unwrap_or(repository);
-            let score = strsim::normalized_damerau_levenshtein(&key, found)
-                .max(strsim::normalized_damerau_levenshtein(&name, repository))
-                .max(strsim::normalized_damerau_levenshtein(&name, short) * 0.95);
-            (score >= LIKENESS).then_some((score, found.as_str()))
-        })
-        .collect();
+    let tag = asked.and_then(|asked| asked.or_latest().tag).unwrap_or_default();
+    let mut scored: Vec<(f64, &str)> = Vec::new();
+    for (key, id) in &snapshot.references {
+        let Some((repository, found_tag)) = key.rsplit_once(':') else { continue };
+        if key.contains('@') || !snapshot.images.contains_key(id) {
+            continue;
+        }
+        let last = repository.rsplit('/').next().unwrap_or(repository);
+        let likeness = strsim::normalized_damerau_levenshtein(&name, repository)
+            .max(strsim::normalized_damerau_levenshtein(&name, last) * 0.99);
+        if likeness >= LIKENESS {
+            let by_tag = strsim::normalized_damerau_levenshtein(&tag, found_tag);
+            scored.push((likeness + by_tag / 10.0, key));
+        }
+    }
     scored.sort_by(|one, other| other.0.total_cmp(&one.0).then(one.1.cmp(other.1)));
     scored.truncate(NEAR);
-    scored.into_iter().map(|(_, found)| found.to_owned()).collect()
+    scored.into_iter().map(|(_, key)| key.to_owned()).collect()
 }
 
 #[cfg(test)]
