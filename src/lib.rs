@@ -4,9 +4,11 @@ pub mod driver;
 pub mod error;
 pub mod finding;
 pub mod fsx;
+pub mod graph;
 pub mod id;
 pub mod layer;
 pub mod progress;
+pub mod reference;
 pub mod store;
 pub mod tarsplit;
 
