@@ -1,5 +1,6 @@
 //! dockpack works on Docker's on-disk store without a daemon.
 
+pub mod archive;
 pub mod driver;
 pub mod error;
 pub mod finding;

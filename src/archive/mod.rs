@@ -28,9 +28,9 @@ mod writer;
 
 pub use index::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
 pub use input::Input;
-pub(crate) use oci::{documents, oci_manifest};
+pub(crate) use oci::{Descriptor, blob, documents, oci_manifest};
 pub use output::{Compression, ZstdOptions};
-pub use reader::{ArchiveReader, MemberName};
+pub use reader::{ArchiveReader, MemberName, Metadata};
 pub use writer::ArchiveWriter;
 
 /// Path of an archive's own index.

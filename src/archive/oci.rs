@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::id::{DiffId, ImageId, Sha256};
-use crate::reference;
+use crate::reference::Reference;
 
 use super::index::ArchiveIndex;
 
@@ -53,7 +53,7 @@ fn oci_index(index: &ArchiveIndex, manifests: &[Descriptor]) -> Vec<u8> {
             let mut named = entry.clone();
             // containerd reads the first; skopeo finds what the user types by the second.
             named["annotations"] = json!({
-                "io.containerd.image.name": reference::canonical(tag),
+                "io.containerd.image.name": canonical(tag),
                 "org.opencontainers.image.ref.name": tag,
             });
             entries.push(named);
@@ -64,6 +64,11 @@ fn oci_index(index: &ArchiveIndex, manifests: &[Descriptor]) -> Vec<u8> {
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": entries,
     }))
+}
+
+/// A tag that Docker took but we cannot parse stands as it is.
+fn canonical(tag: &str) -> String {
+    tag.parse::<Reference>().map_or_else(|_| tag.to_owned(), |reference| reference.canonical())
 }
 
 #[derive(Serialize)]
