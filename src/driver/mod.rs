@@ -1,6 +1,12 @@
 //! Graph drivers: how each keeps a layer's tree on disk.
 
+mod listing;
+pub mod overlay;
+pub mod overlay2;
+
 use crate::id::{CacheId, LinkId};
+
+pub(crate) use listing::{Listing, list};
 
 /// A directory of the graph driver, as far as its own files tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
