@@ -24,6 +24,12 @@ impl FsError {
         Self { act, path: path.as_ref().to_owned(), source: source.into() }
     }
 
+    /// Tells whether the object lies on another mount, which is not entered.
+    #[must_use]
+    pub fn is_other_mount(&self) -> bool {
+        self.source.kind() == io::ErrorKind::CrossesDevices
+    }
+
     /// Tells whether the object does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -5,7 +5,9 @@ pub mod error;
 pub mod finding;
 pub mod fsx;
 pub mod id;
+pub mod layer;
 pub mod progress;
 pub mod store;
+pub mod tarsplit;
 
 pub use error::{Error, Result};

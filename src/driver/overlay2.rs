@@ -1,203 +1,122 @@
-//! The `overlay2` graph driver (1.12+), and `fuse-overlayfs` (20.10+), which has the same files.
+//! `overlay2`: each layer's delta in a directory of its own (moby `daemon/graphdriver/overlay2/overlay.go`).
 //!
 //! ```text
-//! overlay2/l/<26 characters A-Z2-7> -> ../<id>/diff    short names, because mount options are short of space
-//! overlay2/<id>/diff/                                  what the layer adds
-//!               link                                   its short name, no newline
-//!               lower                                  l/<short>:l/<short>:…, nearest first; not in a base layer
-//!               work/                                  not in a base layer
-//!               committed                              empty; 20.10+, once a child was made
-//!               merged/                                while mounted (17.03-17.09: always)
+//! overlay2/                0710
+//!   l/                     0700   short names: <LINK> -> ../<id>/diff
+//!   <id>/                  0710
+//!     diff/                0755   the tree; whiteouts as devices 0:0, opaque directories by an xattr
+//!     link                 0644   the short name, 26 characters
+//!     lower                0644   with a parent: l/<LINK>:l/<LINK>… of all layers below, nearest first
+//!     work/                0700   with a parent
+//!     committed            0600   once a child was made (20.10+)
 //! ```
-//!
-//! [moby graphdriver/overlay2/overlay.go `create`, `getLower`]. `lower` names all ancestors, so it closes over them.
-//! Before 25.0 `link` and `lower` were written without a sync, so a power cut leaves them empty (moby #35747). The
-//! kernel goes by the symbolic links in `l/`, dockerd by `link` when it makes a child. A failed creation leaves its link
-//! in `l/`. Whoever probes the file system leaves directories when it is killed: `check-overlayfs-support*` and others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use rustix::io::Errno;
 
-use rayon::prelude::*;
-
-use super::listing::LOWER_LIMIT;
-use super::{DriverDir, Listing};
-use crate::error::ParseError;
-use crate::finding::Finding;
-use crate::fsx::{Dir, Entry, Kind};
+use crate::error::FsError;
+use crate::fsx::{Dir, Kind};
 use crate::id::{CacheId, LinkId};
-use crate::store::{Notes, StrayKind, Unknown};
+use crate::layer::Whiteouts;
+use crate::layer::differences::{Expected, Prediction};
+use crate::tarsplit::LayerTree;
 
-/// Directories that dockerd makes to try what the file system can do [overlay2/check.go, overlayutils, quota].
-const SELF_TESTS: [&str; 5] =
-    ["check-overlayfs-support", "opaque-bug-check", "metacopy-check", "userxattr-check", "fsutils-dummy"];
+use super::{DriverFacts, GraphDriver, NewLayer, read_text};
 
-/// Short names, and where they lead.
-type Links = BTreeMap<LinkId, CacheId>;
+/// The driver.
+#[derive(Debug)]
+pub(crate) struct Overlay2;
 
-/// Parses a `lower` file: short names, nearest first. Text that names none is an error.
-pub(crate) fn parse_lower(text: &[u8]) -> Result<Vec<LinkId>, ParseError> {
-    let name = |part: &[u8]| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok());
-    let names = text.trim_ascii().split(|byte| *byte == b':').map(name).collect::<Option<_>>();
-    names.ok_or_else(|| ParseError::new("short names of layers, l/<name>:l/<name>…", text))
-}
-
-/// Parses the target of a short name, `../<id>/diff`.
-fn parse_target(target: &[u8]) -> Result<CacheId, ParseError> {
-    let id = target.strip_prefix(b"../").and_then(|rest| rest.strip_suffix(b"/diff"));
-    CacheId::parse(id.ok_or_else(|| ParseError::new("../<layer>/diff", target))?)
-}
-
-/// A directory with the short names it says, before they are looked up.
-struct Raw {
-    id: CacheId,
-    link: Option<LinkId>,
-    lower: Vec<LinkId>,
-}
-
-/// Lists the home of `driver`, which is `at` below the data root.
-pub(crate) fn list(at: &str, home: &Dir) -> Listing {
-    let mut notes = Notes::default();
-    let entries = notes.list(home, at, Unknown::DriverDirs);
-    let entries: Vec<Entry> = entries.into_iter().filter(|entry| is_layer(at, entry, &mut notes)).collect();
-    let (links, raw) = rayon::join(
-        || read_links(home, at),
-        || entries.par_iter().filter_map(|entry| read_dir(home, at, entry)).collect::<Vec<_>>(),
-    );
-    let (links, link_notes) = links;
-    notes.append(link_notes);
-    let mut dirs = Vec::with_capacity(raw.len());
-    for (dir, more) in raw {
-        dirs.push(dir);
-        notes.append(more);
+impl GraphDriver for Overlay2 {
+    fn name(&self) -> &'static str {
+        "overlay2"
     }
-    resolve(at, dirs, &links, notes)
-}
 
-/// Tells whether an entry of the home is the directory of a layer, and says what it is where not.
-fn is_layer(at: &str, entry: &Entry, notes: &mut Notes) -> bool {
-    if matches!(entry.name.as_slice(), b"l" | b"backingFsBlockDev") {
-        return false;
+    fn tree(&self, layer: &Dir) -> Result<LayerTree, FsError> {
+        layer.dir("diff").map(LayerTree)
     }
-    if SELF_TESTS.iter().any(|test| entry.name.starts_with(test.as_bytes())) {
-        notes.stray(StrayKind::SelfTest, at, &entry.name, None);
-        return false;
-    }
-    let is_layer = entry.kind == Kind::Directory && CacheId::parse(&entry.name).is_ok();
-    if !is_layer {
-        notes.unexpected(at, &entry.name, "expected the directory of a layer");
-    }
-    is_layer
-}
 
-fn read_links(home: &Dir, at: &str) -> (Links, Notes) {
-    let mut notes = Notes::default();
-    let at = format!("{at}/l");
-    let Some(dir) = notes.open(home, "l", &at, Unknown::DriverDirs) else { return (Links::new(), notes) };
-    let entries = notes.list(&dir, &at, Unknown::DriverDirs);
-    let read = |entry: &Entry| {
-        let name = LinkId::parse(&entry.name).map_err(|error| error.to_string())?;
-        let target = dir.read_link(&entry.name).map_err(|error| error.to_string())?;
-        Ok((name, parse_target(&target).map_err(|error| error.to_string())?))
-    };
-    let read: Vec<_> = entries.par_iter().map(|entry| (entry, read(entry))).collect();
-    let mut links = Links::new();
-    for (entry, link) in read {
-        match link {
-            Ok((name, id)) => {
-                links.insert(name, id);
-            }
-            Err(evidence) if matches!(dir.find(&entry.name), Ok(Some(_))) => {
-                let evidence: String = evidence;
-                notes.unexpected(&at, &entry.name, evidence);
-            }
-            Err(_) => {}
+    fn facts(&self, layer: &Dir) -> Result<DriverFacts, FsError> {
+        let link = read_text(layer, "link")?.and_then(|link| LinkId::parse(&link).ok());
+        Ok(DriverFacts { link, committed: layer.find("committed")?.is_some(), lower_id: None })
+    }
+
+    fn fault(&self, home: &Dir, layer: &Dir, has_parent: bool) -> Result<Option<String>, FsError> {
+        if layer.find("diff")?.is_none_or(|found| found.kind != Kind::Directory) {
+            return Ok(Some("diff is missing".to_owned()));
         }
-    }
-    (links, notes)
-}
-
-fn read_dir(home: &Dir, at: &str, entry: &Entry) -> Option<(Raw, Notes)> {
-    let mut notes = Notes::default();
-    let id = CacheId::parse(&entry.name).ok()?;
-    let link = notes.line(home, &format!("{id}/link"), at, Unknown::DriverDirs);
-    let lower = crate::store::found(home.read(format!("{id}/lower"), LOWER_LIMIT));
-    let path = format!("{at}/{id}");
-    if link.is_none() && matches!(home.find(&entry.name), Ok(None)) {
-        return None;
-    }
-    let link = match link.as_deref().map(<[u8]>::trim_ascii) {
-        None => Err("link is missing".to_owned()),
-        Some(text) => LinkId::parse(text).map_err(|error| format!("link: {error}")),
-    };
-    let link = link.inspect_err(|evidence| notes.findings.push(Finding::warning("driver-link-lost", &path, evidence)));
-    let lower = lower.map_err(|error| error.to_string()).and_then(|text| {
-        text.map(|text| parse_lower(&text))
-            .transpose()
-            .map(Option::unwrap_or_default)
-            .map_err(|error| error.to_string())
-    });
-    let lower = lower.unwrap_or_else(|reason| {
-        notes.unreadable(Unknown::DriverDirs, &format!("{path}/lower"), reason);
-        Vec::new()
-    });
-    Some((Raw { id, link: link.ok(), lower }, notes))
-}
-
-/// Looks the short names up, and finds those that lead nowhere or that nothing needs.
-fn resolve(at: &str, raw: Vec<Raw>, links: &Links, mut notes: Notes) -> Listing {
-    let ids: BTreeSet<&CacheId> = raw.iter().map(|dir| &dir.id).collect();
-    // What a directory calls itself helps where its symbolic link is lost.
-    let own: BTreeMap<&LinkId, &CacheId> = raw.iter().filter_map(|dir| Some((dir.link.as_ref()?, &dir.id))).collect();
-    let by_id: BTreeMap<&CacheId, &LinkId> = own.iter().map(|(link, id)| (*id, *link)).collect();
-    let mut needed: BTreeSet<&LinkId> = BTreeSet::new();
-    let mut dirs = BTreeMap::new();
-    for dir in &raw {
-        let mut found = DriverDir { link: dir.link.clone(), ..DriverDir::default() };
-        for name in &dir.lower {
-            needed.insert(name);
-            match links.get(name).filter(|id| ids.contains(id)).or(own.get(name).copied()) {
-                Some(id) => found.lower.push(id.clone()),
-                None => found.lost.push(name.clone()),
+        let Some(link) = read_text(layer, "link")?.and_then(|link| LinkId::parse(&link).ok()) else {
+            return Ok(Some("link is missing or empty".to_owned()));
+        };
+        let short_names = home.dir("l")?;
+        if short_names.find(link.as_str())?.is_none() {
+            return Ok(Some(format!("l/{link} is missing")));
+        }
+        if has_parent {
+            for name in ["lower", "work"] {
+                if layer.find(name)?.is_none() {
+                    return Ok(Some(format!("{name} is missing")));
+                }
             }
         }
-        if let Some(link) = dir.link.as_ref().filter(|link| links.get(link) != Some(&dir.id)) {
-            let evidence = format!("l/{link} does not lead to it");
-            notes.findings.push(Finding::warning("driver-short-name-lost", format!("{at}/{}", dir.id), evidence));
-        }
-        if !found.lost.is_empty() {
-            let names: Vec<_> = found.lost.iter().map(LinkId::as_str).collect();
-            let evidence = format!("lower names {} that lead to no directory", names.join(", "));
-            notes.findings.push(Finding::damage("driver-lower-lost", format!("{at}/{}", dir.id), evidence));
-        }
-        dirs.insert(dir.id.clone(), found);
+        Ok(None)
     }
-    for (name, id) in links.iter().filter(|(name, _)| !needed.contains(name)) {
-        let owner_says_otherwise = by_id.get(id).is_some_and(|link| *link != name);
-        if !ids.contains(id) || owner_says_otherwise {
-            notes.stray(StrayKind::DanglingLink, &format!("{at}/l"), name.as_str().as_bytes(), None);
+
+    fn keeps_whiteouts(&self, _: &DriverFacts) -> bool {
+        true
+    }
+
+    fn expect(&self, _: &NewLayer<'_>, prediction: &Prediction, path: &[u8]) -> Result<Option<Expected>, FsError> {
+        Ok(match path {
+            b"" => Some(Expected::made(Kind::Directory, 0o710)),
+            b"diff" => Some(Expected {
+                xattrs: prediction.get(b"").map(|root| root.xattrs.clone()).unwrap_or_default(),
+                ..Expected::made(Kind::Directory, 0o755)
+            }),
+            b"link" | b"lower" => Some(Expected::made(Kind::File, 0o644)),
+            b"committed" => Some(Expected::made(Kind::File, 0o600)),
+            b"work" => Some(Expected::made(Kind::Directory, 0o700)),
+            path => path.strip_prefix(b"diff/").and_then(|path| prediction.get(path).cloned()),
+        })
+    }
+
+    fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<(Dir, Whiteouts), FsError> {
+        let link = new.facts.link.as_ref().expect("because the plan gives every overlay2 layer a link");
+        layer.write_file("link", link.as_str().as_bytes(), 0o644)?;
+        if let Some(parent) = new.parent {
+            layer.make_dir("work", 0o700)?;
+            layer.write_file("lower", &lower_above(parent)?, 0o644)?;
+        }
+        if new.facts.committed {
+            layer.write_file("committed", b"", 0o600)?;
+        }
+        Ok((layer.make_dir("diff", 0o755)?, Whiteouts::Overlayfs))
+    }
+
+    fn mark_parent(&self, layer: &Dir) -> Result<(), FsError> {
+        match layer.find("committed")? {
+            Some(_) => Ok(()),
+            None => layer.write_file("committed", b"", 0o600),
         }
     }
-    Listing { dirs, notes }
+
+    fn home_links(&self, id: &CacheId, facts: &DriverFacts) -> Vec<(String, String)> {
+        facts.link.iter().map(|link| (format!("l/{link}"), format!("../{id}/diff"))).collect()
+    }
+
+    fn home_dirs(&self) -> &'static [(&'static str, u32)] {
+        &[("l", 0o700)]
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lower_files() {
-        let names = parse_lower(b"l/AAAA:l/BBBB").expect("parses");
-        assert_eq!(names.iter().map(LinkId::as_str).collect::<Vec<_>>(), ["AAAA", "BBBB"]);
-        for damaged in [&b""[..], b"l/", b"l", b"l/A:", b"l/A:l/", b"../x", b"l/../x", b"\0\0"] {
-            assert!(parse_lower(damaged).is_err());
-        }
+/// Text of `lower` for a layer on top of this one.
+fn lower_above(parent: &Dir) -> Result<Vec<u8>, FsError> {
+    let link = read_text(parent, "link")?
+        .filter(|link| LinkId::parse(link).is_ok())
+        .ok_or_else(|| FsError::new("read", parent.shown("link"), Errno::INVAL))?;
+    let mut lower = [b"l/", &link[..]].concat();
+    if let Some(below) = read_text(parent, "lower")? {
+        lower.push(b':');
+        lower.extend_from_slice(&below);
     }
-
-    #[test]
-    fn targets_of_short_names() {
-        assert_eq!(parse_target(b"../abc/diff").expect("parses").as_str(), "abc");
-        for other in [&b""[..], b"../diff", b"../../diff", b"/abc/diff", b"../a/b/diff"] {
-            assert!(parse_target(other).is_err());
-        }
-    }
+    Ok(lower)
 }

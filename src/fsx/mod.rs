@@ -11,6 +11,6 @@ mod real;
 mod remove;
 mod resolve;
 
-pub use attrs::{Attrs, Kind, Time, XattrName};
+pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
 pub use real::real_path;

@@ -210,22 +210,26 @@ impl Candidates {
             for entry in image.entries()?.into_iter().filter(|entry| entry.kind == Kind::Directory) {
                 let Some(dir) = found(image.dir_across_mounts(&entry.name))? else { continue };
                 let Ok(name) = String::from_utf8(entry.name) else { continue };
-                if dir.find("layerdb")?.is_some() {
+                if !is_empty(&dir, "layerdb/sha256") || !is_empty(&dir, "layerdb/mounts") {
                     found_so_far.used.insert(name);
                 } else if dir.find("imagedb")?.is_some() || dir.find("repositories.json")?.is_some() {
                     found_so_far.fresh.insert(name);
                 }
             }
         }
-        for name in DRIVERS {
-            let home = root.find(name)?.filter(|attrs| attrs.kind == Kind::Directory);
-            // A home that cannot be listed counts, as for dockerd.
-            let lists = |dir: Dir| dir.entries().map_or(true, |entries| !entries.is_empty());
-            if home.is_some() && root.dir_across_mounts(name).map_or(true, lists) {
-                found_so_far.used.insert(name.to_owned());
-            }
-        }
+        // The home of `vfs` is made by every start with it, and dockerd does not count it.
+        let used = |name: &str| !is_empty(root, if name == "vfs" { "vfs/dir" } else { name });
+        found_so_far.used.extend(DRIVERS.into_iter().filter(|name| used(name)).map(str::to_owned));
         Ok(found_so_far)
+    }
+}
+
+/// Tells whether a directory is empty or missing. One that cannot be listed counts as not empty, as for dockerd.
+fn is_empty(parent: &Dir, path: &str) -> bool {
+    match found(parent.dir_across_mounts(path)).map(|dir| dir.map(|dir| dir.entries())) {
+        Ok(None) => true,
+        Ok(Some(Ok(entries))) => entries.is_empty(),
+        Ok(Some(Err(_))) | Err(_) => false,
     }
 }
 
@@ -280,16 +284,17 @@ mod tests {
 
     #[test]
     fn drivers_are_found_as_dockerd_finds_them() {
-        assert_eq!(opened(&["image/overlay2/layerdb", "overlay2/l"], None).expect("one"), "overlay2");
+        assert_eq!(opened(&["image/overlay2/layerdb/sha256/x", "overlay2/l"], None).expect("one"), "overlay2");
+        assert_eq!(opened(&["image/vfs/layerdb/sha256", "vfs/dir", "overlay2/l"], None).expect("one"), "overlay2");
         assert_eq!(opened(&["overlay2/l"], None).expect("one"), "overlay2");
         assert_eq!(opened(&["image/vfs/imagedb", "overlay2"], None).expect("a fresh one"), "vfs");
         assert_eq!(opened(&["image/vfs/imagedb", "overlay2/l"], None).expect("one in use"), "overlay2");
-        assert_eq!(opened(&["image/plugin/layerdb"], None).expect("a plugin's"), "plugin");
+        assert_eq!(opened(&["image/plugin/layerdb/sha256/x"], None).expect("a plugin's"), "plugin");
     }
 
     #[test]
     fn several_drivers_need_a_choice() {
-        let paths = ["image/overlay2/layerdb", "overlay/x"];
+        let paths = ["image/overlay2/layerdb/mounts/x", "overlay/x"];
         let drivers = match opened(&paths, None) {
             Err(Error::SeveralDrivers { drivers, .. }) => drivers,
             other => panic!("{other:?}"),

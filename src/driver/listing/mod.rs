@@ -2,21 +2,24 @@
 //!
 //! | driver | directories of layers | parents on disk |
 //! |---|---|---|
-//! | `overlay2`, `fuse-overlayfs` | `<id>/` | `<id>/lower`, see [`overlay2`](super::overlay2) |
-//! | `overlay` | `<id>/` | `<id>/lower-id`, see [`overlay`](super::overlay) |
+//! | `overlay2`, `fuse-overlayfs` | `<id>/` | `<id>/lower`, see [`overlay2`] |
+//! | `overlay` | `<id>/` | `<id>/lower-id`, see [`overlay`] |
 //! | `vfs` | `dir/<id>/` | none |
 //! | `btrfs` | `subvolumes/<id>` | none that a file says |
 //! | `aufs` | `diff/<id>/`, `mnt/<id>/`, `layers/<id>` | `layers/<id>`: one ID in a line, nearest first |
 
+mod overlay;
+mod overlay2;
+
 use std::collections::BTreeMap;
 
-use super::{DriverDir, overlay, overlay2};
+use super::DriverDir;
 use crate::fsx::{Dir, Kind};
 use crate::id::CacheId;
 use crate::store::{Notes, Unknown};
 
 /// Longest `layers/<id>` of `aufs`, or `lower` of `overlay2`, that is read: 128 names take 8 KiB.
-pub(super) const LOWER_LIMIT: u64 = 1 << 20;
+const LOWER_LIMIT: u64 = 1 << 20;
 
 /// Directories of a driver, and what else was found in its home.
 #[derive(Debug, Default)]
