@@ -100,6 +100,14 @@ pub enum Error {
         /// Names of the drivers.
         drivers: Vec<String>,
     },
+    /// The daemon of this root maps user namespaces: each mapping has a data root of its own below.
+    #[error("{} holds no images itself; its data roots for user namespaces are {}", root.display(), below.join(", "))]
+    RemappedRoot {
+        /// The data root that was looked at.
+        root: PathBuf,
+        /// Names of the directories below it that are data roots (`100000.100000`).
+        below: Vec<String>,
+    },
     /// The graph driver is known but cannot be worked on.
     #[error("cannot work on graph driver {driver}")]
     UnsupportedDriver {

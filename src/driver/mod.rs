@@ -1,5 +1,6 @@
 //! Graph drivers: how each keeps a layer's tree on disk.
 
+mod listing;
 pub(crate) mod overlay;
 pub(crate) mod overlay2;
 
@@ -11,6 +12,8 @@ use crate::id::{CacheId, LinkId};
 use crate::layer::Whiteouts;
 use crate::layer::differences::{Expected, Prediction};
 use crate::tarsplit::LayerTree;
+
+pub(crate) use listing::{Listing, list};
 
 /// A directory of the graph driver, as far as its own files tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
