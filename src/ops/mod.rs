@@ -1,3 +1,4 @@
 //! The operations. Each has a plan, which is pure data, and an execution, which consumes it.
 
+pub mod load;
 pub mod save;

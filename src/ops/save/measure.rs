@@ -48,7 +48,7 @@ impl Source {
         layer: &LayerRecord,
         parent: Option<&Dir>,
     ) -> Result<Compared, DifferencesError> {
-        let new = NewLayer { facts: &layer.facts, parent };
+        let new = NewLayer { facts: &layer.facts, parent, lower: None };
         let mut prediction = Prediction::new(driver.keeps_whiteouts(&layer.facts));
         let mut members = Members::new(Segments::new(self.entries()?), Content::Elided);
         while let Some(member) = members.next_member()? {
