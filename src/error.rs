@@ -24,6 +24,12 @@ impl FsError {
         Self { act, path: path.as_ref().to_owned(), source: source.into() }
     }
 
+    /// Tells whether the object lies on another mount, which is not entered.
+    #[must_use]
+    pub fn is_other_mount(&self) -> bool {
+        self.source.kind() == io::ErrorKind::CrossesDevices
+    }
+
     /// Tells whether the object does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -93,6 +99,14 @@ pub enum Error {
         root: PathBuf,
         /// Names of the drivers.
         drivers: Vec<String>,
+    },
+    /// The daemon of this root maps user namespaces: each mapping has a data root of its own below.
+    #[error("{} holds no images itself; its data roots for user namespaces are {}", root.display(), below.join(", "))]
+    RemappedRoot {
+        /// The data root that was looked at.
+        root: PathBuf,
+        /// Names of the directories below it that are data roots (`100000.100000`).
+        below: Vec<String>,
     },
     /// The graph driver is known but cannot be worked on.
     #[error("cannot work on graph driver {driver}")]

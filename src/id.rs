@@ -48,6 +48,12 @@ impl Sha256 {
         Ok(Self(out))
     }
 
+    /// Returns the 32 bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Returns the 64 hexadecimal digits.
     #[must_use]
     pub fn hex(&self) -> String {

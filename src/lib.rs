@@ -1,13 +1,16 @@
 //! dockpack works on Docker's on-disk store without a daemon.
 
+pub mod archive;
 pub mod driver;
 pub mod error;
 pub mod finding;
 pub mod fsx;
 pub mod graph;
 pub mod id;
+pub mod layer;
 pub mod progress;
 pub mod reference;
 pub mod store;
+pub mod tarsplit;
 
 pub use error::{Error, Result};

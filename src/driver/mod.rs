@@ -1,6 +1,19 @@
 //! Graph drivers: how each keeps a layer's tree on disk.
 
+mod listing;
+pub(crate) mod overlay;
+pub(crate) mod overlay2;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::FsError;
+use crate::fsx::Dir;
 use crate::id::{CacheId, LinkId};
+use crate::layer::Whiteouts;
+use crate::layer::differences::{Expected, Prediction};
+use crate::tarsplit::LayerTree;
+
+pub(crate) use listing::{Listing, list};
 
 /// A directory of the graph driver, as far as its own files tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,4 +24,103 @@ pub struct DriverDir {
     pub lost: Vec<LinkId>,
     /// `overlay2`'s short name, where it can be read.
     pub link: Option<LinkId>,
+}
+
+/// What a driver keeps of a layer besides the tree: what an exact rebuild needs to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DriverFacts {
+    /// `overlay2`'s short name of the layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkId>,
+    /// `overlay2`: whether the file `committed` is there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub committed: bool,
+    /// `overlay`: BuildKit made the layer, so its tree is in `upper/` above that directory's `root/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower_id: Option<CacheId>,
+}
+
+/// A layer that is to be built.
+#[derive(Debug)]
+pub(crate) struct NewLayer<'a> {
+    /// What the driver keeps besides the tree.
+    pub facts: &'a DriverFacts,
+    /// The directory of the layer below.
+    pub parent: Option<&'a Dir>,
+}
+
+/// A graph driver that layers can be saved from and rebuilt for. A directory given to it is the driver
+/// directory of one layer, `<home>/<cache-id>`.
+pub(crate) trait GraphDriver: Sync + std::fmt::Debug {
+    /// Docker's name of the driver.
+    fn name(&self) -> &'static str;
+
+    /// Opens the layer's own tree, where the files of its tar lie.
+    ///
+    /// # Errors
+    /// It is not there.
+    fn tree(&self, layer: &Dir) -> Result<LayerTree, FsError>;
+
+    /// Reads what the driver keeps besides the tree.
+    ///
+    /// # Errors
+    /// A file cannot be read. What is missing is not an error.
+    fn facts(&self, layer: &Dir) -> Result<DriverFacts, FsError>;
+
+    /// Says in words what keeps dockerd from using the directory; `None` where nothing does.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    fn fault(&self, home: &Dir, layer: &Dir, has_parent: bool) -> Result<Option<String>, FsError>;
+
+    /// Tells whether whiteouts are kept in the tree.
+    fn keeps_whiteouts(&self, facts: &DriverFacts) -> bool;
+
+    /// Says what a rebuilt directory has at `path` (below the layer's driver directory), where that is known.
+    ///
+    /// # Errors
+    /// The parent cannot be read.
+    fn expect(&self, new: &NewLayer<'_>, prediction: &Prediction, path: &[u8]) -> Result<Option<Expected>, FsError>;
+
+    /// Makes everything in a new layer's directory but the content of its tar; returns where that is to be
+    /// unpacked, and how.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<(Dir, Whiteouts), FsError>;
+
+    /// Marks a directory as having a child, where the driver does so.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    fn mark_parent(&self, layer: &Dir) -> Result<(), FsError>;
+
+    /// Symbolic links that must be in the driver's home for the layer: path below the home, and target.
+    fn home_links(&self, id: &CacheId, facts: &DriverFacts) -> Vec<(String, String)>;
+
+    /// Directories that the driver's home has before the first layer: path below the home and mode.
+    fn home_dirs(&self) -> &'static [(&'static str, u32)];
+}
+
+/// Returns the driver of this name.
+#[must_use]
+pub(crate) fn by_name(name: &str) -> Option<&'static dyn GraphDriver> {
+    match name {
+        "overlay2" => Some(&overlay2::Overlay2),
+        "overlay" => Some(&overlay::Overlay),
+        _ => None,
+    }
+}
+
+/// Longest file of a driver's own that is read, in bytes: `lower` of 128 layers is below 4 KiB.
+const FILE_LIMIT: u64 = 64 << 10;
+
+/// Reads one of the driver's own files, without white space around its text; `None` where it is not there.
+fn read_text(layer: &Dir, name: &str) -> Result<Option<Vec<u8>>, FsError> {
+    match layer.read(name, FILE_LIMIT) {
+        Ok(bytes) => Ok(Some(bytes.trim_ascii().to_vec())),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -60,6 +60,21 @@ impl From<Time> for (i64, u32) {
     }
 }
 
+/// Attributes that are set on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Permission bits with setuid, setgid and sticky (octal 7777).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of last access.
+    pub atime: Time,
+    /// Time of the last change of content.
+    pub mtime: Time,
+}
+
 /// Full name of an extended attribute, with its name space (`security.capability`).
 pub type XattrName = Vec<u8>;
 
@@ -104,7 +119,7 @@ impl Attrs {
             device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
             inode: stat.st_ino,
             file_system: stat.st_dev,
-            links: u64::from(stat.st_nlink),
+            links: stat.st_nlink as u64,
         }
     }
 

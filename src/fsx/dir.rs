@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::attrs::{Attrs, Kind, Time, XattrName};
+use super::attrs::{Attrs, Kind, Stamp, Time, XattrName};
 use super::resolve::{self, Scope};
 use crate::error::FsError;
 
@@ -77,6 +77,14 @@ impl Dir {
     /// It is not there, is no directory, or lies behind a symbolic link.
     pub fn dir_across_mounts(&self, path: impl AsRef<[u8]>) -> Result<Self> {
         self.dir_in(path.as_ref(), Scope::AcrossMounts)
+    }
+
+    /// As [`Dir::dir`], but symbolic links are followed as if this directory were `/`.
+    ///
+    /// # Errors
+    /// It is not there or is no directory; or the kernel cannot do this (before 5.6).
+    pub fn dir_in_root(&self, path: impl AsRef<[u8]>) -> Result<Self> {
+        self.dir_in(path.as_ref(), Scope::InRoot)
     }
 
     fn dir_in(&self, path: &[u8], scope: Scope) -> Result<Self> {
@@ -303,7 +311,21 @@ impl Dir {
             .map_err(|errno| to.fail("rename to", new, errno))
     }
 
-    /// Sets owner and group; a link itself, not its target.
+    /// Sets owner, permission bits and times of an open file, in this order.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn stamp_file(&self, name: impl AsRef<[u8]>, file: &File, stamp: &Stamp) -> Result<()> {
+        let name = name.as_ref();
+        rustix::fs::fchown(file, Some(Uid::from_raw(stamp.uid)), Some(Gid::from_raw(stamp.gid)))
+            .map_err(|errno| self.fail("change owner of", name, errno))?;
+        rustix::fs::fchmod(file, Mode::from_raw_mode(stamp.mode))
+            .map_err(|errno| self.fail("change mode of", name, errno))?;
+        rustix::fs::futimens(file, &timestamps(stamp.atime, stamp.mtime))
+            .map_err(|errno| self.fail("change times of", name, errno))
+    }
+
+    /// Sets owner and group; of a link itself, not its target.
     ///
     /// # Errors
     /// The file system refuses.
@@ -314,16 +336,12 @@ impl Dir {
             .map_err(|errno| self.fail("change owner of", name, errno))
     }
 
-    /// Sets the permission bits of anything but a symbolic link, which has none.
+    /// Sets the permission bits of what the caller knows to be no symbolic link.
     ///
     /// # Errors
-    /// The name is a symbolic link, or the file system refuses.
+    /// The file system refuses.
     pub fn set_mode(&self, name: impl AsRef<[u8]>, mode: u32) -> Result<()> {
         let name = one_name(name.as_ref());
-        if self.attrs(name)?.kind == Kind::Symlink {
-            return Err(self.fail("change mode of", name, Errno::LOOP));
-        }
-        // Nothing else writes below a directory that dockpack holds, so the look above still holds.
         rustix::fs::chmodat(&self.fd, name, Mode::from_raw_mode(mode), AtFlags::empty())
             .map_err(|errno| self.fail("change mode of", name, errno))
     }
@@ -334,9 +352,7 @@ impl Dir {
     /// The file system refuses.
     pub fn set_times(&self, name: impl AsRef<[u8]>, access: Time, change: Time) -> Result<()> {
         let name = one_name(name.as_ref());
-        let spec = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
-        let times = Timestamps { last_access: spec(access), last_modification: spec(change) };
-        rustix::fs::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::utimensat(&self.fd, name, &timestamps(access, change), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| self.fail("change times of", name, errno))
     }
 
@@ -411,6 +427,11 @@ impl Dir {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn timestamps(access: Time, change: Time) -> Timestamps {
+    let spec = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
+    Timestamps { last_access: spec(access), last_modification: spec(change) }
 }
 
 /// A name without a slash, or `.` for the directory itself: the calls that take one would follow links in

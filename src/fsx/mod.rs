@@ -7,8 +7,10 @@
 mod attrs;
 mod dir;
 mod publish;
+mod real;
 mod remove;
 mod resolve;
 
-pub use attrs::{Attrs, Kind, Time, XattrName};
+pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
+pub use real::real_path;

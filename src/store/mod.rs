@@ -5,11 +5,24 @@
 //! taken beside a live daemon may be torn: it is good for looking and for saving (which proves every byte),
 //! not for deleting.
 
+mod containers;
+mod distribution;
+mod imagedb;
+mod layerdb;
+mod layout;
+mod mounts;
+mod notes;
+mod repositories;
+mod snapshot;
+
 use std::collections::BTreeMap;
 
 use crate::driver::DriverDir;
 use crate::finding::Finding;
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId};
+
+pub use layout::{Configured, Store};
+pub(crate) use notes::{Notes, found};
 
 /// Everything the files of a store say.
 #[derive(Debug, Default)]
@@ -37,6 +50,41 @@ pub struct Snapshot {
     pub strays: Vec<Stray>,
     /// What is damaged or could not be read.
     pub findings: Vec<Finding>,
+    /// What is unknown because it could not be read; each is a finding as well.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// What is unknown when a file cannot be read or parsed. Nothing that depends on it may be called garbage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unknown {
+    /// Which images are referred to (`repositories.json`).
+    References,
+    /// Which layers an image that is referred to holds (`imagedb/`).
+    Images,
+    /// Which driver directory a layer names (`layerdb/sha256/`, `layerdb/tmp/`).
+    Layers,
+    /// Which driver directories and layers a writable layer uses (`layerdb/mounts/`).
+    Mounts,
+    /// Which image and which image mounts a container uses (`containers/`).
+    Containers,
+    /// Which layers and driver directories BuildKit uses (`buildkit/*.db`).
+    BuildKit,
+    /// Which directories the graph driver has, or which others one of them needs (`<driver>/`).
+    DriverDirs,
+    /// What `distribution/` says: a cache, nothing depends on it.
+    Distribution,
+}
+
+/// A file or directory that is there and cannot be read or parsed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Unreadable {
+    /// What is unknown by it.
+    pub what: Unknown,
+    /// Path relative to the data root.
+    pub path: String,
+    /// Why it cannot be read.
+    pub reason: String,
 }
 
 /// An image: `imagedb/content/sha256/<id>` with `imagedb/metadata/sha256/<id>/`.

@@ -1,0 +1,58 @@
+//! The archive: an OCI image layout that Docker, podman and skopeo read as it is, with dockpack's own members.
+//!
+//! A tar with these members, in this order; every header is canonical (GNU, mode 0644, owner 0, time 0), so that
+//! the same images give the same bytes:
+//!
+//! | member | content |
+//! |---|---|
+//! | `oci-layout`, `index.json` | OCI image layout; one descriptor for each reference |
+//! | `manifest.json` | what `docker load` reads |
+//! | `dockpack/archive.json` | [`ArchiveIndex`]: what the store knew beyond that |
+//! | `blobs/sha256/…` | image configurations, byte for byte, and OCI manifests |
+//! | for each layer, parents first: | |
+//! | `dockpack/layers/<chain>/tar-split.json.gz` | as it was in the store, byte for byte |
+//! | `dockpack/layers/<chain>/differences.jsonl` | what the layer's directory has beyond the tar |
+//! | `blobs/sha256/<diff>` | the layer's tar, once for each diff ID |
+//! | `dockpack/SHA256SUMS` | digests of all members before it, as `sha256sum -c` reads them |
+//!
+//! The tar is plain, in gzip, or in zstd frames ([`frames`]): one for the metadata, then one or more for the
+//! layers.
+
+pub mod frames;
+mod index;
+mod input;
+mod oci;
+mod output;
+mod reader;
+mod writer;
+
+pub use index::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
+pub use input::Input;
+pub(crate) use oci::{Descriptor, blob, documents, oci_manifest};
+pub use output::{Compression, ZstdOptions};
+pub use reader::{ArchiveReader, MemberName, Metadata};
+pub use writer::ArchiveWriter;
+
+/// Path of an archive's own index.
+pub(crate) const INDEX: &str = "dockpack/archive.json";
+/// Path of the digests of all members.
+pub(crate) const SUMS: &str = "dockpack/SHA256SUMS";
+
+/// The header of a member, the only one there is for a name and a length in bytes.
+fn header(name: &str, length: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_path(name).expect("because the names of members are short and relative");
+    header.set_size(length);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_cksum();
+    header
+}
+
+/// Zero bytes behind content of this length.
+fn padding(length: u64) -> usize {
+    (length.wrapping_neg() % 512) as usize
+}

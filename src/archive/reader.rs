@@ -1,0 +1,312 @@
+//! Reads an archive that dockpack wrote, and proves every byte of it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use sha2::Digest as _;
+
+use crate::error::Error;
+use crate::id::{ChainId, Sha256};
+
+use super::index::{ArchiveIndex, FORMAT};
+use super::input::Input;
+use super::oci::{Descriptor, documents, oci_manifest};
+use super::{INDEX, SUMS, header, padding};
+
+/// Longest metadata member that is read, in bytes.
+const METADATA_LIMIT: u64 = 256 << 20;
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberName {
+    /// A layer's tar-split.
+    TarSplit(ChainId),
+    /// A layer's differences.
+    Differences(ChainId),
+    /// A layer's tar, an image's configuration, or an OCI manifest.
+    Blob(Sha256),
+    /// The digests of all members.
+    Sums,
+}
+
+impl MemberName {
+    fn parse(name: &str) -> Option<Self> {
+        if name == SUMS {
+            return Some(Self::Sums);
+        }
+        if let Some(hex) = name.strip_prefix("blobs/sha256/") {
+            return Sha256::from_hex(hex.as_bytes()).ok().map(Self::Blob);
+        }
+        let (chain, file) = name.strip_prefix("dockpack/layers/")?.split_once('/')?;
+        let chain = ChainId::from_hex(chain.as_bytes()).ok()?;
+        match file {
+            "tar-split.json.gz" => Some(Self::TarSplit(chain)),
+            "differences.jsonl" => Some(Self::Differences(chain)),
+            _ => None,
+        }
+    }
+}
+
+/// Reads an archive from front to back.
+#[derive(Debug)]
+pub struct ArchiveReader {
+    input: Input,
+    /// The archive's name, for messages.
+    name: String,
+    /// Digests of the members that were read, by name.
+    sums: BTreeMap<String, Sha256>,
+    open: Option<Open>,
+}
+
+/// The member that is being read.
+#[derive(Debug)]
+struct Open {
+    name: String,
+    length: u64,
+    left: u64,
+    digest: sha2::Sha256,
+}
+
+/// The index of an archive with the small blobs that come with it.
+#[derive(Debug)]
+pub struct Metadata {
+    /// The index.
+    pub index: ArchiveIndex,
+    /// Image configurations and OCI manifests, by digest.
+    pub blobs: BTreeMap<Sha256, Vec<u8>>,
+}
+
+impl ArchiveReader {
+    /// Reads from the beginning of `stream`; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is compressed in a way that is not read here.
+    pub fn new(stream: Box<dyn Read + Send>, name: &str) -> Result<Self, Error> {
+        let name = name.to_owned();
+        match Input::new(stream) {
+            Ok(input) => Ok(Self { input, name, sums: BTreeMap::new(), open: None }),
+            Err(error) => Err(Error::Archive { name, reason: error.to_string() }),
+        }
+    }
+
+    fn bad(&self, reason: impl ToString) -> Error {
+        Error::Archive { name: self.name.clone(), reason: reason.to_string() }
+    }
+
+    fn read_failed(&self, error: &io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.bad("it is cut off"),
+            _ => self.bad(error),
+        }
+    }
+
+    /// Reads everything before the first layer.
+    ///
+    /// # Errors
+    /// Not an archive of dockpack's, one of a newer format, or a damaged one.
+    pub fn metadata(&mut self) -> Result<Metadata, Error> {
+        let mut documents_read = Vec::new();
+        for expected in ["oci-layout", "index.json", "manifest.json", INDEX] {
+            match self.next_header()? {
+                Some(found) if found == expected => documents_read.push(self.read_whole()?),
+                found => return Err(self.not_ours(found.as_deref())),
+            }
+        }
+        let index = self.parse_index(&documents_read[3])?;
+        let mut blobs = BTreeMap::new();
+        // Each image has a configuration and a manifest; two images may share neither.
+        for _ in 0..index.images.len() * 2 {
+            match self.next()? {
+                Some(MemberName::Blob(digest)) => {
+                    let bytes = self.read_whole()?;
+                    if Sha256::of(&bytes) != digest {
+                        return Err(self.bad(format!("blob {digest} is not what its name says")));
+                    }
+                    blobs.insert(digest, bytes);
+                }
+                _ => return Err(self.bad("an image's configuration or manifest is missing")),
+            }
+        }
+        let metadata = Metadata { index, blobs };
+        self.prove_documents(&metadata, &documents_read)?;
+        Ok(metadata)
+    }
+
+    fn not_ours(&self, found: Option<&str>) -> Error {
+        match found {
+            Some(name) => self.bad(format!("it is a tar, but not one that dockpack wrote (it has {name} here)")),
+            None => self.bad("it is empty"),
+        }
+    }
+
+    fn parse_index(&self, bytes: &[u8]) -> Result<ArchiveIndex, Error> {
+        let value: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|error| self.bad(format!("{INDEX}: {error}")))?;
+        let found = value["format"].as_u64().ok_or_else(|| self.bad(format!("{INDEX}: it says no format")))?;
+        if found > FORMAT {
+            return Err(Error::NewerArchive { name: self.name.clone(), found, known: FORMAT });
+        }
+        serde_json::from_value(value).map_err(|error| self.bad(format!("{INDEX}: {error}")))
+    }
+
+    /// Proves that all documents tell of the same images. They were made from the index, so they are made again.
+    fn prove_documents(&self, metadata: &Metadata, documents_read: &[Vec<u8>]) -> Result<(), Error> {
+        let index = &metadata.index;
+        let tar_sizes: BTreeMap<_, _> = index.layers.iter().map(|layer| (layer.diff, layer.tar_size)).collect();
+        let mut manifests = Vec::new();
+        for image in &index.images {
+            let config = metadata.blobs.get(&image.id.0).ok_or_else(|| {
+                self.bad(format!("the configuration of image {} is missing", image.id.short()))
+            })?;
+            let layers: Option<Vec<_>> =
+                image.diff_ids.iter().map(|diff| Some((*diff, *tar_sizes.get(diff)?))).collect();
+            let layers = layers.ok_or_else(|| self.bad(format!("image {} lacks a layer", image.id.short())))?;
+            let config = Descriptor { digest: image.id.0, size: config.len() as u64 };
+            let manifest = oci_manifest(&config, &layers);
+            let digest = Sha256::of(&manifest);
+            if !metadata.blobs.contains_key(&digest) {
+                return Err(self.bad(format!("the manifest of image {} is missing", image.id.short())));
+            }
+            manifests.push(Descriptor { digest, size: manifest.len() as u64 });
+        }
+        for ((name, expected), found) in documents(index, &manifests).iter().zip(documents_read) {
+            if expected != found {
+                return Err(self.bad(format!("{name} and {INDEX} tell of different images")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on to the next member; its content is then read from `self`. `None` at the end, when every byte has
+    /// been proved.
+    ///
+    /// # Errors
+    /// The archive is damaged, cut, or has a member that has no place in it.
+    pub fn next(&mut self) -> Result<Option<MemberName>, Error> {
+        let Some(name) = self.next_header()? else { return Ok(None) };
+        match MemberName::parse(&name) {
+            Some(MemberName::Sums) => {
+                self.prove_sums()?;
+                Ok(None)
+            }
+            Some(member) => Ok(Some(member)),
+            None => Err(self.bad(format!("{} has no place in it", name.escape_debug()))),
+        }
+    }
+
+    /// Returns the length in bytes of the member that is being read.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.length)
+    }
+
+    /// Reads the whole content of the current member.
+    ///
+    /// # Errors
+    /// It is cut, or too long for a metadata member.
+    pub fn read_whole(&mut self) -> Result<Vec<u8>, Error> {
+        let length = self.length();
+        if length > METADATA_LIMIT {
+            return Err(self.bad(format!("a metadata member of {length} bytes")));
+        }
+        let mut bytes = Vec::new();
+        match self.read_to_end(&mut bytes) {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(self.read_failed(&error)),
+        }
+    }
+
+    /// Ends the current member and reads the next header. `None` at the end of the tar.
+    fn next_header(&mut self) -> Result<Option<String>, Error> {
+        self.close()?;
+        let mut block = [0; 512];
+        self.input.read_exact(&mut block).map_err(|error| self.read_failed(&error))?;
+        if block == [0; 512] {
+            return Err(self.bad("it ends before its digests"));
+        }
+        let found = tar::Header::from_byte_slice(&block);
+        let (path, length) = match (found.path(), found.entry_size()) {
+            (Ok(path), Ok(length)) if found.as_gnu().is_some() || found.as_ustar().is_some() => {
+                (path.to_string_lossy().into_owned(), length)
+            }
+            _ => return Err(self.bad("it is not a tar, plain or in gzip or zstd")),
+        };
+        if path.len() > 100 || path.split('/').any(|part| matches!(part, "" | "." | "..")) || path.contains('\0') {
+            return Err(self.bad(format!("a member has the name {}", path.escape_debug())));
+        }
+        if header(&path, length).as_bytes() != &block {
+            // Something another tool wrote, or a flipped byte.
+            return Err(match self.sums.is_empty() {
+                true => self.not_ours(Some(&path)),
+                false => self.bad(format!("the header of {} is changed", path.escape_debug())),
+            });
+        }
+        if self.sums.contains_key(&path) {
+            return Err(self.bad(format!("{path} is in it twice")));
+        }
+        self.open = Some(Open { name: path.clone(), length, left: length, digest: sha2::Sha256::new() });
+        Ok(Some(path))
+    }
+
+    /// Reads what is left of the current member and notes its digest.
+    fn close(&mut self) -> Result<(), Error> {
+        let mut rest = vec![0; 64 << 10];
+        while self.open.as_ref().is_some_and(|open| open.left > 0) {
+            self.read(&mut rest).map_err(|error| self.read_failed(&error))?;
+        }
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let mut zeros = [0; 512];
+        let zeros = &mut zeros[..padding(open.length)];
+        self.input.read_exact(zeros).map_err(|error| self.read_failed(&error))?;
+        if zeros.iter().any(|byte| *byte != 0) {
+            return Err(self.bad(format!("the padding of {} is changed", open.name)));
+        }
+        self.sums.insert(open.name, Sha256::finish(open.digest));
+        Ok(())
+    }
+
+    /// Proves the digests of all members and the end of the archive.
+    fn prove_sums(&mut self) -> Result<(), Error> {
+        let mut expected: BTreeMap<String, Sha256> = std::mem::take(&mut self.sums);
+        let text = self.read_whole()?;
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let parsed = std::str::from_utf8(line).ok().and_then(|line| {
+                let (hex, name) = line.strip_suffix('\n')?.split_once("  ")?;
+                Some((Sha256::from_hex(hex.as_bytes()).ok()?, name))
+            });
+            match parsed.and_then(|(digest, name)| Some((expected.remove(name)? == digest, name))) {
+                Some((true, _)) => {}
+                Some((false, name)) => return Err(self.bad(format!("{name} is changed: wrong SHA-256"))),
+                None => return Err(self.bad(format!("{SUMS} is changed"))),
+            }
+        }
+        if let Some(name) = expected.keys().next() {
+            return Err(self.bad(format!("{SUMS} does not have {name}")));
+        }
+        self.close()?;
+        let mut end = [0; 1024];
+        self.input.read_exact(&mut end).map_err(|error| self.read_failed(&error))?;
+        if end != [0; 1024] {
+            return Err(self.bad("there is more behind its digests"));
+        }
+        self.input.prove_end().map_err(|error| self.read_failed(&error))
+    }
+}
+
+impl Read for ArchiveReader {
+    /// Reads content of the current member.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(open) = &mut self.open else { return Ok(0) };
+        let want = usize::try_from(open.left).unwrap_or(usize::MAX).min(buffer.len());
+        if want == 0 {
+            return Ok(0);
+        }
+        let got = self.input.read(&mut buffer[..want])?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        open.digest.update(&buffer[..got]);
+        open.left -= got as u64;
+        Ok(got)
+    }
+}

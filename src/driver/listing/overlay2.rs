@@ -1,0 +1,203 @@
+//! The `overlay2` graph driver (1.12+), and `fuse-overlayfs` (20.10+), which has the same files.
+//!
+//! ```text
+//! overlay2/l/<26 characters A-Z2-7> -> ../<id>/diff    short names, because mount options are short of space
+//! overlay2/<id>/diff/                                  what the layer adds
+//!               link                                   its short name, no newline
+//!               lower                                  l/<short>:l/<short>:…, nearest first; not in a base layer
+//!               work/                                  not in a base layer
+//!               committed                              empty; 20.10+, once a child was made
+//!               merged/                                while mounted (17.03-17.09: always)
+//! ```
+//!
+//! [moby graphdriver/overlay2/overlay.go `create`, `getLower`]. `lower` names all ancestors, so it closes over them.
+//! Before 25.0 `link` and `lower` were written without a sync, so a power cut leaves them empty (moby #35747). The
+//! kernel goes by the symbolic links in `l/`, dockerd by `link` when it makes a child. A failed creation leaves its link
+//! in `l/`. Whoever probes the file system leaves directories when it is killed: `check-overlayfs-support*` and others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+
+use super::{LOWER_LIMIT, Listing};
+use crate::driver::DriverDir;
+use crate::error::ParseError;
+use crate::finding::Finding;
+use crate::fsx::{Dir, Entry, Kind};
+use crate::id::{CacheId, LinkId};
+use crate::store::{Notes, StrayKind, Unknown};
+
+/// Directories that dockerd makes to try what the file system can do [overlay2/check.go, overlayutils, quota].
+const SELF_TESTS: [&str; 5] =
+    ["check-overlayfs-support", "opaque-bug-check", "metacopy-check", "userxattr-check", "fsutils-dummy"];
+
+/// Short names, and where they lead.
+type Links = BTreeMap<LinkId, CacheId>;
+
+/// Parses a `lower` file: short names, nearest first. Text that names none is an error.
+fn parse_lower(text: &[u8]) -> Result<Vec<LinkId>, ParseError> {
+    let name = |part: &[u8]| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok());
+    let names = text.trim_ascii().split(|byte| *byte == b':').map(name).collect::<Option<_>>();
+    names.ok_or_else(|| ParseError::new("short names of layers, l/<name>:l/<name>…", text))
+}
+
+/// Parses the target of a short name, `../<id>/diff`.
+fn parse_target(target: &[u8]) -> Result<CacheId, ParseError> {
+    let id = target.strip_prefix(b"../").and_then(|rest| rest.strip_suffix(b"/diff"));
+    CacheId::parse(id.ok_or_else(|| ParseError::new("../<layer>/diff", target))?)
+}
+
+/// A directory with the short names it says, before they are looked up.
+struct Raw {
+    id: CacheId,
+    link: Option<LinkId>,
+    lower: Vec<LinkId>,
+}
+
+/// Lists the home of `driver`, which is `at` below the data root.
+pub(super) fn list(at: &str, home: &Dir) -> Listing {
+    let mut notes = Notes::default();
+    let entries = notes.list(home, at, Unknown::DriverDirs);
+    let entries: Vec<Entry> = entries.into_iter().filter(|entry| is_layer(at, entry, &mut notes)).collect();
+    let (links, raw) = rayon::join(
+        || read_links(home, at),
+        || entries.par_iter().filter_map(|entry| read_dir(home, at, entry)).collect::<Vec<_>>(),
+    );
+    let (links, link_notes) = links;
+    notes.append(link_notes);
+    let mut dirs = Vec::with_capacity(raw.len());
+    for (dir, more) in raw {
+        dirs.push(dir);
+        notes.append(more);
+    }
+    resolve(at, dirs, &links, notes)
+}
+
+/// Tells whether an entry of the home is the directory of a layer, and says what it is where not.
+fn is_layer(at: &str, entry: &Entry, notes: &mut Notes) -> bool {
+    if matches!(entry.name.as_slice(), b"l" | b"backingFsBlockDev") {
+        return false;
+    }
+    if SELF_TESTS.iter().any(|test| entry.name.starts_with(test.as_bytes())) {
+        notes.stray(StrayKind::SelfTest, at, &entry.name, None);
+        return false;
+    }
+    let is_layer = entry.kind == Kind::Directory && CacheId::parse(&entry.name).is_ok();
+    if !is_layer {
+        notes.unexpected(at, &entry.name, "expected the directory of a layer");
+    }
+    is_layer
+}
+
+fn read_links(home: &Dir, at: &str) -> (Links, Notes) {
+    let mut notes = Notes::default();
+    let at = format!("{at}/l");
+    let Some(dir) = notes.open(home, "l", &at, Unknown::DriverDirs) else { return (Links::new(), notes) };
+    let entries = notes.list(&dir, &at, Unknown::DriverDirs);
+    let read = |entry: &Entry| {
+        let name = LinkId::parse(&entry.name).map_err(|error| error.to_string())?;
+        let target = dir.read_link(&entry.name).map_err(|error| error.to_string())?;
+        Ok((name, parse_target(&target).map_err(|error| error.to_string())?))
+    };
+    let read: Vec<_> = entries.par_iter().map(|entry| (entry, read(entry))).collect();
+    let mut links = Links::new();
+    for (entry, link) in read {
+        match link {
+            Ok((name, id)) => {
+                links.insert(name, id);
+            }
+            Err(evidence) if matches!(dir.find(&entry.name), Ok(Some(_))) => {
+                let evidence: String = evidence;
+                notes.unexpected(&at, &entry.name, evidence);
+            }
+            Err(_) => {}
+        }
+    }
+    (links, notes)
+}
+
+fn read_dir(home: &Dir, at: &str, entry: &Entry) -> Option<(Raw, Notes)> {
+    let mut notes = Notes::default();
+    let id = CacheId::parse(&entry.name).ok()?;
+    let link = notes.line(home, &format!("{id}/link"), at, Unknown::DriverDirs);
+    let lower = crate::store::found(home.read(format!("{id}/lower"), LOWER_LIMIT));
+    let path = format!("{at}/{id}");
+    if link.is_none() && matches!(home.find(&entry.name), Ok(None)) {
+        return None;
+    }
+    let link = match link.as_deref().map(<[u8]>::trim_ascii) {
+        None => Err("link is missing".to_owned()),
+        Some(text) => LinkId::parse(text).map_err(|error| format!("link: {error}")),
+    };
+    let link = link.inspect_err(|evidence| notes.findings.push(Finding::warning("driver-link-lost", &path, evidence)));
+    let lower = lower.map_err(|error| error.to_string()).and_then(|text| {
+        text.map(|text| parse_lower(&text))
+            .transpose()
+            .map(Option::unwrap_or_default)
+            .map_err(|error| error.to_string())
+    });
+    let lower = lower.unwrap_or_else(|reason| {
+        notes.unreadable(Unknown::DriverDirs, &format!("{path}/lower"), reason);
+        Vec::new()
+    });
+    Some((Raw { id, link: link.ok(), lower }, notes))
+}
+
+/// Looks the short names up, and finds those that lead nowhere or that nothing needs.
+fn resolve(at: &str, raw: Vec<Raw>, links: &Links, mut notes: Notes) -> Listing {
+    let ids: BTreeSet<&CacheId> = raw.iter().map(|dir| &dir.id).collect();
+    // What a directory calls itself helps where its symbolic link is lost.
+    let own: BTreeMap<&LinkId, &CacheId> = raw.iter().filter_map(|dir| Some((dir.link.as_ref()?, &dir.id))).collect();
+    let by_id: BTreeMap<&CacheId, &LinkId> = own.iter().map(|(link, id)| (*id, *link)).collect();
+    let mut needed: BTreeSet<&LinkId> = BTreeSet::new();
+    let mut dirs = BTreeMap::new();
+    for dir in &raw {
+        let mut found = DriverDir { link: dir.link.clone(), ..DriverDir::default() };
+        for name in &dir.lower {
+            needed.insert(name);
+            match links.get(name).filter(|id| ids.contains(id)).or(own.get(name).copied()) {
+                Some(id) => found.lower.push(id.clone()),
+                None => found.lost.push(name.clone()),
+            }
+        }
+        if let Some(link) = dir.link.as_ref().filter(|link| links.get(link) != Some(&dir.id)) {
+            let evidence = format!("l/{link} does not lead to it");
+            notes.findings.push(Finding::warning("driver-short-name-lost", format!("{at}/{}", dir.id), evidence));
+        }
+        if !found.lost.is_empty() {
+            let names: Vec<_> = found.lost.iter().map(LinkId::as_str).collect();
+            let evidence = format!("lower names {} that lead to no directory", names.join(", "));
+            notes.findings.push(Finding::damage("driver-lower-lost", format!("{at}/{}", dir.id), evidence));
+        }
+        dirs.insert(dir.id.clone(), found);
+    }
+    for (name, id) in links.iter().filter(|(name, _)| !needed.contains(name)) {
+        let owner_says_otherwise = by_id.get(id).is_some_and(|link| *link != name);
+        if !ids.contains(id) || owner_says_otherwise {
+            notes.stray(StrayKind::DanglingLink, &format!("{at}/l"), name.as_str().as_bytes(), None);
+        }
+    }
+    Listing { dirs, notes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lower_files() {
+        let names = parse_lower(b"l/AAAA:l/BBBB").expect("parses");
+        assert_eq!(names.iter().map(LinkId::as_str).collect::<Vec<_>>(), ["AAAA", "BBBB"]);
+        for damaged in [&b""[..], b"l/", b"l", b"l/A:", b"l/A:l/", b"../x", b"l/../x", b"\0\0"] {
+            assert!(parse_lower(damaged).is_err());
+        }
+    }
+
+    #[test]
+    fn targets_of_short_names() {
+        assert_eq!(parse_target(b"../abc/diff").expect("parses").as_str(), "abc");
+        for other in [&b""[..], b"../diff", b"../../diff", b"/abc/diff", b"../a/b/diff"] {
+            assert!(parse_target(other).is_err());
+        }
+    }
+}

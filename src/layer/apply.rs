@@ -1,0 +1,321 @@
+//! Unpacks a layer's tar into a tree, as dockerd would (moby go-archive `Unpack`, `UnpackLayer`,
+//! `createTarFile`; store-format 6.1).
+
+use std::collections::HashSet;
+use std::io::{Read, Write};
+
+use rustix::io::Errno;
+
+use crate::error::FsError;
+use crate::fsx::{Dir, Kind, Stamp, Time};
+
+use super::member::{Member, MemberKind, Members, TarError};
+
+/// Marks a name as removed in a layer's tar.
+const WHITEOUT: &[u8] = b".wh.";
+/// Marks its directory as hiding what lower layers have in it.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Names of AUFS's own, which the naive drivers pass over.
+const AUFS: &[u8] = b".wh..wh.";
+/// Bytes written to a file at once.
+const CHUNK: usize = 256 << 10;
+
+/// What a graph driver does with whiteouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whiteouts {
+    /// Each is kept, as a character device 0:0 or an extended attribute (`overlay2`, overlayfs).
+    Overlayfs,
+    /// What they name is removed from the tree, which began as a copy of the parent's (`overlay`, `vfs`).
+    Remove,
+}
+
+/// Why a layer could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The tar is at fault.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// The file system is.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+/// Unpacks all members into the tree below `root`.
+///
+/// # Errors
+/// The tar is damaged or hostile, or the file system refuses. The tree is then half made.
+pub fn apply<R: Read>(members: &mut Members<R>, root: &Dir, whiteouts: Whiteouts) -> Result<(), ApplyError> {
+    let mut work = Apply {
+        root,
+        whiteouts,
+        parent: None,
+        directories: Vec::new(),
+        unpacked: HashSet::new(),
+        buffer: vec![0; CHUNK],
+    };
+    while let Some(member) = members.next_member()? {
+        work.member(&member, members)?;
+    }
+    work.finish()
+}
+
+struct Apply<'d> {
+    root: &'d Dir,
+    whiteouts: Whiteouts,
+    /// The directory that the last member went into, with its path.
+    parent: Option<(Vec<u8>, Dir)>,
+    /// Directories of the tar with the times they get when all else is done.
+    directories: Vec<(Vec<u8>, Time, Time)>,
+    /// Paths that this layer made; an opaque directory keeps them. Only for [`Whiteouts::Remove`].
+    unpacked: HashSet<Vec<u8>>,
+    buffer: Vec<u8>,
+}
+
+impl Apply<'_> {
+    fn member<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<(), ApplyError> {
+        if member.kind == MemberKind::GlobalHeader {
+            return Ok(());
+        }
+        let (above, name) = split(&member.path);
+        if name.is_empty() {
+            return self.root_member(member);
+        }
+        if self.whiteouts == Whiteouts::Remove && member.path.starts_with(AUFS) && name != OPAQUE {
+            return Ok(());
+        }
+        let dir = self.directory(above)?;
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            return self.whiteout(member, &dir, above, name, hidden);
+        }
+        self.create(member, &dir, name, members)?;
+        if self.whiteouts == Whiteouts::Remove {
+            self.unpacked.insert(member.path.clone());
+        }
+        Ok(())
+    }
+
+    /// The root itself: the naive drivers apply it, the others do not.
+    fn root_member(&mut self, member: &Member) -> Result<(), ApplyError> {
+        if self.whiteouts == Whiteouts::Remove && member.kind == MemberKind::Directory {
+            self.set_attributes(member, self.root, b".", Kind::Directory)?;
+            self.directories.push((Vec::new(), member.atime, member.mtime));
+        }
+        Ok(())
+    }
+
+    /// Opens the directory at `path`, and makes what is missing of it.
+    fn directory(&mut self, path: &[u8]) -> Result<Dir, ApplyError> {
+        if path.is_empty() {
+            return Ok(self.root.clone());
+        }
+        if let Some((at, dir)) = &self.parent
+            && at == path
+        {
+            return Ok(dir.clone());
+        }
+        let dir = match open_directory(self.root, path) {
+            Err(error) if error.is_not_found() => {
+                let (above, name) = split(path);
+                // Implied parents are 0755 since 20.10; what they really were travels as a difference.
+                self.directory(above)?.make_dir(name, 0o755)?
+            }
+            opened => opened?,
+        };
+        self.parent = Some((path.to_vec(), dir.clone()));
+        Ok(dir)
+    }
+
+    fn create<R: Read>(
+        &mut self,
+        member: &Member,
+        dir: &Dir,
+        name: &[u8],
+        members: &mut Members<R>,
+    ) -> Result<(), ApplyError> {
+        let stamp = stamp_of(member);
+        match &member.kind {
+            MemberKind::File => {
+                let file = self.make(dir, name, || dir.make_file(name, 0o600))?;
+                self.fill(members, dir, name, &file)?;
+                dir.stamp_file(name, &file, &stamp)?;
+                self.set_xattrs(member, dir, name)?;
+            }
+            MemberKind::Directory => {
+                if dir.find(name)?.is_none_or(|found| found.kind != Kind::Directory) {
+                    self.make(dir, name, || dir.make_dir(name, 0o700))?;
+                }
+                self.set_attributes(member, dir, name, Kind::Directory)?;
+                self.directories.push((member.path.clone(), member.atime, member.mtime));
+            }
+            MemberKind::Symlink(target) => {
+                self.make(dir, name, || dir.make_symlink(name, target))?;
+                self.set_attributes(member, dir, name, Kind::Symlink)?;
+            }
+            MemberKind::HardLink(target) => self.hard_link(member, dir, name, target)?,
+            MemberKind::Char(major, minor) => self.node(member, dir, name, Kind::Char, (*major, *minor))?,
+            MemberKind::Block(major, minor) => self.node(member, dir, name, Kind::Block, (*major, *minor))?,
+            MemberKind::Fifo => self.node(member, dir, name, Kind::Fifo, (0, 0))?,
+            MemberKind::GlobalHeader => {}
+        }
+        Ok(())
+    }
+
+    /// Makes a new name; what is there already makes room, as it does in dockerd.
+    fn make<T>(&mut self, dir: &Dir, name: &[u8], make: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
+        match make() {
+            Err(error) if error.source.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => {
+                self.remove(dir, name)?;
+                make()
+            }
+            made => made,
+        }
+    }
+
+    fn remove(&mut self, dir: &Dir, name: &[u8]) -> Result<(), FsError> {
+        self.parent = None;
+        dir.remove_tree(name)
+    }
+
+    fn fill<R: Read>(
+        &mut self,
+        members: &mut Members<R>,
+        dir: &Dir,
+        name: &[u8],
+        mut file: &std::fs::File,
+    ) -> Result<(), ApplyError> {
+        loop {
+            let got = members.read_content(&mut self.buffer)?;
+            if got == 0 {
+                return Ok(());
+            }
+            file.write_all(&self.buffer[..got]).map_err(|error| FsError::new("write", dir.shown(name), error))?;
+        }
+    }
+
+    fn node(
+        &mut self,
+        member: &Member,
+        dir: &Dir,
+        name: &[u8],
+        kind: Kind,
+        device: (u32, u32),
+    ) -> Result<(), ApplyError> {
+        self.make(dir, name, || dir.make_node(name, kind, 0o600, device))?;
+        self.set_attributes(member, dir, name, kind)
+    }
+
+    /// A hard link's header sets its own owner, mode and times on the inode it shares.
+    fn hard_link(&mut self, member: &Member, dir: &Dir, name: &[u8], target: &[u8]) -> Result<(), ApplyError> {
+        let (above, target_name) = split(target);
+        if target_name.is_empty() || target == member.path {
+            return Err(TarError::Escapes(target.to_vec()).into());
+        }
+        let from = open_directory(self.root, above)?;
+        self.make(dir, name, || dir.hard_link(&from, target_name, name))?;
+        let kind = dir.attrs(name)?.kind;
+        if kind == Kind::Symlink {
+            dir.set_owner(name, member.uid, member.gid)?;
+            return Ok(());
+        }
+        self.set_attributes(member, dir, name, kind)
+    }
+
+    fn set_attributes(&self, member: &Member, dir: &Dir, name: &[u8], kind: Kind) -> Result<(), ApplyError> {
+        // Changing the owner takes setuid bits and capabilities away, so it is first.
+        let stamp = stamp_of(member);
+        dir.set_owner(name, stamp.uid, stamp.gid)?;
+        self.set_xattrs(member, dir, name)?;
+        if kind != Kind::Symlink {
+            dir.set_mode(name, stamp.mode)?;
+        }
+        Ok(dir.set_times(name, stamp.atime, stamp.mtime)?)
+    }
+
+    fn set_xattrs(&self, member: &Member, dir: &Dir, name: &[u8]) -> Result<(), ApplyError> {
+        for (key, value) in &member.xattrs {
+            match dir.set_xattr(name, key, value) {
+                // As dockerd: an attribute that this file system or node cannot hold is left out.
+                Err(error) if is_refusal(&error) => {}
+                set => set?,
+            }
+        }
+        Ok(())
+    }
+
+    fn whiteout(
+        &mut self,
+        member: &Member,
+        dir: &Dir,
+        above: &[u8],
+        name: &[u8],
+        hidden: &[u8],
+    ) -> Result<(), ApplyError> {
+        if name != OPAQUE && matches!(hidden, b"" | b"." | b"..") {
+            return Err(TarError::Escapes(member.path.clone()).into());
+        }
+        match (self.whiteouts, name == OPAQUE) {
+            (Whiteouts::Overlayfs, true) => Ok(dir.set_xattr(b".", b"trusted.overlay.opaque", b"y")?),
+            (Whiteouts::Overlayfs, false) => {
+                dir.make_node(hidden, Kind::Char, 0, (0, 0))?;
+                dir.set_owner(hidden, member.uid, member.gid)?;
+                // dockerd leaves the time of unpacking; the header's makes two loads alike.
+                Ok(dir.set_times(hidden, member.atime, member.mtime)?)
+            }
+            (Whiteouts::Remove, true) => self.clear(dir, above),
+            (Whiteouts::Remove, false) => Ok(self.remove(dir, hidden)?),
+        }
+    }
+
+    /// Removes from a directory what this layer has not made.
+    fn clear(&mut self, dir: &Dir, path: &[u8]) -> Result<(), ApplyError> {
+        for entry in dir.entries()? {
+            let inner = if path.is_empty() { entry.name.clone() } else { [path, b"/", &entry.name].concat() };
+            if !self.unpacked.contains(&inner) {
+                self.remove(dir, &entry.name)?;
+            } else if entry.kind == Kind::Directory {
+                self.clear(&dir.dir(&entry.name)?, &inner)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the times of directories again, which making their content has changed.
+    fn finish(self) -> Result<(), ApplyError> {
+        for (path, atime, mtime) in &self.directories {
+            let (above, name) = split(path);
+            match open_directory(self.root, above).and_then(|dir| dir.set_times(name, *atime, *mtime)) {
+                // A later member may have replaced it.
+                Err(error) if error.is_not_found() => {}
+                set => set?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens a directory of the tree; a component may be a link within the tree.
+fn open_directory(root: &Dir, path: &[u8]) -> Result<Dir, FsError> {
+    match root.dir(path) {
+        Err(error) if matches!(error.source.raw_os_error(), Some(code) if code == Errno::LOOP.raw_os_error() || code == Errno::NOTDIR.raw_os_error()) => {
+            root.dir_in_root(path)
+        }
+        opened => opened,
+    }
+}
+
+fn stamp_of(member: &Member) -> Stamp {
+    Stamp { mode: member.mode, uid: member.uid, gid: member.gid, atime: member.atime, mtime: member.mtime }
+}
+
+fn is_refusal(error: &FsError) -> bool {
+    let refusals = [Errno::PERM, Errno::NOTSUP].map(Errno::raw_os_error);
+    error.source.raw_os_error().is_some_and(|code| refusals.contains(&code))
+}
+
+/// Splits a path into the directory above and the last name.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        None => (b"", path),
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+    }
+}

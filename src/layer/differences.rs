@@ -1,0 +1,378 @@
+//! What a layer's directory says beyond the layer's tar.
+//!
+//! Unpacking a tar does not give back everything: times that Docker clamps, directories that the tar does not
+//! hold, nanoseconds and attributes of trees that BuildKit made in place, and the files around the tree
+//! (`link`, `lower`, …). What differs from what unpacking would give is listed node by node, so that a rebuilt
+//! directory is the same. Content is never listed: content is in the tar, and proved.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, Write};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{FsError, ParseError};
+use crate::fsx::{Attrs, Dir, Kind, Time, XattrName};
+
+use super::apply::split;
+use super::member::{Member, MemberKind};
+
+/// Longest line of a list, in bytes.
+const LINE_LIMIT: u64 = 16 << 20;
+
+/// Extended attributes that the kernel keeps for itself: they name inodes and file systems of one host.
+const BOOKKEEPING: [&[u8]; 6] = [b"origin", b"impure", b"nlink", b"uuid", b"upper", b"index"];
+
+/// How one node differs from what unpacking gives. Only what differs is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Path below the layer's driver directory; empty for that directory itself.
+    #[serde(flatten)]
+    pub path: RawPath,
+    /// The node is a directory that unpacking does not make.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub make: bool,
+    /// Permission bits with setuid, setgid and sticky.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// Owner and group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<(u32, u32)>,
+    /// Time of last change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtime: Option<Time>,
+    /// All extended attributes (names escaped, values in base64) but the kernel's own bookkeeping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xattrs: Option<BTreeMap<String, String>>,
+}
+
+/// A path in JSON: text where it is UTF-8, base64 otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "PathFields", into = "PathFields")]
+pub struct RawPath(pub Vec<u8>);
+
+#[derive(Serialize, Deserialize)]
+struct PathFields {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path_raw: Option<String>,
+}
+
+impl From<RawPath> for PathFields {
+    fn from(path: RawPath) -> Self {
+        match String::from_utf8(path.0) {
+            Ok(text) => Self { path: Some(text), path_raw: None },
+            Err(error) => Self { path: None, path_raw: Some(BASE64_STANDARD.encode(error.as_bytes())) },
+        }
+    }
+}
+
+impl TryFrom<PathFields> for RawPath {
+    type Error = String;
+
+    fn try_from(fields: PathFields) -> Result<Self, String> {
+        match (fields.path, fields.path_raw) {
+            (Some(text), None) => Ok(Self(text.into_bytes())),
+            (None, Some(raw)) => BASE64_STANDARD.decode(raw).map(Self).map_err(|error| error.to_string()),
+            _ => Err("neither path nor path_raw".to_owned()),
+        }
+    }
+}
+
+/// What is expected of a node. `None` where nothing can be expected.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Expected {
+    pub(crate) kind: Option<Kind>,
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) mtime: Option<Time>,
+    pub(crate) xattrs: BTreeMap<XattrName, Vec<u8>>,
+    /// A whiteout: its own time is never compared.
+    pub(crate) whiteout: bool,
+}
+
+impl Expected {
+    /// A directory or file that the driver makes around the tree.
+    pub(crate) fn made(kind: Kind, mode: u32) -> Self {
+        Self { kind: Some(kind), mode, ..Self::default() }
+    }
+
+    /// A node that is as another one is.
+    pub(crate) fn like(attrs: &Attrs, xattrs: BTreeMap<XattrName, Vec<u8>>) -> Self {
+        Self {
+            kind: Some(attrs.kind),
+            mode: attrs.mode,
+            owner: (attrs.uid, attrs.gid),
+            mtime: Some(attrs.mtime),
+            xattrs,
+            whiteout: attrs.is_whiteout(),
+        }
+    }
+
+    fn of(member: &Member) -> Self {
+        let kind = match &member.kind {
+            MemberKind::File => Some(Kind::File),
+            MemberKind::Symlink(_) => Some(Kind::Symlink),
+            MemberKind::Char(..) => Some(Kind::Char),
+            MemberKind::Block(..) => Some(Kind::Block),
+            MemberKind::Directory => Some(Kind::Directory),
+            MemberKind::Fifo => Some(Kind::Fifo),
+            MemberKind::HardLink(_) | MemberKind::GlobalHeader => None,
+        };
+        Self {
+            kind,
+            mode: member.mode,
+            owner: (member.uid, member.gid),
+            mtime: Some(member.mtime),
+            xattrs: member.xattrs.clone(),
+            whiteout: false,
+        }
+    }
+
+    /// Compares with what is there; `None` where nothing differs.
+    fn compare(&self, path: &[u8], found: &Attrs, xattrs: &BTreeMap<XattrName, Vec<u8>>) -> Option<Difference> {
+        let has_mode = found.kind != Kind::Symlink;
+        let difference = Difference {
+            path: RawPath(path.to_vec()),
+            make: false,
+            mode: (has_mode && found.mode != self.mode).then_some(found.mode),
+            owner: ((found.uid, found.gid) != self.owner).then_some((found.uid, found.gid)),
+            mtime: (!self.whiteout && Some(found.mtime) != self.mtime).then_some(found.mtime),
+            xattrs: (*xattrs != self.xattrs).then(|| encode_xattrs(xattrs)),
+        };
+        let nothing = Difference { path: RawPath(path.to_vec()), ..Difference::default() };
+        (difference != nothing).then_some(difference)
+    }
+}
+
+fn encode_xattrs(xattrs: &BTreeMap<XattrName, Vec<u8>>) -> BTreeMap<String, String> {
+    xattrs.iter().map(|(key, value)| (key.escape_ascii().to_string(), BASE64_STANDARD.encode(value))).collect()
+}
+
+/// What unpacking the members of a tar gives, by path below the layer's root.
+#[derive(Debug, Default)]
+pub(crate) struct Prediction {
+    nodes: Vec<Expected>,
+    by_path: HashMap<Vec<u8>, usize>,
+    whiteouts_are_kept: bool,
+}
+
+impl Prediction {
+    /// `whiteouts_are_kept`: whether the driver keeps them in the tree, as overlayfs does.
+    pub(crate) fn new(whiteouts_are_kept: bool) -> Self {
+        Self { whiteouts_are_kept, ..Self::default() }
+    }
+
+    pub(crate) fn get(&self, path: &[u8]) -> Option<&Expected> {
+        self.by_path.get(path).map(|index| &self.nodes[*index])
+    }
+
+    /// Takes the next member of the tar.
+    pub(crate) fn add(&mut self, member: &Member) {
+        let (above, name) = split(&member.path);
+        match name.strip_prefix(b".wh.") {
+            _ if member.kind == MemberKind::GlobalHeader || name.is_empty() => {}
+            None => self.add_node(member),
+            Some(_) if !self.whiteouts_are_kept => {}
+            Some(b".wh..opq") => {
+                let node = self.node(above);
+                node.xattrs.insert(b"trusted.overlay.opaque".to_vec(), b"y".to_vec());
+            }
+            Some(hidden) => {
+                let path = if above.is_empty() { hidden.to_vec() } else { [above, b"/", hidden].concat() };
+                let owner = (member.uid, member.gid);
+                *self.node(&path) = Expected { owner, whiteout: true, ..Expected::made(Kind::Char, 0) };
+            }
+        }
+    }
+
+    fn add_node(&mut self, member: &Member) {
+        let mut expected = Expected::of(member);
+        if let MemberKind::HardLink(target) = &member.kind {
+            let Some(shared) = self.by_path.get(target).copied() else { return };
+            let node = &mut self.nodes[shared];
+            expected.kind = node.kind;
+            if node.kind == Some(Kind::Symlink) {
+                expected.mtime = node.mtime;
+            }
+            expected.xattrs.extend(std::mem::take(&mut node.xattrs));
+            *node = expected;
+            self.by_path.insert(member.path.clone(), shared);
+            return;
+        }
+        let node = self.node(&member.path);
+        // An opaque marker may have come before its directory.
+        expected.xattrs.extend(std::mem::take(&mut node.xattrs));
+        *node = expected;
+    }
+
+    fn node(&mut self, path: &[u8]) -> &mut Expected {
+        let index = match self.by_path.get(path) {
+            Some(index) => *index,
+            None => {
+                self.nodes.push(Expected::made(Kind::Directory, 0o755));
+                self.by_path.insert(path.to_vec(), self.nodes.len() - 1);
+                self.nodes.len() - 1
+            }
+        };
+        &mut self.nodes[index]
+    }
+}
+
+/// Differences of a layer's directory, sorted by path, and the paths in it that are no part of the layer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compared {
+    pub(crate) differences: Vec<Difference>,
+    pub(crate) foreign: Vec<Vec<u8>>,
+}
+
+/// Walks a layer's driver directory and compares each node with what `expect` says of its path.
+pub(crate) fn compare(dir: &Dir, expect: &mut dyn FnMut(&[u8]) -> Option<Expected>) -> Result<Compared, FsError> {
+    let mut compared = Compared::default();
+    compare_node(dir, b".", b"", expect, &mut compared)?;
+    compared.differences.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(compared)
+}
+
+fn compare_node(
+    dir: &Dir,
+    name: &[u8],
+    path: &[u8],
+    expect: &mut dyn FnMut(&[u8]) -> Option<Expected>,
+    compared: &mut Compared,
+) -> Result<(), FsError> {
+    let found = dir.attrs(name)?;
+    let xattrs = own_xattrs(dir, name)?;
+    match expect(path) {
+        Some(expected) if expected.kind.is_none_or(|kind| kind == found.kind) => {
+            compared.differences.extend(expected.compare(path, &found, &xattrs));
+        }
+        // Of another kind than the tar says: unpacking makes it what it should be.
+        Some(_) => {}
+        None if found.kind == Kind::Directory => {
+            let expected = Expected::made(Kind::Directory, 0o755);
+            let difference = expected.compare(path, &found, &xattrs).unwrap_or_default();
+            compared.differences.push(Difference { path: RawPath(path.to_vec()), make: true, ..difference });
+        }
+        None => compared.foreign.push(path.to_vec()),
+    }
+    if found.kind == Kind::Directory {
+        let inner = match dir.dir(name) {
+            // A live daemon has mounted something here, which is no part of the layer.
+            Err(error) if error.is_other_mount() => return Ok(()),
+            inner => inner?,
+        };
+        for entry in inner.entries()? {
+            let below = if path.is_empty() { entry.name.clone() } else { [path, b"/", &entry.name].concat() };
+            compare_node(&inner, &entry.name, &below, expect, compared)?;
+        }
+    }
+    Ok(())
+}
+
+/// Extended attributes that belong to the layer.
+pub(crate) fn own_xattrs(dir: &Dir, name: &[u8]) -> Result<BTreeMap<XattrName, Vec<u8>>, FsError> {
+    let bookkeeping = |key: &[u8]| {
+        let overlay = key.strip_prefix(b"trusted.overlay.").or_else(|| key.strip_prefix(b"user.overlay."));
+        overlay.is_some_and(|rest| BOOKKEEPING.contains(&rest)) || key == b"security.selinux"
+    };
+    Ok(dir.xattrs(name)?.into_iter().filter(|(key, _)| !bookkeeping(key)).collect())
+}
+
+/// Writes a list, one JSON object a line.
+pub(crate) fn write_list(list: &[Difference]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for difference in list {
+        serde_json::to_writer(&mut out, difference).expect("because a difference has only text keys");
+        out.write_all(b"\n").expect("because memory takes every byte");
+    }
+    out
+}
+
+/// Makes a rebuilt layer directory what the list says.
+pub(crate) fn restore(dir: &Dir, list: impl BufRead) -> Result<(), RestoreError> {
+    let mut times = Vec::new();
+    let mut list = list.take(u64::MAX);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        list.set_limit(LINE_LIMIT);
+        let read = list.read_until(b'\n', &mut line).map_err(|error| ParseError::because("a list", error))?;
+        if read == 0 {
+            break;
+        }
+        let difference: Difference = serde_json::from_slice(&line)
+            .map_err(|error| ParseError::because("a line of the list of differences", error))?;
+        restore_node(dir, &difference)?;
+        if let Some(mtime) = difference.mtime {
+            times.push((difference.path.0, mtime));
+        }
+    }
+    for (path, mtime) in times {
+        let (above, name) = dir.parent_of(&path)?;
+        above.set_times(name, mtime, mtime)?;
+    }
+    Ok(())
+}
+
+fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> {
+    let (above, name) = dir.parent_of(&difference.path.0)?;
+    if difference.make && above.find(name)?.is_none() {
+        above.make_dir(name, 0o755)?;
+    }
+    let kind = above.attrs(name)?.kind;
+    if let Some((uid, gid)) = difference.owner {
+        // Takes setuid bits and capabilities away: they follow.
+        let (mode, xattrs) = (above.attrs(name)?.mode, own_xattrs(&above, name)?);
+        above.set_owner(name, uid, gid)?;
+        if kind != Kind::Symlink {
+            above.set_mode(name, mode)?;
+        }
+        for (key, value) in xattrs.iter().filter(|(key, _)| *key == b"security.capability") {
+            above.set_xattr(name, key, value)?;
+        }
+    }
+    if let (Some(mode), true) = (difference.mode, kind != Kind::Symlink) {
+        above.set_mode(name, mode)?;
+    }
+    if let Some(wanted) = &difference.xattrs {
+        restore_xattrs(&above, name, wanted)?;
+    }
+    Ok(())
+}
+
+fn restore_xattrs(dir: &Dir, name: &[u8], wanted: &BTreeMap<String, String>) -> Result<(), RestoreError> {
+    let mut decoded = BTreeMap::new();
+    for (key, value) in wanted {
+        let value = BASE64_STANDARD.decode(value).map_err(|error| ParseError::because("base64", error))?;
+        decoded.insert(unescape(key)?, value);
+    }
+    for key in own_xattrs(dir, name)?.keys().filter(|key| !decoded.contains_key(*key)) {
+        dir.remove_xattr(name, key)?;
+    }
+    for (key, value) in &decoded {
+        dir.set_xattr(name, key, value)?;
+    }
+    Ok(())
+}
+
+/// Takes back `escape_ascii`: the names of extended attributes are text in all but hostile stores.
+fn unescape(text: &str) -> Result<Vec<u8>, ParseError> {
+    if text.contains('\\') {
+        return Err(ParseError::new("the name of an extended attribute", text.as_bytes()));
+    }
+    Ok(text.as_bytes().to_vec())
+}
+
+/// Why a list could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The list is damaged.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// The file system refuses.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}

@@ -1,0 +1,10 @@
+//! Layers: what the members of a layer's tar say, and how they become a tree on disk.
+
+mod apply;
+pub(crate) mod differences;
+mod header;
+mod member;
+
+pub use apply::{ApplyError, Whiteouts, apply};
+pub use differences::RestoreError;
+pub use member::{Content, Member, MemberKind, Members, TarError};

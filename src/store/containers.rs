@@ -1,0 +1,183 @@
+//! Reads `containers/`, of which only `config.v2.json` matters here.
+//!
+//! `containers/<64 hex>/config.v2.json` is JSON with a trailing newline, written by dockerd of every version [moby
+//! container/container.go `toDisk`]. dockerd skips a directory whose file it cannot read, or which says another `ID`
+//! than the directory's name, or a graph driver other than the active one; nothing of it is removed. `State` is that of
+//! the last write: after a crash it says `Running` for ever. Image mounts (28.0+) stand in `MountPoints.*.ID`.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use serde::Deserialize;
+
+use super::notes::{Notes, below, found};
+use super::{Container, Unknown};
+use crate::error::ParseError;
+use crate::fsx::{Dir, Entry, Kind};
+use crate::id::ContainerId;
+
+/// Longest `config.v2.json` that is read. Environment and labels may be long.
+const LIMIT: u64 = 64 << 20;
+
+/// Containers by ID.
+type Containers = BTreeMap<ContainerId, Container>;
+
+/// What Go writes for a time that never was.
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Config {
+    #[serde(rename = "ID")]
+    id: String,
+    name: Option<String>,
+    image: Option<String>,
+    driver: Option<String>,
+    #[serde(default)]
+    state: Option<State>,
+    mount_points: Option<BTreeMap<String, Option<MountPoint>>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct State {
+    running: bool,
+    paused: bool,
+    restarting: bool,
+    removal_in_progress: bool,
+    dead: bool,
+    started_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct MountPoint {
+    #[serde(rename = "Type")]
+    kind: Option<String>,
+    #[serde(rename = "ID")]
+    id: Option<String>,
+}
+
+impl State {
+    /// Says the state in one word, as moby's `StateString` does.
+    fn word(&self) -> &'static str {
+        match self {
+            Self { running: true, paused: true, .. } => "paused",
+            Self { running: true, restarting: true, .. } => "restarting",
+            Self { running: true, .. } => "running",
+            Self { removal_in_progress: true, .. } => "removing",
+            Self { dead: true, .. } => "dead",
+            Self { started_at, .. } if started_at.as_deref().is_none_or(|at| at == ZERO_TIME) => "created",
+            _ => "exited",
+        }
+    }
+}
+
+/// Parses the `config.v2.json` of container `id`.
+///
+/// # Errors
+/// What makes dockerd skip the container; and an image mount without a name, whose layers would not be known.
+pub(crate) fn parse(id: &ContainerId, text: &[u8]) -> Result<Container, ParseError> {
+    let config: Config =
+        serde_json::from_slice(text).map_err(|error| ParseError::because("the configuration of a container", error))?;
+    if config.id != id.as_str() {
+        return Err(ParseError::new(format!("container {id}"), config.id.as_bytes()));
+    }
+    let points = config.mount_points.unwrap_or_default().into_values().flatten();
+    let image_mounts = points
+        .filter(|point| point.kind.as_deref() == Some("image"))
+        .map(|point| ContainerId::parse(point.id.unwrap_or_default().as_bytes()))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Container {
+        readable: true,
+        name: config.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+        image: config.image.and_then(|image| image.parse().ok()),
+        driver: config.driver.unwrap_or_default(),
+        state: config.state.unwrap_or_default().word().to_owned(),
+        image_mounts,
+    })
+}
+
+/// Reads the containers of the data root.
+pub(super) fn read(root: &Dir) -> (Containers, Notes) {
+    let at = "containers";
+    let mut containers = Containers::new();
+    let mut notes = Notes::default();
+    let Some(dir) = notes.open(root, at, at, Unknown::Containers) else { return (containers, notes) };
+    let entries = notes.list(&dir, at, Unknown::Containers);
+    let read: Vec<_> = entries.par_iter().map(|entry| read_container(&dir, at, entry)).collect();
+    for (container, more) in read {
+        containers.extend(container);
+        notes.append(more);
+    }
+    (containers, notes)
+}
+
+fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, Container)>, Notes) {
+    let mut notes = Notes::default();
+    let id = match ContainerId::parse(&entry.name) {
+        Ok(id) if entry.kind == Kind::Directory => id,
+        _ => {
+            notes.unexpected(at, &entry.name, "expected a directory with the ID of a container as its name");
+            return (None, notes);
+        }
+    };
+    let at = below(at, &id);
+    let path = below(&at, "config.v2.json");
+    let Some(dir) = notes.open_entry(dir, entry, &at, Unknown::Containers) else {
+        let listed = !notes.unreadable.is_empty();
+        return (listed.then(|| (id, Container::default())), notes);
+    };
+    // Only the listing finds what a crash left beside the file.
+    notes.list(&dir, &at, Unknown::Containers);
+    let container = match found(dir.read("config.v2.json", LIMIT)) {
+        Ok(Some(text)) => parse(&id, &text).map_err(|error| error.to_string()),
+        Ok(None) => Err("it is missing".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let container = container.unwrap_or_else(|reason| {
+        notes.unreadable(Unknown::Containers, &path, reason);
+        Container::default()
+    });
+    (Some((id, container)), notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> ContainerId {
+        ContainerId::parse(b"c0ffee").expect("a name")
+    }
+
+    #[test]
+    fn states_as_docker_ps_says_them() {
+        for (state, word) in [
+            (r#"{"Running":true,"Paused":true}"#, "paused"),
+            (r#"{"Running":true,"Restarting":true}"#, "restarting"),
+            (r#"{"Running":true}"#, "running"),
+            (r#"{"RemovalInProgress":true,"Dead":true}"#, "removing"),
+            (r#"{"Dead":true}"#, "dead"),
+            (r#"{"StartedAt":"0001-01-01T00:00:00Z"}"#, "created"),
+            (r#"{"StartedAt":"2024-01-01T00:00:00Z"}"#, "exited"),
+        ] {
+            let text = format!(r#"{{"ID":"c0ffee","State":{state}}}"#);
+            assert_eq!(parse(&id(), text.as_bytes()).expect("parses").state, word);
+        }
+    }
+
+    #[test]
+    fn image_mounts_are_found() {
+        let text =
+            r#"{"ID":"c0ffee","Name":"/x","MountPoints":{"/a":{"Type":"image","ID":"beef"},"/b":{"Type":"volume"}}}"#;
+        let container = parse(&id(), text.as_bytes()).expect("parses");
+        assert_eq!((container.name.as_str(), container.image_mounts.len()), ("x", 1));
+    }
+
+    #[test]
+    fn what_dockerd_skips() {
+        for text in ["", "{}", r#"{"ID":"other"}"#, "[]"] {
+            assert!(parse(&id(), text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Reads `image/<driver>/imagedb/`, the images.
+//!
+//! | path | content | written by |
+//! |---|---|---|
+//! | `content/sha256/<id>` | the configuration, byte for byte; its SHA-256 is the name | all [moby image/fs.go `Set`] |
+//! | `metadata/sha256/<id>/parent` | `sha256:<hex>` of the image it was built from | classic builder, commit, load |
+//! | `metadata/sha256/<id>/lastUpdated` | RFC 3339 with nanoseconds | 17.07+, when tagged by hand |
+//! | `metadata/sha256/<id>/builtLocally` | one byte 1 | 26.0+ and some backports |
+//!
+//! An image without a metadata directory is normal. dockerd ignores names that are no digests, and skips files that
+//! are not what their name says or have no `rootfs` [moby image/store.go `restore`]: such an image holds no layer and
+//! cannot be removed through the API.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+use serde::Deserialize;
+
+use super::notes::{Notes, below, found};
+use super::{Image, StrayKind, Unknown};
+use crate::error::{FsError, ParseError};
+use crate::finding::Finding;
+use crate::fsx::{Dir, Entry, Kind};
+use crate::id::{DiffId, ImageId, Sha256};
+
+/// Longest configuration that is read. Registries take 4 MiB.
+const CONFIG_LIMIT: u64 = 32 << 20;
+
+/// Longest file below `metadata/` that is read.
+const METADATA_LIMIT: u64 = 4096;
+
+/// Images that are what they say.
+pub(super) type Images = BTreeMap<ImageId, Image>;
+
+#[derive(Deserialize)]
+struct Config {
+    rootfs: RootFs,
+    created: Option<String>,
+    architecture: Option<String>,
+    os: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Option<Vec<DiffId>>,
+}
+
+/// Parses a configuration and proves that it is the one of `id`. There is no metadata in it yet.
+///
+/// # Errors
+/// What makes dockerd skip the image.
+pub(crate) fn parse(id: ImageId, config: Vec<u8>) -> Result<Image, ParseError> {
+    let digest = ImageId(Sha256::of(&config));
+    if digest != id {
+        return Err(ParseError::because(format!("bytes of digest {id}"), format!("bytes of digest {digest}")));
+    }
+    let view: Config =
+        serde_json::from_slice(&config).map_err(|error| ParseError::because("the configuration of an image", error))?;
+    let text = |value: Option<String>, default: &str| value.filter(|v| !v.is_empty()).unwrap_or(default.to_owned());
+    Ok(Image {
+        config,
+        diff_ids: view.rootfs.diff_ids.unwrap_or_default(),
+        created: view.created,
+        architecture: text(view.architecture, ""),
+        os: text(view.os, "linux"),
+        parent: None,
+        last_updated: None,
+        built_locally: None,
+    })
+}
+
+/// Reads the images below `image`, which is `image/<driver>` at the path `at` below the data root.
+pub(super) fn read(image: &Dir, at: &str) -> (Images, Notes) {
+    let (mut images, present, mut notes) = read_content(image, &below(at, "imagedb/content/sha256"));
+    let at = below(at, "imagedb/metadata/sha256");
+    let Some(dir) = notes.open(image, "imagedb/metadata/sha256", &at, Unknown::Images) else { return (images, notes) };
+    let entries = notes.list(&dir, &at, Unknown::Images);
+    let read: Vec<_> = entries.par_iter().map(|entry| (entry, read_metadata(&dir, &at, entry))).collect();
+    for (entry, (metadata, more)) in read {
+        notes.append(more);
+        let id = ImageId::from_hex(&entry.name);
+        match id.as_ref().ok().and_then(|id| images.get_mut(id)) {
+            Some(image) => {
+                image.parent = metadata.parent;
+                image.last_updated = metadata.last_updated;
+                image.built_locally = metadata.built_locally;
+            }
+            None if id.is_err() => notes.unexpected(&at, &entry.name, "expected the ID of an image"),
+            // An image that is there but damaged keeps its metadata: loading it again heals it.
+            None if present.contains(&entry.name) => {}
+            None => notes.stray(StrayKind::MetadataWithoutContent, &at, &entry.name, None),
+        }
+    }
+    (images, notes)
+}
+
+/// Returns the images, the names of all files, and notes.
+fn read_content(image: &Dir, at: &str) -> (Images, BTreeSet<Vec<u8>>, Notes) {
+    let mut notes = Notes::default();
+    let Some(dir) = notes.open(image, "imagedb/content/sha256", at, Unknown::Images) else {
+        return (Images::new(), BTreeSet::new(), notes);
+    };
+    let entries = notes.list(&dir, at, Unknown::Images);
+    let read: Vec<_> = entries.par_iter().map(|entry| (entry, read_image(&dir, entry))).collect();
+    let mut images = Images::new();
+    for (entry, result) in read {
+        match result {
+            Ok(Some((id, image))) => {
+                images.insert(id, image);
+            }
+            Ok(None) => {}
+            Err(Bad::Name) => notes.unexpected(at, &entry.name, "expected a file with the ID of an image as its name"),
+            Err(Bad::Unreadable(error)) => {
+                notes.unreadable(Unknown::Images, &below(at, entry.name.escape_ascii()), error);
+            }
+            Err(Bad::Invalid(error)) => {
+                let path = below(at, entry.name.escape_ascii());
+                notes.findings.push(Finding::damage("image-invalid", path, error));
+                notes.stray(StrayKind::InvalidImage, at, &entry.name, None);
+            }
+        }
+    }
+    (images, entries.into_iter().map(|entry| entry.name).collect(), notes)
+}
+
+/// Why an entry of `content/sha256` is no image.
+enum Bad {
+    Name,
+    Unreadable(FsError),
+    Invalid(ParseError),
+}
+
+fn read_image(dir: &Dir, entry: &Entry) -> Result<Option<(ImageId, Image)>, Bad> {
+    let id = ImageId::from_hex(&entry.name).map_err(|_| Bad::Name)?;
+    if entry.kind != Kind::File {
+        return Err(Bad::Name);
+    }
+    let Some(config) = found(dir.read(&entry.name, CONFIG_LIMIT)).map_err(Bad::Unreadable)? else { return Ok(None) };
+    parse(id, config).map(|image| Some((id, image))).map_err(Bad::Invalid)
+}
+
+#[derive(Default)]
+struct Metadata {
+    parent: Option<ImageId>,
+    last_updated: Option<Vec<u8>>,
+    built_locally: Option<Vec<u8>>,
+}
+
+fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
+    let mut metadata = Metadata::default();
+    let mut notes = Notes::default();
+    let at = below(at, entry.name.escape_ascii());
+    if entry.kind != Kind::Directory {
+        return (metadata, notes);
+    }
+    let dir = match found(dir.dir(&entry.name)) {
+        Ok(Some(dir)) => dir,
+        Ok(None) => return (metadata, notes),
+        Err(error) => {
+            notes.findings.push(Finding::warning("image-metadata-unreadable", &at, error));
+            return (metadata, notes);
+        }
+    };
+    for file in notes.list(&dir, &at, Unknown::Images) {
+        let bytes = match found(dir.read(&file.name, METADATA_LIMIT)) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            Err(error) => {
+                let path = below(&at, file.name.escape_ascii());
+                notes.findings.push(Finding::warning("image-metadata-unreadable", path, error));
+                continue;
+            }
+        };
+        match file.name.as_slice() {
+            b"parent" => match std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default().parse() {
+                Ok(parent) => metadata.parent = Some(parent),
+                Err(error) => {
+                    notes.findings.push(Finding::warning("image-parent-invalid", below(&at, "parent"), error));
+                }
+            },
+            b"lastUpdated" => metadata.last_updated = Some(bytes),
+            b"builtLocally" => metadata.built_locally = Some(bytes),
+            name => notes.unexpected(&at, name, "nothing that dockerd reads"),
+        }
+    }
+    (metadata, notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_named(config: &str) -> Result<Image, ParseError> {
+        parse(ImageId(Sha256::of(config.as_bytes())), config.into())
+    }
+
+    #[test]
+    fn an_image_without_layers() {
+        let image = parse_named(r#"{"rootfs":{"type":"layers"},"os":"","x":[1]}"#).expect("parses");
+        assert_eq!((image.os.as_str(), image.diff_ids.len(), image.top()), ("linux", 0, None));
+    }
+
+    #[test]
+    fn what_dockerd_skips() {
+        for config in ["", "{}", r#"{"rootfs":null}"#, r#"{"rootfs":{"diff_ids":["sha256:1"]}}"#, "[]"] {
+            assert!(parse_named(config).is_err(), "{config}");
+        }
+        assert!(parse(ImageId(Sha256::of(b"x")), br#"{"rootfs":{}}"#.to_vec()).is_err());
+    }
+}

@@ -1,0 +1,133 @@
+//! What the readers collect beside the facts, and the way they read small files.
+
+use super::{Stray, StrayKind, Unknown, Unreadable};
+use crate::error::FsError;
+use crate::finding::Finding;
+use crate::fsx::{Dir, Entry};
+use crate::id::CacheId;
+
+/// Docker's name for a file that is being written atomically [aw `New`]; after a crash it stays for ever.
+const TEMP_PREFIX: &[u8] = b".tmp-";
+
+/// Longest file of one line (an identity, a number, a time) that is read. Real ones have at most 71 bytes.
+const LINE_LIMIT: u64 = 4096;
+
+/// Findings, strays and what could not be read, collected by a reader.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) strays: Vec<Stray>,
+    pub(crate) unreadable: Vec<Unreadable>,
+}
+
+impl Notes {
+    /// Adds what another reader collected.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.findings.extend(other.findings);
+        self.strays.extend(other.strays);
+        self.unreadable.extend(other.unreadable);
+    }
+
+    /// Says that something cannot be read, and what is unknown by that.
+    pub(crate) fn unreadable(&mut self, what: Unknown, path: &str, reason: impl ToString) {
+        let reason = reason.to_string();
+        let code = what.code();
+        self.findings.push(match what {
+            Unknown::Distribution => Finding::note(code, path, &reason),
+            _ => Finding::damage(code, path, &reason),
+        });
+        self.unreadable.push(Unreadable { what, path: path.to_owned(), reason });
+    }
+
+    /// Adds a stray. One with a name that is not UTF-8 has no path that could be told, and becomes a finding.
+    pub(crate) fn stray(&mut self, kind: StrayKind, at: &str, name: &[u8], cache_id: Option<CacheId>) {
+        match std::str::from_utf8(name) {
+            Ok(name) => self.strays.push(Stray { kind, path: below(at, name), cache_id }),
+            Err(_) => self.unexpected(at, name, "a name that no engine gives"),
+        }
+    }
+
+    /// Says that a name is nothing Docker puts there.
+    pub(crate) fn unexpected(&mut self, at: &str, name: &[u8], evidence: impl ToString) {
+        self.findings.push(Finding::note("unexpected-entry", below(at, name.escape_ascii()), evidence));
+    }
+
+    /// Lists the entries of `dir` that are not temporary files; those become strays.
+    pub(crate) fn list(&mut self, dir: &Dir, at: &str, what: Unknown) -> Vec<Entry> {
+        let entries = match dir.entries() {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.unreadable(what, at, error);
+                return Vec::new();
+            }
+        };
+        let (temporary, rest): (Vec<_>, _) = entries.into_iter().partition(|entry| entry.name.starts_with(TEMP_PREFIX));
+        for entry in temporary {
+            self.stray(StrayKind::TempFile, at, &entry.name, None);
+        }
+        rest
+    }
+
+    /// Opens a directory that may be missing.
+    pub(crate) fn open(&mut self, parent: &Dir, name: &str, at: &str, what: Unknown) -> Option<Dir> {
+        match found(parent.dir_across_mounts(name)) {
+            Ok(dir) => dir,
+            Err(error) => {
+                self.unreadable(what, at, error);
+                None
+            }
+        }
+    }
+
+    /// Opens a directory that was listed; `None` where it has vanished since, or cannot be read.
+    pub(crate) fn open_entry(&mut self, parent: &Dir, entry: &Entry, at: &str, what: Unknown) -> Option<Dir> {
+        match found(parent.dir(&entry.name)) {
+            Ok(dir) => dir,
+            Err(error) => {
+                self.unreadable(what, at, error);
+                None
+            }
+        }
+    }
+
+    /// Reads one small file of `dir`; `None` where it is missing, empty bytes and all.
+    pub(crate) fn line(&mut self, dir: &Dir, name: &str, at: &str, what: Unknown) -> Option<Vec<u8>> {
+        match found(dir.read(name, LINE_LIMIT)) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.unreadable(what, &below(at, name), error);
+                None
+            }
+        }
+    }
+}
+
+impl Unknown {
+    /// Returns the code of the finding for something unreadable of this kind.
+    fn code(self) -> &'static str {
+        match self {
+            Self::References => "references-unreadable",
+            Self::Images => "image-unreadable",
+            Self::Layers => "layer-unreadable",
+            Self::Mounts => "mount-unreadable",
+            Self::Containers => "container-unreadable",
+            Self::BuildKit => "buildkit-unreadable",
+            Self::DriverDirs => "driver-unreadable",
+            Self::Distribution => "distribution-unreadable",
+        }
+    }
+}
+
+/// Turns "not found" into `None`.
+pub(crate) fn found<T>(result: Result<T, FsError>) -> Result<Option<T>, FsError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the path of `name` below `at`, both relative to the data root.
+pub(crate) fn below(at: &str, name: impl std::fmt::Display) -> String {
+    if at.is_empty() { name.to_string() } else { format!("{at}/{name}") }
+}

@@ -1,0 +1,123 @@
+//! Reads `image/<driver>/repositories.json`, the references to images.
+//!
+//! dockerd of every version writes it [moby refstore/store.go `save`], as compact JSON with sorted keys:
+//!
+//! ```json
+//! {"Repositories":{"alpine":{"alpine:3.4":"sha256:<image>","alpine@sha256:<manifest>":"sha256:<image>"}}}
+//! ```
+//!
+//! The inner key is the whole familiar reference. Digest references are made by pull and push only. The file is read
+//! once, at start; a missing one is an empty one; a damaged one stops dockerd (`Couldn't create reference store
+//! repository`). An entry that names an image which is not there is ignored and kept.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::Unknown;
+use super::notes::{Notes, below, found};
+use crate::error::ParseError;
+use crate::finding::Finding;
+use crate::fsx::{Dir, Kind};
+use crate::id::ImageId;
+
+/// Name of the file below `image/<driver>`.
+const NAME: &str = "repositories.json";
+
+/// Longest file that is read: some hundred thousand references.
+const LIMIT: u64 = 64 << 20;
+
+/// References, and entries whose value is not an image ID.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct References {
+    pub(crate) valid: BTreeMap<String, ImageId>,
+    pub(crate) invalid: Vec<(String, String)>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    #[serde(rename = "Repositories")]
+    repositories: Option<BTreeMap<String, Option<BTreeMap<String, String>>>>,
+}
+
+/// Parses the file. Fails where dockerd refuses to start; entries that make no sense are told apart.
+pub(crate) fn parse(bytes: &[u8]) -> Result<References, ParseError> {
+    let document: Option<Document> =
+        serde_json::from_slice(bytes).map_err(|error| ParseError::because("a JSON object of references", error))?;
+    let mut references = References::default();
+    let repositories = document.and_then(|document| document.repositories).unwrap_or_default();
+    for (reference, image) in repositories.into_values().flatten().flatten() {
+        match image.parse() {
+            Ok(image) => {
+                references.valid.insert(reference, image);
+            }
+            Err(_) => references.invalid.push((reference, image)),
+        }
+    }
+    Ok(references)
+}
+
+/// Reads the file of `image`, which is `image/<driver>` at the path `at` below the data root.
+pub(super) fn read(image: &Dir, at: &str) -> (BTreeMap<String, ImageId>, Notes) {
+    let mut notes = Notes::default();
+    let path = below(at, NAME);
+    for entry in notes.list(image, at, Unknown::References) {
+        let known = matches!(entry.name.as_slice(), b"repositories.json" | b"imagedb" | b"layerdb" | b"distribution");
+        if !known && entry.kind == Kind::File {
+            notes.unexpected(at, &entry.name, "nothing that dockerd reads");
+        }
+    }
+    let bytes = match found(image.read(NAME, LIMIT)) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return (BTreeMap::new(), notes),
+        Err(error) => {
+            notes.unreadable(Unknown::References, &path, error);
+            return (BTreeMap::new(), notes);
+        }
+    };
+    match parse(&bytes) {
+        Ok(references) => {
+            for (reference, image) in references.invalid {
+                let evidence = format!("expected an image ID, found {:?}", image.chars().take(80).collect::<String>());
+                notes.findings.push(Finding::warning("reference-invalid", reference, evidence));
+            }
+            (references.valid, notes)
+        }
+        Err(error) => {
+            notes.unreadable(Unknown::References, &path, error);
+            (BTreeMap::new(), notes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "sha256:1da0e48557625a4d36d61f73e19171eafed4d7f983fb0f733598abdb67a05ebf";
+
+    #[test]
+    fn tags_and_digests() {
+        let text =
+            format!(r#"{{"Repositories":{{"a":{{"a:1":"{ID}","a@{ID}":"{ID}"}},"b\u003cc":{{"b\u003cc:1":"x"}}}}}}"#);
+        let references = parse(text.as_bytes()).expect("parses");
+        assert_eq!(references.valid.keys().collect::<Vec<_>>(), ["a:1", &format!("a@{ID}")]);
+        assert_eq!(references.invalid, [("b<c:1".to_owned(), "x".to_owned())]);
+    }
+
+    #[test]
+    fn empty_stores_of_all_forms() {
+        for text in
+            [r#"{"Repositories":{}}"#, r#"{"Repositories":null}"#, "{}", "null", r#"{"Repositories":{"a":null}}"#]
+        {
+            assert_eq!(parse(text.as_bytes()), Ok(References::default()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_stops_dockerd_is_an_error() {
+        for text in ["", "{", "[1]", r#"{"Repositories":{"a":{"a:1":1}}}"#, "\0\0\0\0"] {
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

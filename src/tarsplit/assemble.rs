@@ -1,0 +1,150 @@
+//! From tar-split and a layer's directory to the exact tar.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use crate::error::{FsError, ParseError};
+use crate::fsx::Dir;
+
+use super::entries::{Crc64, Entry};
+
+/// Bytes read from a file at once.
+const CHUNK: usize = 256 << 10;
+
+/// Where a layer's own files lie. Anything that is in the layer's tar is found in the layer's own tree, never in
+/// a parent's.
+#[derive(Debug, Clone)]
+pub struct LayerTree(pub Dir);
+
+impl LayerTree {
+    /// Opens the content of a member by its name in the tar.
+    fn open(&self, name: &[u8]) -> Result<File, FsError> {
+        let path = name.strip_prefix(b"/").unwrap_or(name);
+        match self.0.file(path) {
+            // A component of the name may be a link within the layer: the kernel says ELOOP, or ENOTDIR
+            // where the components are opened one by one.
+            Err(error) if matches!(error.source.raw_os_error(), Some(40 | 20)) => {
+                self.0.file_in_root(path).map_err(|_| error)
+            }
+            opened => opened,
+        }
+    }
+}
+
+/// Why a layer's tar could not be assembled.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// tar-split is damaged.
+    #[error("tar-split: {0}")]
+    TarSplit(#[from] ParseError),
+    /// A file of the layer cannot be read.
+    #[error("{0}")]
+    File(#[from] FsError),
+    /// A file of the layer is not what it was when the layer was made.
+    #[error("file {}: {what}", name.escape_ascii())]
+    Changed {
+        /// Its name in the tar.
+        name: Vec<u8>,
+        /// How it differs.
+        what: &'static str,
+    },
+    /// The sink took no more.
+    #[error("{0}")]
+    Sink(io::Error),
+}
+
+/// Assembles a layer's tar from its tar-split entries and its tree into `sink`, and proves the CRC-64 of each
+/// file on the way. Returns the number of bytes. The digest is the sink's to prove.
+///
+/// # Errors
+/// See [`AssembleError`].
+pub fn assemble(
+    entries: impl Iterator<Item = Result<Entry, ParseError>>,
+    tree: &LayerTree,
+    sink: &mut impl Write,
+) -> Result<u64, AssembleError> {
+    let mut length = 0;
+    let mut buffer = vec![0; CHUNK];
+    // Whether the header before a file entry is of a kind that has content (store-format 8.6).
+    let mut header_has_content = true;
+    for entry in entries {
+        match entry? {
+            Entry::Segment(bytes) => {
+                if let Some(header) = bytes.len().checked_sub(512) {
+                    header_has_content = !is_header_only(bytes[header + 156]);
+                }
+                length += bytes.len() as u64;
+                sink.write_all(&bytes).map_err(AssembleError::Sink)?;
+            }
+            Entry::File { name, size, crc } if size > 0 && header_has_content => {
+                let mut file = tree.open(&name)?;
+                copy_proved(&mut file, &name, size, crc, &mut buffer, sink).map_err(|error| match error {
+                    AssembleError::Changed { name, .. } if is_metacopy(tree, &name) => {
+                        AssembleError::Changed { name, what: "its data is in a lower layer (overlayfs metacopy)" }
+                    }
+                    error => error,
+                })?;
+                length += size;
+            }
+            Entry::File { .. } => {}
+        }
+    }
+    Ok(length)
+}
+
+/// Tells whether members with this type flag are a header and nothing else, whatever size they claim
+/// (Go `archive/tar` `isHeaderOnly`).
+pub(crate) fn is_header_only(type_flag: u8) -> bool {
+    matches!(type_flag, b'1'..=b'6')
+}
+
+fn copy_proved(
+    file: &mut File,
+    name: &[u8],
+    size: u64,
+    crc: Option<Crc64>,
+    buffer: &mut [u8],
+    sink: &mut impl Write,
+) -> Result<(), AssembleError> {
+    let changed = |what| AssembleError::Changed { name: name.to_vec(), what };
+    let length = file.metadata().map_err(|error| FsError::new("stat", show(name), error))?.len();
+    if length != size {
+        return Err(changed(if length < size {
+            "shorter than when the layer was made"
+        } else {
+            "longer than when the layer was made"
+        }));
+    }
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
+    let mut left = size;
+    while left > 0 {
+        let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let got = match file.read(&mut buffer[..want]) {
+            Ok(0) => return Err(changed("shorter than when the layer was made")),
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(FsError::new("read", show(name), error).into()),
+        };
+        digest.update(&buffer[..got]);
+        sink.write_all(&buffer[..got]).map_err(AssembleError::Sink)?;
+        left -= got as u64;
+    }
+    match crc {
+        Some(crc) if digest.finalize().to_be_bytes() == crc => Ok(()),
+        _ => Err(changed("other content than when the layer was made (CRC-64)")),
+    }
+}
+
+fn show(name: &[u8]) -> std::path::PathBuf {
+    use std::os::unix::ffi::OsStrExt as _;
+    std::ffi::OsStr::from_bytes(name).into()
+}
+
+/// Tells whether overlayfs keeps only the metadata of this file here. Tar-split is then right and the file is
+/// not, which no mount in daily use makes (store-format 6.3).
+fn is_metacopy(tree: &LayerTree, name: &[u8]) -> bool {
+    let Ok((dir, last)) = tree.0.parent_of(name) else { return false };
+    dir.xattrs(last).is_ok_and(|found| {
+        found.iter().any(|(key, _)| key == b"trusted.overlay.metacopy" || key == b"user.overlay.metacopy")
+    })
+}
