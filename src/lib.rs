@@ -8,6 +8,7 @@ pub mod fsx;
 pub mod graph;
 pub mod id;
 pub mod layer;
+pub mod ops;
 pub mod progress;
 pub mod reference;
 pub mod store;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Edge, Graph, Id, Node, State, Vertex};
 use crate::finding::Finding;
 use crate::id::{ChainId, ContainerId, DiffId, ImageId};
-use crate::store::{BuildRecord, Container, Image, Mount, Snapshot, StrayKind};
+use crate::store::{BuildRecord, Container, Image, Mount, Snapshot, StrayKind, Unknown};
 
 /// Length of the names that BuildKit draws.
 const BUILDKIT_NAME: usize = 25;
@@ -53,7 +53,8 @@ impl Builder<'_> {
             self.add(Node::Image(*id), State::Present);
         }
         // What an unreadable container mounts is not known: then every mount may be someone's.
-        let all_owned = snapshot.containers.values().any(|container| !container.readable);
+        let all_owned = snapshot.containers.values().any(|container| !container.readable)
+            || snapshot.unreadable.iter().any(|unreadable| unreadable.what == Unknown::Containers);
         for (id, mount) in &snapshot.mounts {
             let state = match mount.mount_id {
                 Some(_) => State::Present,

@@ -94,16 +94,26 @@ impl Graph {
     /// Follows the edges that keep from all of `roots`; the roots themselves are reached too.
     #[must_use]
     pub fn reach(&self, roots: &[Id]) -> Reach {
-        let kept = EdgeFiltered::from_fn(&self.inner, |edge| edge.weight().keeps());
         let mut reached = vec![false; self.len()];
+        for id in self.below(roots) {
+            reached[id.index()] = true;
+        }
+        Reach(reached)
+    }
+
+    /// Returns what is reached from `roots` over edges that keep, the roots themselves too, each once.
+    #[must_use]
+    pub fn below(&self, roots: &[Id]) -> Vec<Id> {
+        let kept = EdgeFiltered::from_fn(&self.inner, |edge| edge.weight().keeps());
+        let mut found = Vec::new();
         let mut walk = Dfs::empty(&kept);
         for root in roots {
             walk.move_to(*root);
             while let Some(id) = walk.next(&kept) {
-                reached[id.index()] = true;
+                found.push(id);
             }
         }
-        Reach(reached)
+        found
     }
 
     /// Returns which of `roots` keep a node, each with the shortest way, nearest first. A container's
@@ -125,7 +135,7 @@ impl Graph {
     }
 
     /// Climbs the edges that keep, breadth first, and returns each node that is `wanted` with the shortest way.
-    fn above(&self, kept: Id, wanted: impl Fn(Id) -> bool) -> Vec<Keeper> {
+    pub(crate) fn above(&self, kept: Id, wanted: impl Fn(Id) -> bool) -> Vec<Keeper> {
         let mut next: Vec<Option<(Edge, Id)>> = vec![None; self.len()];
         let mut seen = vec![false; self.len()];
         seen[kept.index()] = true;

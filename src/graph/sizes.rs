@@ -5,7 +5,7 @@
 //! goes only with the last of them. What copy-on-write file systems share without telling (reflinks, btrfs
 //! snapshots) counts in each directory that has it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::Metadata;
 use std::ops::AddAssign;
 use std::os::unix::fs::MetadataExt as _;
@@ -74,6 +74,8 @@ pub struct Sizes {
     /// What each directory has alone.
     alone: BTreeMap<CacheId, Size>,
     groups: Vec<Group>,
+    /// Places in `groups` of those that each directory takes part in.
+    groups_of: HashMap<CacheId, Vec<usize>>,
     findings: Vec<Finding>,
 }
 
@@ -140,7 +142,12 @@ impl Sizes {
         for ((dirs, outside), size) in groups {
             match (&dirs[..], outside) {
                 ([dir], false) => *sizes.alone.entry(dir.clone()).or_default() += size,
-                _ => sizes.groups.push(Group { dirs, size, outside }),
+                _ => {
+                    for dir in &dirs {
+                        sizes.groups_of.entry(dir.clone()).or_default().push(sizes.groups.len());
+                    }
+                    sizes.groups.push(Group { dirs, size, outside });
+                }
             }
         }
         sizes
@@ -151,6 +158,17 @@ impl Sizes {
         let alone = self.alone.iter().filter(|(dir, _)| wanted(dir)).map(|(_, size)| *size);
         let groups = self.groups.iter().filter(|group| group.dirs.iter().any(&wanted)).map(|group| group.size);
         alone.chain(groups).sum()
+    }
+
+    /// Returns what a few directories take together, each file once.
+    #[must_use]
+    pub fn union_of(&self, wanted: &HashSet<CacheId>) -> Size {
+        let alone = wanted.iter().filter_map(|dir| self.alone.get(dir)).copied();
+        let mut groups: Vec<usize> =
+            wanted.iter().filter_map(|dir| self.groups_of.get(dir)).flatten().copied().collect();
+        groups.sort_unstable();
+        groups.dedup();
+        alone.chain(groups.into_iter().map(|group| self.groups[group].size)).sum()
     }
 
     /// Returns what would be given back if all directories that are `gone`, and no others, were removed.

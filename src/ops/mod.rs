@@ -1,0 +1,3 @@
+//! What dockpack does with a store.
+
+pub mod inspect;
