@@ -80,6 +80,14 @@ pub enum Error {
         /// What is wrong with it.
         source: ParseError,
     },
+    /// Something cannot be read that must be known before anything is changed.
+    #[error("cannot change a store in which {} cannot be read: {reason}", path.display())]
+    Unreadable {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why it cannot be read.
+        reason: String,
+    },
     /// There is no Docker store at the root.
     #[error("no Docker store at {}", root.display())]
     NoStore {

@@ -269,6 +269,15 @@ random_names! {
         |name| matches!(name.len(), 1..=255) && name.iter().all(u8::is_ascii_alphanumeric);
 }
 
+impl LinkId {
+    /// Makes a short name in Docker's alphabet (A-Z, 2-7) out of hexadecimal digits.
+    #[must_use]
+    pub(crate) fn of_hex(hex: &[u8]) -> Option<Self> {
+        let letters: Vec<u8> = hex.iter().map(|digit| nibble(*digit).map_or(b'A', |value| b'A' + value)).collect();
+        Self::parse(&letters).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,11 +89,13 @@ impl ArchiveReader {
         }
     }
 
-    fn bad(&self, reason: impl ToString) -> Error {
+    /// Makes an error of this archive.
+    pub(crate) fn bad(&self, reason: impl ToString) -> Error {
         Error::Archive { name: self.name.clone(), reason: reason.to_string() }
     }
 
-    fn read_failed(&self, error: &io::Error) -> Error {
+    /// Makes an error of a read that failed.
+    pub(crate) fn read_failed(&self, error: &io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => self.bad("it is cut off"),
             _ => self.bad(error),
@@ -215,6 +217,16 @@ impl ArchiveReader {
             Ok(_) => Ok(bytes),
             Err(error) => Err(self.read_failed(&error)),
         }
+    }
+
+    /// Reads what is left of the current member and returns the digest of its content.
+    ///
+    /// # Errors
+    /// The archive is damaged or cut.
+    pub fn finish_member(&mut self) -> Result<Sha256, Error> {
+        let name = self.open.as_ref().map(|open| open.name.clone()).unwrap_or_default();
+        self.close()?;
+        self.sums.get(&name).copied().ok_or_else(|| self.bad("no member is being read"))
     }
 
     /// Ends the current member and reads the next header. `None` at the end of the tar.

@@ -4,6 +4,8 @@ mod listing;
 pub(crate) mod overlay;
 pub(crate) mod overlay2;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::FsError;
@@ -48,6 +50,8 @@ pub(crate) struct NewLayer<'a> {
     pub facts: &'a DriverFacts,
     /// The directory of the layer below.
     pub parent: Option<&'a Dir>,
+    /// The directory that [`DriverFacts::lower_id`] names.
+    pub lower: Option<&'a Dir>,
 }
 
 /// A graph driver that layers can be saved from and rebuilt for. A directory given to it is the driver
@@ -98,6 +102,12 @@ pub(crate) trait GraphDriver: Sync + std::fmt::Debug {
 
     /// Symbolic links that must be in the driver's home for the layer: path below the home, and target.
     fn home_links(&self, id: &CacheId, facts: &DriverFacts) -> Vec<(String, String)>;
+
+    /// Returns the short names that are taken in the driver's home.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    fn taken_links(&self, home: &Dir) -> Result<BTreeSet<LinkId>, FsError>;
 
     /// Directories that the driver's home has before the first layer: path below the home and mode.
     fn home_dirs(&self) -> &'static [(&'static str, u32)];

@@ -11,11 +11,11 @@
 //!     work/                0700
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::error::FsError;
 use crate::fsx::{Attrs, Dir, Kind};
-use crate::id::CacheId;
+use crate::id::{CacheId, LinkId};
 use crate::layer::Whiteouts;
 use crate::layer::differences::{Expected, Prediction};
 use crate::tarsplit::LayerTree;
@@ -103,7 +103,7 @@ impl GraphDriver for Overlay {
                 Ok((tree, Whiteouts::Remove))
             }
             Some(lower) => {
-                layer.write_file("lower-id", lower.as_str().as_bytes(), 0o600)?;
+                layer.new_file("lower-id", lower.as_str().as_bytes(), 0o600)?;
                 layer.make_dir("work", 0o700)?;
                 // On top of another such layer, BuildKit's begins as a copy of that one's upper.
                 if let Some(below) = new.parent.map(|parent| parent.dir("upper"))
@@ -111,7 +111,8 @@ impl GraphDriver for Overlay {
                 {
                     Copy::new(CopyFiles::Content).tree(&below, &tree)?;
                 }
-                Ok((tree, Whiteouts::Overlayfs))
+                let lower = new.lower.expect("because the plan gives a layer with a lower-id its lower directory");
+                Ok((tree, Whiteouts::Above(lower.dir("root")?)))
             }
         }
     }
@@ -122,6 +123,10 @@ impl GraphDriver for Overlay {
 
     fn home_links(&self, _: &CacheId, _: &DriverFacts) -> Vec<(String, String)> {
         Vec::new()
+    }
+
+    fn taken_links(&self, _: &Dir) -> Result<BTreeSet<LinkId>, FsError> {
+        Ok(BTreeSet::new())
     }
 
     fn home_dirs(&self) -> &'static [(&'static str, u32)] {

@@ -11,6 +11,8 @@
 //!     committed            0600   once a child was made (20.10+)
 //! ```
 
+use std::collections::BTreeSet;
+
 use rustix::io::Errno;
 
 use crate::error::FsError;
@@ -81,13 +83,13 @@ impl GraphDriver for Overlay2 {
 
     fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<(Dir, Whiteouts), FsError> {
         let link = new.facts.link.as_ref().expect("because the plan gives every overlay2 layer a link");
-        layer.write_file("link", link.as_str().as_bytes(), 0o644)?;
+        layer.new_file("link", link.as_str().as_bytes(), 0o644)?;
         if let Some(parent) = new.parent {
             layer.make_dir("work", 0o700)?;
-            layer.write_file("lower", &lower_above(parent)?, 0o644)?;
+            layer.new_file("lower", &lower_above(parent)?, 0o644)?;
         }
         if new.facts.committed {
-            layer.write_file("committed", b"", 0o600)?;
+            layer.new_file("committed", b"", 0o600)?;
         }
         Ok((layer.make_dir("diff", 0o755)?, Whiteouts::Overlayfs))
     }
@@ -95,12 +97,19 @@ impl GraphDriver for Overlay2 {
     fn mark_parent(&self, layer: &Dir) -> Result<(), FsError> {
         match layer.find("committed")? {
             Some(_) => Ok(()),
-            None => layer.write_file("committed", b"", 0o600),
+            None => layer.new_file("committed", b"", 0o600),
         }
     }
 
     fn home_links(&self, id: &CacheId, facts: &DriverFacts) -> Vec<(String, String)> {
         facts.link.iter().map(|link| (format!("l/{link}"), format!("../{id}/diff"))).collect()
+    }
+
+    fn taken_links(&self, home: &Dir) -> Result<BTreeSet<LinkId>, FsError> {
+        match home.dir("l") {
+            Err(error) if error.is_not_found() => Ok(BTreeSet::new()),
+            links => Ok(links?.entries()?.iter().filter_map(|entry| LinkId::parse(&entry.name).ok()).collect()),
+        }
     }
 
     fn home_dirs(&self) -> &'static [(&'static str, u32)] {

@@ -248,6 +248,30 @@ impl Dir {
         Ok(File::from(fd))
     }
 
+    /// Opens a regular file for reading and writing, as a lock is taken on it. Nothing is written.
+    ///
+    /// # Errors
+    /// It is not there, is no regular file, or lies behind a symbolic link.
+    pub fn file_to_lock(&self, path: impl AsRef<[u8]>) -> Result<File> {
+        let path = path.as_ref();
+        let fd = self.open_as(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY, Scope::AcrossMounts)?;
+        Ok(File::from(fd))
+    }
+
+    /// Takes disk space for a file of this length, so that what is written when it is gone finds room. Where
+    /// the file system cannot do that, nothing is taken.
+    ///
+    /// # Errors
+    /// The name is taken or the disk is full.
+    pub fn reserve(&self, name: impl AsRef<[u8]>, length: u64) -> Result<()> {
+        let name = name.as_ref();
+        let file = self.make_file(name, 0o600)?;
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length) {
+            Ok(()) | Err(Errno::NOTSUP) => Ok(()),
+            Err(errno) => Err(self.fail("reserve space in", name, errno)),
+        }
+    }
+
     /// Makes a symbolic link that says `target`.
     ///
     /// # Errors

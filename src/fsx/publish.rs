@@ -10,6 +10,15 @@ use crate::error::FsError;
 const TEMP_PREFIX: &str = ".tmp-";
 
 impl Dir {
+    /// Writes a new file with exactly these bytes and permission bits. It is durable only with the next
+    /// [`Dir::sync_file_system`].
+    ///
+    /// # Errors
+    /// The name is taken, or the file system refuses or is full.
+    pub fn new_file(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+        self.make_file(name, mode)?.write_all(bytes).map_err(|error| FsError::new("write", self.shown(name), error))
+    }
+
     /// Writes `name` with exactly these bytes and permission bits, in place of a file of that name: temp file,
     /// sync, rename. The caller owes a [`Dir::sync`] of this directory, once for all files written to it.
     ///

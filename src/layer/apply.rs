@@ -21,12 +21,22 @@ const AUFS: &[u8] = b".wh..wh.";
 const CHUNK: usize = 256 << 10;
 
 /// What a graph driver does with whiteouts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Whiteouts {
-    /// Each is kept, as a character device 0:0 or an extended attribute (`overlay2`, overlayfs).
+    /// Each is kept, as a character device 0:0 or an extended attribute (`overlay2`).
     Overlayfs,
     /// What they name is removed from the tree, which began as a copy of the parent's (`overlay`, `vfs`).
     Remove,
+    /// Both, as overlayfs itself does on a mount above this tree: a whiteout is kept where it hides something in
+    /// it (`overlay`, layers that BuildKit made).
+    Above(Dir),
+}
+
+impl Whiteouts {
+    /// Tells whether the tree began as a copy of the parent's.
+    fn on_copy(&self) -> bool {
+        !matches!(self, Self::Overlayfs)
+    }
 }
 
 /// Why a layer could not be unpacked.
@@ -66,7 +76,7 @@ struct Apply<'d> {
     parent: Option<(Vec<u8>, Dir)>,
     /// Directories of the tar with the times they get when all else is done.
     directories: Vec<(Vec<u8>, Time, Time)>,
-    /// Paths that this layer made; an opaque directory keeps them. Only for [`Whiteouts::Remove`].
+    /// Paths that this layer made; an opaque directory keeps them. Only where the tree began as a copy.
     unpacked: HashSet<Vec<u8>>,
     buffer: Vec<u8>,
 }
@@ -80,7 +90,7 @@ impl Apply<'_> {
         if name.is_empty() {
             return self.root_member(member);
         }
-        if self.whiteouts == Whiteouts::Remove && member.path.starts_with(AUFS) && name != OPAQUE {
+        if matches!(self.whiteouts, Whiteouts::Remove) && member.path.starts_with(AUFS) && name != OPAQUE {
             return Ok(());
         }
         let dir = self.directory(above)?;
@@ -88,7 +98,7 @@ impl Apply<'_> {
             return self.whiteout(member, &dir, above, name, hidden);
         }
         self.create(member, &dir, name, members)?;
-        if self.whiteouts == Whiteouts::Remove {
+        if self.whiteouts.on_copy() {
             self.unpacked.insert(member.path.clone());
         }
         Ok(())
@@ -96,7 +106,7 @@ impl Apply<'_> {
 
     /// The root itself: the naive drivers apply it, the others do not.
     fn root_member(&mut self, member: &Member) -> Result<(), ApplyError> {
-        if self.whiteouts == Whiteouts::Remove && member.kind == MemberKind::Directory {
+        if matches!(self.whiteouts, Whiteouts::Remove) && member.kind == MemberKind::Directory {
             self.set_attributes(member, self.root, b".", Kind::Directory)?;
             self.directories.push((Vec::new(), member.atime, member.mtime));
         }
@@ -253,17 +263,24 @@ impl Apply<'_> {
         if name != OPAQUE && matches!(hidden, b"" | b"." | b"..") {
             return Err(TarError::Escapes(member.path.clone()).into());
         }
-        match (self.whiteouts, name == OPAQUE) {
-            (Whiteouts::Overlayfs, true) => Ok(dir.set_xattr(b".", b"trusted.overlay.opaque", b"y")?),
-            (Whiteouts::Overlayfs, false) => {
-                dir.make_node(hidden, Kind::Char, 0, (0, 0))?;
-                dir.set_owner(hidden, member.uid, member.gid)?;
-                // dockerd leaves the time of unpacking; the header's makes two loads alike.
-                Ok(dir.set_times(hidden, member.atime, member.mtime)?)
+        if self.whiteouts.on_copy() {
+            match name == OPAQUE {
+                true => self.clear(dir, above)?,
+                false => self.remove(dir, hidden)?,
             }
-            (Whiteouts::Remove, true) => self.clear(dir, above),
-            (Whiteouts::Remove, false) => Ok(self.remove(dir, hidden)?),
         }
+        match &self.whiteouts {
+            Whiteouts::Remove => return Ok(()),
+            Whiteouts::Above(lower) if name != OPAQUE && !exists(lower, above, hidden)? => return Ok(()),
+            _ => {}
+        }
+        if name == OPAQUE {
+            return Ok(dir.set_xattr(b".", b"trusted.overlay.opaque", b"y")?);
+        }
+        dir.make_node(hidden, Kind::Char, 0, (0, 0))?;
+        dir.set_owner(hidden, member.uid, member.gid)?;
+        // dockerd leaves the time of unpacking; the header's makes two loads alike.
+        Ok(dir.set_times(hidden, member.atime, member.mtime)?)
     }
 
     /// Removes from a directory what this layer has not made.
@@ -300,6 +317,15 @@ fn open_directory(root: &Dir, path: &[u8]) -> Result<Dir, FsError> {
             root.dir_in_root(path)
         }
         opened => opened,
+    }
+}
+
+/// Tells whether a tree has this name.
+fn exists(tree: &Dir, above: &[u8], name: &[u8]) -> Result<bool, FsError> {
+    match open_directory(tree, above) {
+        Ok(dir) => Ok(dir.find(name)?.is_some()),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

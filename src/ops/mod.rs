@@ -1,3 +1,5 @@
-//! What dockpack does with a store.
+//! The operations. Each has a plan, which is pure data, and an execution, which consumes it; [`inspect`] only looks.
 
 pub mod inspect;
+pub mod load;
+pub mod save;

@@ -10,9 +10,10 @@ mod distribution;
 mod imagedb;
 mod layerdb;
 mod layout;
+mod lock;
 mod mounts;
 mod notes;
-mod repositories;
+pub(crate) mod repositories;
 mod snapshot;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::finding::Finding;
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId};
 
 pub use layout::{Configured, Store};
+pub use lock::WriteLock;
 pub(crate) use notes::{Notes, found};
 
 /// Everything the files of a store say.

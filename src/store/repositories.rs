@@ -22,10 +22,10 @@ use crate::fsx::{Dir, Kind};
 use crate::id::ImageId;
 
 /// Name of the file below `image/<driver>`.
-const NAME: &str = "repositories.json";
+pub(crate) const NAME: &str = "repositories.json";
 
 /// Longest file that is read: some hundred thousand references.
-const LIMIT: u64 = 64 << 20;
+pub(crate) const LIMIT: u64 = 64 << 20;
 
 /// References, and entries whose value is not an image ID.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,41 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<References, ParseError> {
         }
     }
     Ok(references)
+}
+
+/// Puts references into the text of the file, as dockerd would write it; what else it says is kept. `None`
+/// stands for a file that is not there.
+pub(crate) fn merge<'a>(
+    bytes: Option<&[u8]>,
+    references: impl IntoIterator<Item = (&'a str, ImageId)>,
+) -> Result<Vec<u8>, ParseError> {
+    #[derive(Deserialize, Default, serde::Serialize)]
+    struct Whole {
+        #[serde(rename = "Repositories", default)]
+        repositories: Option<BTreeMap<String, Option<BTreeMap<String, String>>>>,
+    }
+    let mut whole: Whole = match bytes {
+        None => Whole::default(),
+        Some(bytes) => {
+            serde_json::from_slice(bytes).map_err(|error| ParseError::because("a JSON object of references", error))?
+        }
+    };
+    let repositories = whole.repositories.get_or_insert_default();
+    for (reference, image) in references {
+        let repository = repository_of(reference).to_owned();
+        let entries = repositories.entry(repository).or_default().get_or_insert_default();
+        entries.insert(reference.to_owned(), image.to_string());
+    }
+    let text = serde_json::to_string(&whole).map_err(|error| ParseError::because("references", error))?;
+    // As Go escapes it. These characters stand in text only.
+    Ok(text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e").into_bytes())
+}
+
+/// Returns the repository that a reference of the file belongs to.
+fn repository_of(reference: &str) -> &str {
+    let name = reference.split('@').next().unwrap_or_default();
+    let slash = name.rfind('/').map_or(0, |slash| slash + 1);
+    name[slash..].find(':').map_or(name, |colon| &name[..slash + colon])
 }
 
 /// Reads the file of `image`, which is `image/<driver>` at the path `at` below the data root.

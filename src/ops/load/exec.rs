@@ -1,0 +1,256 @@
+//! Carries a load out.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::archive::{ArchiveReader, ImageRecord, Metadata};
+use crate::crash::crash_point;
+use crate::driver::{self, GraphDriver};
+use crate::error::{Error, FsError, Result};
+use crate::fsx::Dir;
+use crate::id::{CacheId, ChainId};
+use crate::progress::{Event, Observer};
+use crate::store::{Snapshot, Store, Unknown, WriteLock};
+
+use super::plan::{LoadPlan, Target};
+use super::publish::{JOURNAL, Journal, Publish};
+use super::stage::Stage;
+
+/// Where dockpack keeps what it is working on, below the data root. dockerd looks at none of it.
+const WORK: &str = ".dockpack";
+/// The staging directory of a load, below [`WORK`].
+const LOAD: &str = "load";
+/// Room for what is written when all layers are in their place, in bytes: directory blocks and small files.
+const RESERVE: u64 = 1 << 20;
+/// The same for each layer.
+const RESERVE_PER_LAYER: u64 = 32 << 10;
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LoadReport {
+    /// Number of images.
+    pub images: usize,
+    /// Number of layers that were built.
+    pub layers: usize,
+    /// Number of layers that were there.
+    pub layers_present: usize,
+    /// Bytes of the tars of the layers that were built.
+    pub bytes: u64,
+    /// Time it took, in seconds.
+    pub seconds: f64,
+}
+
+impl LoadPlan {
+    /// Plans to bring `images`, chosen by [`super::select`], into `store`.
+    ///
+    /// # Errors
+    /// The archive's index makes no sense, or the store cannot be read.
+    pub fn make(store: &Store, metadata: &Metadata, images: Vec<ImageRecord>) -> Result<(Self, Snapshot)> {
+        let driver = driver_of(store.driver())?;
+        let snapshot = store.snapshot()?;
+        for unreadable in &snapshot.unreadable {
+            if matches!(unreadable.what, Unknown::References | Unknown::Images | Unknown::Layers) {
+                return Err(Error::Unreadable {
+                    path: store.path().join(&unreadable.path),
+                    reason: unreadable.reason.clone(),
+                });
+            }
+        }
+        let target = survey(store, driver, &snapshot)?;
+        let plan = Self::new(&metadata.index, images, store.driver(), &snapshot, target)?;
+        Ok((plan, snapshot))
+    }
+
+    /// Carries the plan out. On an error before the journal is written the store is as it was.
+    ///
+    /// # Errors
+    /// The archive is damaged, or the file system refuses or is full.
+    pub fn execute(
+        self,
+        store: &Store,
+        snapshot: &Snapshot,
+        lock: &WriteLock,
+        metadata: &Metadata,
+        archive: &mut ArchiveReader,
+        observer: &dyn Observer,
+    ) -> Result<LoadReport> {
+        let begun = Instant::now();
+        let driver = driver_of(&self.driver)?;
+        let root = store.root();
+        observer.on(Event::Begin { what: "loading", total: Some(self.bytes()) });
+        let staging = root.ensure_dir(WORK, 0o700)?.make_dir(LOAD, 0o700)?;
+        let staged = self.stage(store, snapshot, driver, &staging, metadata, archive, observer);
+        if let Err(error) = staged {
+            clean_up(root)?;
+            return Err(error);
+        }
+        observer.on(Event::End);
+        let report = LoadReport {
+            images: self.images.len(),
+            layers: self.layers.len(),
+            layers_present: self.layers_present.len(),
+            bytes: self.bytes(),
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        finish(root, &staging, &Journal { plan: self }, driver, lock)?;
+        Ok(LoadReport { seconds: begun.elapsed().as_secs_f64(), ..report })
+    }
+
+    /// Makes everything in the staging directory, proves the archive to its last byte, and makes it durable.
+    #[allow(clippy::too_many_arguments)]
+    fn stage(
+        &self,
+        store: &Store,
+        snapshot: &Snapshot,
+        driver: &'static dyn GraphDriver,
+        staging: &Dir,
+        metadata: &Metadata,
+        archive: &mut ArchiveReader,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        one_file_system(store)?;
+        let configs = staging.make_dir("configs", 0o700)?;
+        for image in self.images.iter().filter(|image| !self.images_present.contains(&image.id)) {
+            let config = metadata.blobs.get(&image.id.0).ok_or_else(|| archive.bad("a configuration is missing"))?;
+            configs.new_file(&image.id.hex(), config, 0o600)?;
+        }
+        Stage::new(self, driver, staging, store.home().cloned(), snapshot, observer)?.run(archive)?;
+        // Crash here: the store is as it was, with a staging directory that the next run takes away.
+        crash_point("load:staged");
+        staging.remove_tree("spool")?;
+        staging.reserve("reserve", RESERVE + RESERVE_PER_LAYER * self.layers.len() as u64)?;
+        let journal = serde_json::to_vec(&JournalRef { plan: self }).map_err(|error| archive.bad(error))?;
+        staging.new_file("journal.new", &journal, 0o600)?;
+        staging.sync_file_system()?;
+        staging.remove_file("reserve")?;
+        // Crash here: as above; a journal under another name is none.
+        crash_point("load:durable");
+        Ok(())
+    }
+}
+
+/// The journal, borrowed.
+#[derive(Serialize)]
+struct JournalRef<'a> {
+    plan: &'a LoadPlan,
+}
+
+/// Makes the journal valid and publishes.
+fn finish(
+    root: &Dir,
+    staging: &Dir,
+    journal: &Journal,
+    driver: &'static dyn GraphDriver,
+    lock: &WriteLock,
+) -> Result<()> {
+    if staging.find(JOURNAL)?.is_none() {
+        staging.rename("journal.new", staging, JOURNAL)?;
+        staging.sync()?;
+    }
+    // Crash here: everything is durable; the next run publishes it.
+    crash_point("load:journal");
+    Publish::new(root, staging, &journal.plan, driver).run(lock)?;
+    // The journal goes first: what is left of the staging directory is then only garbage.
+    staging.remove_file(JOURNAL)?;
+    staging.sync()?;
+    // Crash here: the load is done; the next run takes the staging directory away.
+    crash_point("load:done");
+    clean_up(root)
+}
+
+/// Finishes a load that was interrupted, or takes away what it had staged. Returns what it finished.
+///
+/// # Errors
+/// The file system refuses, or the journal cannot be read.
+pub fn recover(store: &Store, lock: &WriteLock) -> Result<Option<LoadPlan>> {
+    let root = store.root();
+    let staging = match root.dir(format!("{WORK}/{LOAD}")) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        staging => staging?,
+    };
+    let bytes = match staging.read(JOURNAL, 1 << 30) {
+        Err(error) if error.is_not_found() => {
+            clean_up(root)?;
+            return Ok(None);
+        }
+        bytes => bytes?,
+    };
+    let journal: Journal = serde_json::from_slice(&bytes).map_err(|error| Error::Parse {
+        path: staging.shown(JOURNAL),
+        source: crate::error::ParseError::because("the journal of a load", error),
+    })?;
+    finish(root, &staging, &journal, driver_of(&journal.plan.driver)?, lock)?;
+    Ok(Some(journal.plan))
+}
+
+/// Takes the staging directory away.
+fn clean_up(root: &Dir) -> Result<()> {
+    let work = root.dir(WORK)?;
+    work.remove_tree(LOAD)?;
+    if work.entries()?.is_empty() {
+        root.remove_dir(WORK)?;
+    }
+    Ok(())
+}
+
+fn driver_of(name: &str) -> Result<&'static dyn GraphDriver> {
+    driver::by_name(name).ok_or_else(|| Error::UnsupportedDriver { driver: name.to_owned() })
+}
+
+/// Renames do not cross file systems.
+fn one_file_system(store: &Store) -> Result<()> {
+    let file_system = store.root().attrs(".")?.file_system;
+    for dir in [store.home(), store.image()].into_iter().flatten() {
+        if dir.attrs(".")?.file_system != file_system {
+            let error = std::io::Error::other("it is on another file system than the data root");
+            return Err(FsError::new("load into", dir.shown(""), error).into());
+        }
+    }
+    Ok(())
+}
+
+/// Looks which layers of the target are whole and which names are taken.
+fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Result<Target> {
+    let mut target = Target::default();
+    let Some(home) = store.home() else { return Ok(target) };
+    target.cache_ids = snapshot
+        .driver_dirs
+        .keys()
+        .chain(snapshot.layers.values().map(|layer| &layer.cache_id))
+        .chain(snapshot.broken_layers.values().filter_map(|layer| layer.cache_id.as_ref()))
+        .chain(snapshot.mounts.values().flat_map(|mount| mount.mount_id.iter().chain(&mount.init_id)))
+        .chain(snapshot.strays.iter().filter_map(|stray| stray.cache_id.as_ref()))
+        .cloned()
+        .collect();
+    target.links = driver.taken_links(home)?;
+    let faults: Vec<(ChainId, bool)> = snapshot
+        .layers
+        .par_iter()
+        .map(|(chain, layer)| {
+            Ok((*chain, is_whole(home, driver, &layer.cache_id, layer.parent.is_some())? && layer.has_tar_split))
+        })
+        .collect::<Result<_, FsError>>()?;
+    let sound: BTreeSet<ChainId> = faults.into_iter().filter_map(|(chain, whole)| whole.then_some(chain)).collect();
+    for chain in &sound {
+        let mut below = Some(*chain);
+        let mut whole = true;
+        while let Some(at) = below {
+            whole &= sound.contains(&at);
+            below = snapshot.layers.get(&at).and_then(|layer| layer.parent).filter(|_| whole);
+        }
+        if whole {
+            target.whole.insert(*chain);
+        }
+    }
+    Ok(target)
+}
+
+fn is_whole(home: &Dir, driver: &dyn GraphDriver, id: &CacheId, has_parent: bool) -> Result<bool, FsError> {
+    match home.dir(id.as_str()) {
+        Err(error) if error.is_not_found() => Ok(false),
+        layer => Ok(driver.fault(home, &layer?, has_parent)?.is_none()),
+    }
+}

@@ -1,0 +1,293 @@
+//! What a load will write: pure data, made from an archive's index and a snapshot of the target.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::archive::{ArchiveIndex, ImageRecord, LayerRecord};
+use crate::driver::DriverFacts;
+use crate::error::{Error, Result};
+use crate::id::{BlobDigest, CacheId, ChainId, DiffId, ImageId, LinkId, Sha256};
+use crate::reference::Reference;
+use crate::store::Snapshot;
+
+/// What will be written to a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadPlan {
+    /// Graph driver of the target.
+    pub driver: String,
+    /// Whether the archive was saved from a store of the same driver, so that directories become the same.
+    pub same_driver: bool,
+    /// Images that were chosen from the archive.
+    pub images: Vec<ImageRecord>,
+    /// Those of them that the target has already.
+    pub images_present: BTreeSet<ImageId>,
+    /// Layers to be built, parents before children.
+    pub layers: Vec<PlannedLayer>,
+    /// Layers of the images that the target has already, whole.
+    pub layers_present: BTreeSet<ChainId>,
+    /// References to be written.
+    pub references: Vec<Tagging>,
+    /// Records to be written to `distribution/diffid-by-digest`.
+    pub diff_id_by_digest: BTreeMap<BlobDigest, DiffId>,
+    /// Records to be written to `distribution/v2metadata-by-diffid`.
+    pub v2_metadata_by_diff_id: BTreeMap<DiffId, String>,
+}
+
+/// A layer that will be built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedLayer {
+    /// The layer, with the name and the driver's facts it will have here.
+    #[serde(flatten)]
+    pub record: LayerRecord,
+    /// The target has a broken entry for this layer in layerdb, which makes room.
+    pub displaces: bool,
+    /// The driver directory will be of the form it had, so what the archive lists of it applies.
+    pub restores: bool,
+}
+
+/// A reference that will be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tagging {
+    /// The reference, as `repositories.json` writes it.
+    pub reference: String,
+    /// What it will lead to.
+    pub image: ImageId,
+    /// What it leads to now.
+    pub was: Option<ImageId>,
+}
+
+/// What the target has, beyond a snapshot.
+#[derive(Debug, Default)]
+pub(super) struct Target {
+    /// Layers that are in layerdb and whose driver directory can be used.
+    pub(super) whole: BTreeSet<ChainId>,
+    /// Names in the driver's home, and all that anything in layerdb names.
+    pub(super) cache_ids: BTreeSet<CacheId>,
+    /// `overlay2`'s short names.
+    pub(super) links: BTreeSet<LinkId>,
+}
+
+/// Chooses images of an archive: all where nothing is asked for; else by reference, repository, ID or prefix.
+///
+/// # Errors
+/// A word means no image, or a prefix several.
+pub fn select(index: &ArchiveIndex, wanted: &[String]) -> Result<Vec<ImageRecord>> {
+    if wanted.is_empty() {
+        return Ok(index.images.clone());
+    }
+    let mut chosen: Vec<ImageRecord> = Vec::new();
+    for word in wanted {
+        for (image, references) in select_one(index, word)? {
+            match chosen.iter_mut().find(|known| known.id == image.id) {
+                Some(known) => known.references.extend(references),
+                None => chosen.push(ImageRecord { references, ..image.clone() }),
+            }
+        }
+    }
+    for image in &mut chosen {
+        image.references.sort();
+        image.references.dedup();
+    }
+    Ok(chosen)
+}
+
+fn select_one<'a>(index: &'a ArchiveIndex, word: &str) -> Result<Vec<(&'a ImageRecord, Vec<String>)>> {
+    if let Ok(reference) = word.parse::<Reference>() {
+        let name_only = reference.is_name_only();
+        let matches = |text: &String| {
+            text.parse::<Reference>().is_ok_and(|found| match name_only {
+                true => found.repository == reference.repository,
+                false => found.key() == reference.key(),
+            })
+        };
+        let found: Vec<_> = index
+            .images
+            .iter()
+            .map(|image| (image, image.references.iter().filter(|text| matches(text)).cloned().collect::<Vec<_>>()))
+            .filter(|(_, references)| !references.is_empty())
+            .collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    let hex = word.strip_prefix("sha256:").unwrap_or(word);
+    let found: Vec<_> = index.images.iter().filter(|image| image.id.hex().starts_with(hex)).collect();
+    match found[..] {
+        [image] => Ok(vec![(image, image.references.clone())]),
+        [] => Err(Error::NoSuchImage { wanted: word.to_owned(), near: near(index, word) }),
+        _ => Err(Error::AmbiguousPrefix {
+            wanted: word.to_owned(),
+            images: found.iter().map(|image| image.id.short()).collect(),
+        }),
+    }
+}
+
+fn near(index: &ArchiveIndex, word: &str) -> Vec<String> {
+    let mut near: Vec<(f64, &String)> = index
+        .images
+        .iter()
+        .flat_map(|image| &image.references)
+        .map(|reference| (strsim::jaro_winkler(word, reference), reference))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    near.into_iter().take(3).map(|(_, reference)| reference.clone()).collect()
+}
+
+impl LoadPlan {
+    /// Plans to bring `images`, chosen by [`select`], into a store of `driver`.
+    pub(super) fn new(
+        index: &ArchiveIndex,
+        images: Vec<ImageRecord>,
+        driver: &str,
+        snapshot: &Snapshot,
+        mut target: Target,
+    ) -> Result<Self> {
+        let wanted: BTreeSet<ChainId> = images.iter().flat_map(ImageRecord::chain_ids).collect();
+        let mut plan = Self {
+            driver: driver.to_owned(),
+            same_driver: index.driver == driver,
+            images_present: images.iter().map(|image| image.id).filter(|id| snapshot.images.contains_key(id)).collect(),
+            layers: Vec::new(),
+            layers_present: wanted.intersection(&target.whole).copied().collect(),
+            references: references(&images, snapshot),
+            diff_id_by_digest: BTreeMap::new(),
+            v2_metadata_by_diff_id: BTreeMap::new(),
+            images,
+        };
+        let mut placed: BTreeMap<CacheId, CacheId> = BTreeMap::new();
+        for record in index.layers.iter().filter(|layer| wanted.contains(&layer.chain)) {
+            if !plan.layers_present.contains(&record.chain) {
+                plan.add_layer(record, snapshot, &mut target, &mut placed);
+            } else if let Some(layer) = snapshot.layers.get(&record.chain) {
+                placed.insert(record.cache_id.clone(), layer.cache_id.clone());
+            }
+        }
+        plan.add_distribution(index, snapshot);
+        plan.check(&wanted)?;
+        Ok(plan)
+    }
+
+    fn add_layer(
+        &mut self,
+        record: &LayerRecord,
+        snapshot: &Snapshot,
+        target: &mut Target,
+        placed: &mut BTreeMap<CacheId, CacheId>,
+    ) {
+        let mut record = record.clone();
+        let archived = record.cache_id.clone();
+        if target.cache_ids.contains(&record.cache_id) {
+            record.cache_id = fresh(&record.chain, |name| CacheId::parse(name).ok(), &target.cache_ids, 64);
+        }
+        target.cache_ids.insert(record.cache_id.clone());
+        placed.insert(archived, record.cache_id.clone());
+        let facts = self.facts(&record, target, placed);
+        let restores = self.same_driver && facts.lower_id.is_some() == record.facts.lower_id.is_some();
+        record.facts = facts;
+        let displaces =
+            snapshot.layers.contains_key(&record.chain) || snapshot.broken_layers.contains_key(&record.chain.hex());
+        self.layers.push(PlannedLayer { record, displaces, restores });
+    }
+
+    /// What the driver will keep of a layer here.
+    fn facts(&self, record: &LayerRecord, target: &mut Target, placed: &BTreeMap<CacheId, CacheId>) -> DriverFacts {
+        let archived = if self.same_driver { record.facts.clone() } else { DriverFacts::default() };
+        let mut facts = DriverFacts { link: None, ..archived.clone() };
+        if self.driver == "overlay2" {
+            let link = archived.link.filter(|link| !target.links.contains(link));
+            let link = link.unwrap_or_else(|| fresh(&record.chain, LinkId::of_hex, &target.links, 26));
+            target.links.insert(link.clone());
+            facts.link = Some(link);
+        }
+        // A layer that BuildKit made in `overlay` needs its lower directory; where that is none of the archive's,
+        // the layer becomes a whole tree, as `docker load` makes it.
+        facts.lower_id = archived.lower_id.and_then(|lower| placed.get(&lower).cloned());
+        facts
+    }
+
+    fn add_distribution(&mut self, index: &ArchiveIndex, snapshot: &Snapshot) {
+        let diffs: BTreeSet<DiffId> = self.images.iter().flat_map(|image| &image.diff_ids).copied().collect();
+        let have = &snapshot.distribution;
+        self.diff_id_by_digest = index
+            .diff_id_by_digest
+            .iter()
+            .filter(|(digest, diff)| diffs.contains(diff) && !have.diff_id_by_digest.contains_key(digest))
+            .map(|(digest, diff)| (*digest, *diff))
+            .collect();
+        self.v2_metadata_by_diff_id = index
+            .v2_metadata_by_diff_id
+            .iter()
+            .filter(|(diff, _)| diffs.contains(diff) && !have.v2_metadata_by_diff_id.contains_key(diff))
+            .map(|(diff, text)| (*diff, text.clone()))
+            .collect();
+    }
+
+    /// Proves that the index is one: each layer's identity is that of its parent and content, parents come first.
+    fn check(&self, wanted: &BTreeSet<ChainId>) -> Result<()> {
+        let bad = |chain: &ChainId, reason: &str| Error::Layer {
+            chain: chain.to_string(),
+            reason: reason.to_owned(),
+            used_by: Vec::new(),
+        };
+        let mut known = self.layers_present.clone();
+        for PlannedLayer { record, .. } in &self.layers {
+            if ChainId::stack(record.parent, record.diff) != record.chain {
+                return Err(bad(&record.chain, "the archive's index gives it another parent or content"));
+            }
+            if record.parent.is_some_and(|parent| !known.contains(&parent)) {
+                return Err(bad(&record.chain, "the archive's index has it before its parent"));
+            }
+            if !known.insert(record.chain) {
+                return Err(bad(&record.chain, "the archive's index has it twice"));
+            }
+        }
+        match wanted.difference(&known).next() {
+            Some(chain) => Err(bad(chain, "the archive's index does not have it")),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the bytes of the tars of the layers to be built.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.record.tar_size).sum()
+    }
+
+    /// Tells whether there is nothing to write.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.layers.is_empty()
+            && self.references.is_empty()
+            && self.images.iter().all(|image| self.images_present.contains(&image.id))
+            && self.diff_id_by_digest.is_empty()
+            && self.v2_metadata_by_diff_id.is_empty()
+    }
+}
+
+fn references(images: &[ImageRecord], snapshot: &Snapshot) -> Vec<Tagging> {
+    let mut references = Vec::new();
+    for image in images {
+        for reference in &image.references {
+            let was = snapshot.references.get(reference).copied();
+            if was != Some(image.id) {
+                references.push(Tagging { reference: reference.clone(), image: image.id, was });
+            }
+        }
+    }
+    references
+}
+
+/// Makes a name that is not taken, out of a layer's identity: two loads make the same.
+fn fresh<T: Ord>(chain: &ChainId, name: impl Fn(&[u8]) -> Option<T>, taken: &BTreeSet<T>, length: usize) -> T {
+    (0_u64..)
+        .filter_map(|turn| {
+            let hex = Sha256::of(format!("dockpack {chain} {turn}").as_bytes()).hex();
+            name(&hex.as_bytes()[..length])
+        })
+        .find(|name| !taken.contains(name))
+        .expect("because there are more names than layers")
+}

@@ -1,0 +1,241 @@
+//! Renames what is staged into its place. Every step can be done again: a crash is finished by doing all of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::crash::crash_point;
+use crate::driver::GraphDriver;
+use crate::error::{Error, FsError, Result};
+use crate::fsx::Dir;
+use crate::id::{ChainId, Sha256};
+use crate::store::{WriteLock, repositories};
+
+use super::plan::{LoadPlan, PlannedLayer};
+use super::stage::{DRIVER_DIR, RECORD_DIR};
+
+/// Name of the journal in the staging directory.
+pub(super) const JOURNAL: &str = "journal.json";
+
+/// What the journal holds: all that is needed to finish. The rest is in the staging directory.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Journal {
+    pub(super) plan: LoadPlan,
+}
+
+/// Publishes a load whose staging directory is complete, proved and durable.
+pub(super) struct Publish<'a> {
+    root: &'a Dir,
+    staging: &'a Dir,
+    plan: &'a LoadPlan,
+    driver: &'static dyn GraphDriver,
+}
+
+impl<'a> Publish<'a> {
+    pub(super) fn new(root: &'a Dir, staging: &'a Dir, plan: &'a LoadPlan, driver: &'static dyn GraphDriver) -> Self {
+        Self { root, staging, plan, driver }
+    }
+
+    /// Does all steps. The lock is held by the caller for as long as this runs.
+    pub(super) fn run(&self, _: &WriteLock) -> Result<()> {
+        let places = Places::make(self.root, self.driver)?;
+        // Crash here: empty directories, as a daemon makes them at its first start.
+        crash_point("load:skeleton");
+        self.driver_dirs(&places)?;
+        // Crash here: driver directories that nothing names; the next load goes on, and until then gc knows them
+        // by the journal.
+        crash_point("load:driver-dirs");
+        self.records(&places)?;
+        // Crash here: whole layers without an image. dockerd loads and ignores them.
+        crash_point("load:layers");
+        self.images(&places)?;
+        // Crash here: images without a name, whose layers are all there.
+        crash_point("load:images");
+        self.distribution(&places)?;
+        // Crash here: records of layers that are there.
+        crash_point("load:distribution");
+        self.references(&places)?;
+        // Crash here: all is there; the next run finds nothing left to do but to clean up.
+        crash_point("load:references");
+        Ok(())
+    }
+
+    fn driver_dirs(&self, places: &Places) -> Result<()> {
+        for layer in &self.plan.layers {
+            let record = &layer.record;
+            let Some(staged) = self.staged(record.chain)? else { continue };
+            if staged.find(DRIVER_DIR)?.is_none() {
+                continue;
+            }
+            for (path, target) in self.driver.home_links(&record.cache_id, &record.facts) {
+                let (dir, name) = places.home.parent_of(path.as_bytes())?;
+                if dir.find(name)?.is_none() {
+                    dir.make_symlink(name, target.as_bytes())?;
+                }
+            }
+            // Crash here: a short name that leads nowhere yet.
+            crash_point("load:link");
+            staged.rename(DRIVER_DIR, &places.home, record.cache_id.as_str())?;
+            // Crash here: as after all of them.
+            crash_point("load:driver-dir");
+            if let Some(parent) = record.parent.filter(|parent| self.plan.layers_present.contains(parent)) {
+                self.mark_present_parent(places, parent)?;
+            }
+        }
+        for (name, _) in self.driver.home_dirs() {
+            places.home.dir(name)?.sync()?;
+        }
+        Ok(places.home.sync()?)
+    }
+
+    /// Marks a layer that was there before as having a child now.
+    fn mark_present_parent(&self, places: &Places, parent: ChainId) -> Result<()> {
+        let cache_id = places.layers.read(format!("{}/cache-id", parent.hex()), 4096)?;
+        let layer = places.home.dir(cache_id.trim_ascii())?;
+        self.driver.mark_parent(&layer)?;
+        Ok(layer.sync()?)
+    }
+
+    fn records(&self, places: &Places) -> Result<()> {
+        for layer in &self.plan.layers {
+            let Some(staged) = self.staged(layer.record.chain)? else { continue };
+            if staged.find(RECORD_DIR)?.is_none() {
+                continue;
+            }
+            let name = layer.record.chain.hex();
+            if places.layers.find(&name)?.is_some() {
+                if !layer.displaces {
+                    // A daemon that ran after a crash has made this layer itself: its own stays.
+                    continue;
+                }
+                displace(places, layer)?;
+            }
+            staged.rename(RECORD_DIR, &places.layers, &name)?;
+            // Crash here: a whole layer whose parents are there.
+            crash_point("load:layer");
+        }
+        Ok(places.layers.sync()?)
+    }
+
+    fn images(&self, places: &Places) -> Result<()> {
+        for image in &self.plan.images {
+            let name = image.id.hex();
+            let configs = self.staging.dir("configs")?;
+            if configs.find(&name)?.is_some() {
+                configs.replace(&name, &places.contents, &name)?;
+            }
+            if self.plan.images_present.contains(&image.id) {
+                continue;
+            }
+            let parent = image.parent.map(|parent| parent.to_string());
+            let files = [
+                ("parent", parent.as_deref()),
+                ("lastUpdated", image.last_updated.as_deref()),
+                ("builtLocally", image.built_locally.as_deref()),
+            ];
+            for (file, text) in files.iter().filter_map(|(file, text)| Some((file, (*text)?))) {
+                let dir = places.metadata.ensure_dir(&name, 0o700)?;
+                dir.write_file(file, text.as_bytes(), 0o600)?;
+                dir.sync()?;
+            }
+        }
+        places.contents.sync()?;
+        Ok(places.metadata.sync()?)
+    }
+
+    fn distribution(&self, places: &Places) -> Result<()> {
+        if !self.plan.diff_id_by_digest.is_empty() {
+            let dir = places.distribution.ensure_dir("diffid-by-digest", 0o755)?.ensure_dir("sha256", 0o755)?;
+            for (digest, diff) in &self.plan.diff_id_by_digest {
+                dir.write_file(&digest.hex(), diff.to_string().as_bytes(), 0o644)?;
+            }
+            dir.sync()?;
+        }
+        if !self.plan.v2_metadata_by_diff_id.is_empty() {
+            let dir = places.distribution.ensure_dir("v2metadata-by-diffid", 0o755)?.ensure_dir("sha256", 0o755)?;
+            for (diff, text) in &self.plan.v2_metadata_by_diff_id {
+                dir.write_file(&diff.hex(), text.as_bytes(), 0o644)?;
+            }
+            dir.sync()?;
+        }
+        Ok(())
+    }
+
+    /// The commit: from here on the images have their names.
+    fn references(&self, places: &Places) -> Result<()> {
+        let name = repositories::NAME;
+        let old = match places.image.read(name, repositories::LIMIT) {
+            Err(error) if error.is_not_found() => None,
+            old => Some(old?),
+        };
+        let parse = |source| Error::Parse { path: places.image.shown(name), source };
+        let now = repositories::parse(old.as_deref().unwrap_or(b"{}")).map_err(parse)?.valid;
+        // After a crash a person may have moved a tag: what is not as it was when this was planned stays.
+        let moved = |reference: &str, was| now.get(reference).copied() != was;
+        let new = self.plan.references.iter().filter(|one| !moved(&one.reference, one.was));
+        let text = repositories::merge(old.as_deref(), new.map(|one| (one.reference.as_str(), one.image)));
+        let text = text.map_err(parse)?;
+        if old.as_deref() != Some(&text[..]) {
+            places.image.write_file(name, &text, 0o600)?;
+        }
+        Ok(places.image.sync()?)
+    }
+
+    fn staged(&self, chain: ChainId) -> Result<Option<Dir>, FsError> {
+        match self.staging.dir(format!("layers/{}", chain.hex())) {
+            Err(error) if error.is_not_found() => Ok(None),
+            staged => staged.map(Some),
+        }
+    }
+}
+
+/// Moves a broken entry of layerdb aside, under the name by which dockerd takes it for a leftover. Its
+/// `cache-id` goes first: dockerd would remove the directory it names.
+fn displace(places: &Places, layer: &PlannedLayer) -> Result<(), FsError> {
+    let name = layer.record.chain.hex();
+    let old = places.layers.dir(&name)?;
+    if old.find("cache-id")?.is_some() {
+        old.remove_file("cache-id")?;
+    }
+    // Crash here: the entry is as broken as it was.
+    crash_point("load:displace");
+    let aside = format!("{name}-{}-removing", Sha256::of(layer.record.cache_id.as_str().as_bytes()).hex());
+    places.layers.remove_tree(&aside)?;
+    places.layers.rename(&name, &places.layers, &aside)
+}
+
+/// The directories that things are renamed into.
+struct Places {
+    home: Dir,
+    image: Dir,
+    layers: Dir,
+    contents: Dir,
+    metadata: Dir,
+    distribution: Dir,
+}
+
+impl Places {
+    /// Opens them, and makes those that are missing, with the modes that dockerd gives them.
+    fn make(root: &Dir, driver: &dyn GraphDriver) -> Result<Self, FsError> {
+        let image = root.ensure_dir("image", 0o700)?.ensure_dir(driver.name(), 0o700)?;
+        let home = root.ensure_dir(driver.name(), 0o710)?;
+        for (name, mode) in driver.home_dirs() {
+            home.ensure_dir(name, *mode)?;
+        }
+        let imagedb = image.ensure_dir("imagedb", 0o700)?;
+        let layerdb = image.ensure_dir("layerdb", 0o700)?;
+        for name in ["mounts", "tmp"] {
+            layerdb.ensure_dir(name, 0o755)?;
+        }
+        let places = Self {
+            layers: layerdb.ensure_dir("sha256", 0o755)?,
+            contents: imagedb.ensure_dir("content", 0o700)?.ensure_dir("sha256", 0o700)?,
+            metadata: imagedb.ensure_dir("metadata", 0o700)?.ensure_dir("sha256", 0o700)?,
+            distribution: image.ensure_dir("distribution", 0o700)?,
+            home,
+            image,
+        };
+        for dir in [&imagedb, &layerdb, &places.image, root] {
+            dir.sync()?;
+        }
+        Ok(places)
+    }
+}
