@@ -58,8 +58,7 @@ fn kinds(usage: &Usage) -> Table {
 }
 
 fn images(images: &[ImageUsage], ui: &Ui) -> Table {
-    let headings =
-        ["IMAGE", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE", "RECLAIMABLE", "CONTAINERS"];
+    let headings = ["IMAGE", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE", "RECLAIMABLE", "CONTAINERS"];
     let mut table = Table::new(&headings);
     let now = Timestamp::now();
     for image in images {

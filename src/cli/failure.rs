@@ -98,7 +98,9 @@ fn hints(error: &Error) -> Vec<String> {
             near => vec![format!("did you mean {}?", near.join(" or "))],
         },
         Error::AmbiguousPrefix { .. } | Error::Ambiguous { .. } => vec!["write more of it".to_owned()],
-        Error::Layer { used_by, .. } if !used_by.is_empty() => vec![format!("the layer is used by {}", used_by.join(", "))],
+        Error::Layer { used_by, .. } if !used_by.is_empty() => {
+            vec![format!("the layer is used by {}", used_by.join(", "))]
+        }
         Error::InUse { .. } => {
             vec!["stop it first: systemctl stop docker.socket docker.service".to_owned()]
         }

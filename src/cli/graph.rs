@@ -27,9 +27,9 @@ pub(super) fn graph(args: &GraphArgs, place: &Place, ui: &Ui) -> Result<Exit, Fa
     }
     let file = File::create(&args.output).map_err(|error| FsError::new("create", &args.output, error))?;
     let mut out = BufWriter::new(file);
-    graph.write(format, &roots, &mut out).and_then(|()| out.flush()).map_err(|source| Error::Output {
-        name: args.output.display().to_string(),
-        source,
-    })?;
+    graph
+        .write(format, &roots, &mut out)
+        .and_then(|()| out.flush())
+        .map_err(|source| Error::Output { name: args.output.display().to_string(), source })?;
     Ok(Exit::Done)
 }

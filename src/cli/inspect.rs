@@ -192,7 +192,8 @@ impl Drawing<'_> {
                 tree.push(top);
             }
         }
-        let mut stack = Tree::new(format!("{} below, bottom first", text::count(container.layers.len(), "layer", "layers")));
+        let mut stack =
+            Tree::new(format!("{} below, bottom first", text::count(container.layers.len(), "layer", "layers")));
         for layer in &container.layers {
             stack.push(self.stacked(layer));
         }
@@ -210,7 +211,10 @@ impl Drawing<'_> {
             tree.add(format!("{BAD}nothing names it{BAD:#}"));
         }
         if !dir.lower.is_empty() {
-            let mut stack = Tree::new(format!("stacked on {}, nearest first", text::count(dir.lower.len(), "directory", "directories")));
+            let mut stack = Tree::new(format!(
+                "stacked on {}, nearest first",
+                text::count(dir.lower.len(), "directory", "directories")
+            ));
             for lower in &dir.lower {
                 self.directory("directory", lower, &mut stack);
             }

@@ -22,9 +22,7 @@ pub(super) fn man(args: &ManArgs, ui: &Ui) -> Result<Exit, Failure> {
         None => program,
         Some(name) => {
             let found = program.find_subcommand(name).cloned();
-            let command = found.ok_or_else(|| Error::Usage(format!("there is no command {name}")))?;
-            let title = format!("dockpack-{name}");
-            command.name(title.clone()).display_name(title)
+            found.ok_or_else(|| Error::Usage(format!("there is no command {name}")))?
         }
     };
     let mut text = Vec::new();

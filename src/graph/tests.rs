@@ -497,6 +497,7 @@ impl std::ops::AddAssign for Count {
 /// 10,000 images of 40 layers each, 20,000 layers in all. Prints what it takes; a debug build is some ten times
 /// slower than a release build, so the bound is wide.
 #[test]
+#[expect(clippy::print_stderr, reason = "the times are what one wants to see")]
 fn a_large_store_takes_no_time() {
     let mut store = Store::default();
     for image in 0..10_000 {

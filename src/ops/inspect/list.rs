@@ -91,7 +91,7 @@ impl ListedImage {
 
     fn order(&self) -> impl Ord + use<> {
         let created = self.created.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
-        (std::cmp::Reverse(created), self.tags.first().is_none(), self.tags.first().cloned(), self.id)
+        (std::cmp::Reverse(created), self.tags.is_empty(), self.tags.first().cloned(), self.id)
     }
 }
 
