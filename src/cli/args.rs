@@ -28,7 +28,7 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 something is damaged; 4 a daemon
 /// which is root's.
 #[derive(Debug, Parser)]
 #[command(name = "dockpack", version, styles = STYLES, max_term_width = 100, after_help = EXAMPLES)]
-#[command(propagate_version = true, disable_help_subcommand = true, subcommand_required = true)]
+#[command(disable_help_subcommand = true, subcommand_required = true)]
 #[command(arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
@@ -55,14 +55,16 @@ pub struct Global {
     /// Print only what was asked for: no notes, no progress; with ls, only IDs
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Tell more: what is being worked on; with df, each image
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
-    /// Use colours; NO_COLOR and CLICOLOR are heeded
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
-    pub color: When,
-    /// Show progress on standard error
+    /// Tell more: with df, each image; twice: whatever is being worked on
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Use colours: auto (on a terminal, NO_COLOR and CLICOLOR are heeded), always or never
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(hide_possible_values = true, hide_default_value = true)]
+    pub color: When,
+    /// Show progress on standard error: auto (on a terminal), always or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(hide_possible_values = true, hide_default_value = true)]
     pub progress: When,
 }
 
@@ -169,8 +171,8 @@ Examples:
   dockpack graph --format mermaid -o store.mmd
   dockpack graph --format json | jq -r '.nodes[] | select(.kind == \"dir\" and (.kept | not)) | .id'")]
 pub struct GraphArgs {
-    /// How to write it; json with --json
-    #[arg(long, value_name = "FORMAT", default_value = "dot")]
+    /// How to write it: dot (Graphviz), mermaid or json
+    #[arg(long, value_name = "FORMAT", default_value = "dot", hide_possible_values = true)]
     pub format: GraphFormat,
     /// Write to a file; - is standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]

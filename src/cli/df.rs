@@ -11,8 +11,7 @@ use crate::graph::Sizes;
 use crate::ops::inspect::{ImageUsage, Usage, UsageKind, View};
 
 pub(super) fn df(place: &Place, ui: &Ui) -> Result<Exit, Failure> {
-    let store = place.open()?;
-    let snapshot = store.snapshot()?;
+    let (store, snapshot) = place.look(ui)?;
     let view = View::new(&store, &snapshot);
     let sizes = Sizes::measure(view.driver(), &view.home(), snapshot.driver_dirs.keys(), ui.observer());
     let usage = view.usage(&sizes, ui.verbose());
@@ -63,8 +62,12 @@ fn images(images: &[ImageUsage], ui: &Ui) -> Table {
     let now = Timestamp::now();
     for image in images {
         let name = image.references.first().map_or(NONE, String::as_str);
+        let more = match image.references.len().saturating_sub(1) {
+            0 => String::new(),
+            more => format!(" (+{more})"),
+        };
         table.row([
-            ui.clean(name).into_owned(),
+            format!("{}{more}", ui.clean(name)),
             image.id.short(),
             text::ago(image.created.as_deref(), now),
             text::size(image.size.disk),

@@ -18,7 +18,7 @@ pub(super) fn graph(args: &GraphArgs, place: &Place, ui: &Ui) -> Result<Exit, Fa
         GraphFormat::Mermaid => Format::Mermaid,
         GraphFormat::Json => Format::Json,
     };
-    let snapshot = place.open()?.snapshot()?;
+    let (_, snapshot) = place.look(ui)?;
     let graph = Graph::of(&snapshot);
     let roots = graph.roots(Roots::default());
     if args.output == Path::new("-") {

@@ -16,8 +16,7 @@ use crate::ops::inspect::{
 };
 
 pub(super) fn inspect(args: &InspectArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
-    let store = place.open()?;
-    let snapshot = store.snapshot()?;
+    let (store, snapshot) = place.look(ui)?;
     let view = View::new(&store, &snapshot);
     let mut things = Vec::new();
     for word in &args.things {
@@ -113,13 +112,14 @@ impl Drawing<'_> {
 
     /// Draws a layer within a chain.
     fn stacked(&self, layer: &LayerTrace) -> Tree {
-        let what = layer.created_by.as_deref().map(one_line).unwrap_or_default();
-        let mut tree = Tree::new(format!(
-            "layer {STRONG}{}{STRONG:#}{}  {DIM}{}{DIM:#}",
-            layer.chain.short(),
-            layer.size.map(|bytes| format!("  {}", text::size(bytes))).unwrap_or_default(),
-            self.clean(what)
-        ));
+        let mut line = format!("layer {STRONG}{}{STRONG:#}", layer.chain.short());
+        if let Some(bytes) = layer.size {
+            line += &format!("  {}", text::size(bytes));
+        }
+        if let Some(command) = &layer.created_by {
+            line += &format!("  {DIM}{}{DIM:#}", self.clean(one_line(command)));
+        }
+        let mut tree = Tree::new(line);
         self.layer_fields(layer, &mut tree);
         tree
     }
@@ -273,8 +273,10 @@ fn role(edge: Edge) -> &'static str {
 
 /// Returns the first part of a command, without Docker's own words around it, that fits beside an ID.
 fn one_line(command: &str) -> String {
+    let command = command.strip_prefix("RUN ").unwrap_or(command);
     let command = command.strip_prefix("/bin/sh -c ").unwrap_or(command);
     let command = command.strip_prefix("#(nop) ").unwrap_or(command);
+    let command = command.strip_suffix(" # buildkit").unwrap_or(command);
     let words: Vec<&str> = command.split_whitespace().collect();
     let line = words.join(" ");
     match line.char_indices().nth(60) {

@@ -20,8 +20,7 @@ pub(super) fn ls(args: &LsArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure>
     let list = match &args.input {
         Some(path) => ImageList::of_archive(&read_index(path)?, &args.refs),
         None => {
-            let store = place.open()?;
-            let snapshot = store.snapshot()?;
+            let (store, snapshot) = place.look(ui)?;
             ImageList::of(&View::new(&store, &snapshot), args.all, &args.refs)
         }
     };

@@ -10,7 +10,7 @@ use super::args::{Cli, Command, Global};
 use super::failure::{Exit, Failure};
 use super::ui::Ui;
 use super::{df, graph, inspect, load, ls, manual, save, why};
-use crate::store::{Configured, Store};
+use crate::store::{Configured, Snapshot, Store, Unknown};
 
 /// Runs the command that `args` name; the first is the program's own name.
 pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
@@ -65,6 +65,21 @@ impl Place {
     /// Returns the graph driver, where one was given.
     pub(super) fn driver(&self) -> Option<&str> {
         self.driver.as_deref()
+    }
+
+    /// Opens the store and reads what its files say. Says what cannot be read: a command that only looks goes on.
+    pub(super) fn look(&self, ui: &Ui) -> Result<(Store, Snapshot), Failure> {
+        let store = self.open()?;
+        let snapshot = store.snapshot()?;
+        let mut unknown = snapshot.unreadable.iter().filter(|unreadable| unreadable.what != Unknown::Distribution);
+        if let Some(first) = unknown.next() {
+            let more = match unknown.count() {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
+            ui.warn(&format!("cannot read {}: {}{more}", first.path, first.reason));
+        }
+        Ok((store, snapshot))
     }
 
     /// Opens the store.

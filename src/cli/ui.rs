@@ -42,8 +42,8 @@ impl Ui {
             When::Auto => Draw::Nothing,
             When::Always => Draw::Lines,
         };
-        let bars = Bars::new(draw, global.verbose, colour);
-        Self { json: global.json, quiet: global.quiet, verbose: global.verbose, colour, bars }
+        let bars = Bars::new(draw, global.verbose > 1, colour);
+        Self { json: global.json, quiet: global.quiet, verbose: global.verbose > 0, colour, bars }
     }
 
     /// Tells whether a JSON document was asked for.
@@ -112,7 +112,6 @@ impl Ui {
     }
 
     /// Says something that may be wrong.
-    #[expect(dead_code, reason = "for save and load")]
     pub(super) fn warn(&self, text: &str) {
         self.bars.say("warning", WARNING, text);
     }

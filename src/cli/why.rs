@@ -13,8 +13,7 @@ use crate::graph::{Edge, Node, State};
 use crate::ops::inspect::{Answer, KeptBy, Named, View};
 
 pub(super) fn why(args: &WhyArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
-    let store = place.open()?;
-    let snapshot = store.snapshot()?;
+    let (store, snapshot) = place.look(ui)?;
     let view = View::new(&store, &snapshot);
     let mut things = Vec::new();
     for word in &args.things {

@@ -104,20 +104,24 @@ impl Node {
                 Some((name, hex)) => format!("{name}@sha256:{}", hex.get(..12).unwrap_or(hex)),
                 None => text.clone(),
             },
-            Self::BuildRecord(text) => shorten(text).to_owned(),
+            Self::BuildRecord(text) => shorten(text),
             Self::Container(id) | Self::Mount(id) => id.short().to_owned(),
             Self::Image(id) => id.short(),
             Self::Layer(id) => id.short(),
-            Self::Dir(id) => shorten(id.as_str()).to_owned(),
+            Self::Dir(id) => shorten(id.as_str()),
         }
     }
 }
 
-/// Cuts a random name to twelve characters; a BuildKit name (25 characters) stays whole, `-init` stays on.
-fn shorten(name: &str) -> &str {
-    match name.len() {
-        64 if name.is_ascii() => &name[..12],
-        _ => name,
+/// Cuts a name of 64 characters to twelve; `-init` stays on. Others, such as BuildKit's, stay whole.
+fn shorten(name: &str) -> String {
+    let (random, init) = match name.strip_suffix("-init") {
+        Some(random) => (random, "-init"),
+        None => (name, ""),
+    };
+    match random.get(..12).filter(|_| random.len() == 64) {
+        Some(short) => format!("{short}{init}"),
+        None => name.to_owned(),
     }
 }
 
