@@ -253,6 +253,15 @@ impl Holdings {
     /// counts as if it were a root, as long as nothing else leads to it.
     #[must_use]
     pub fn of(graph: &Graph, sizes: &Sizes, roots: &[Id]) -> Self {
+        let reached = graph.reach(roots);
+        let garbage = graph.ids().filter(|id| !reached.has(*id) && !graph.is_kept(*id));
+        let all: Vec<Id> = roots.iter().copied().chain(garbage).collect();
+        Self::among(graph, sizes, &all)
+    }
+
+    /// As [`Holdings::of`], as if nothing but `nodes` were there to keep anything.
+    #[must_use]
+    pub fn among(graph: &Graph, sizes: &Sizes, nodes: &[Id]) -> Self {
         let mut weights = vec![Size::default(); graph.len()];
         for (dir, size) in &sizes.alone {
             if let Some(id) = graph.find(&Node::Dir(dir.clone())) {
@@ -268,10 +277,7 @@ impl Holdings {
                 (holders.collect(), group.size)
             })
             .collect();
-        let reached = graph.reach(roots);
-        let garbage = graph.ids().filter(|id| !reached.has(*id) && !graph.is_kept(*id));
-        let all: Vec<Id> = roots.iter().copied().chain(garbage).collect();
-        Self(graph.dominated(&all, &weights, &groups))
+        Self(graph.dominated(nodes, &weights, &groups))
     }
 
     /// Returns how much would go with a node.

@@ -303,6 +303,9 @@ fn what_would_go_with_what() {
     assert_eq!(with(Node::Layer(top(&["base", "lost"]).expect("a layer"))), 100);
     assert_eq!(with(Node::Dir(dir("orphan"))), 100);
     assert_eq!(sizes.union(|_| true).content, 700);
+    let images = ["one", "two"].map(|name| place(&graph, Node::Image(image_id(name))));
+    let among = Holdings::among(&graph, &sizes, &images);
+    assert_eq!(images.map(|image| among.with(image).content), [100, 100], "containers and tags do not count");
 }
 
 #[test]

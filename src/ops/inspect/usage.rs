@@ -199,7 +199,7 @@ impl Count<'_> {
     fn each_image(&self) -> Vec<ImageUsage> {
         let graph = &self.view.graph;
         let listed = self.listed();
-        let among_images = Holdings::of(graph, self.sizes, &listed);
+        let among_images = Holdings::among(graph, self.sizes, &listed);
         let among_all = Holdings::of(graph, self.sizes, &self.roots);
         let list = super::ImageList::of(self.view, false, &[]);
         list.images
