@@ -1,1 +1,6 @@
 //! Integration tests.
+
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+mod inspect;
