@@ -65,13 +65,11 @@ impl Input {
         match self {
             Self::Zstd(frames) if frames.is_proved() => Ok(()),
             Self::Zstd(_) => Err(io::Error::other("zstd: the seek table is missing")),
-            Self::Gzip(gzip, header) => {
-                match gzip.get_mut().fill_buf()? {
-                    [] if *header == GZIP_HEADER => Ok(()),
-                    [] => Err(io::Error::other("gzip: wrong header")),
-                    _ => Err(goes_on()),
-                }
-            }
+            Self::Gzip(gzip, header) => match gzip.get_mut().fill_buf()? {
+                [] if *header == GZIP_HEADER => Ok(()),
+                [] => Err(io::Error::other("gzip: wrong header")),
+                _ => Err(goes_on()),
+            },
             Self::Plain(_) => Ok(()),
         }
     }

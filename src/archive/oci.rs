@@ -19,9 +19,7 @@ pub(crate) struct Descriptor {
 
 /// Returns the OCI manifest of an image; layers are the plain tars.
 pub(crate) fn oci_manifest(config: &Descriptor, layers: &[(DiffId, u64)]) -> Vec<u8> {
-    let descriptor = |kind: &str, digest: Sha256, size: u64| {
-        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest, "size": size})
-    };
+    let descriptor = |kind: &str, digest: Sha256, size: u64| json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest, "size": size});
     let layers: Vec<_> = layers.iter().map(|(diff, size)| descriptor("layer.v1.tar", diff.0, *size)).collect();
     to_bytes(&json!({
         "schemaVersion": 2,

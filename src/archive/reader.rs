@@ -155,9 +155,10 @@ impl ArchiveReader {
         let tar_sizes: BTreeMap<_, _> = index.layers.iter().map(|layer| (layer.diff, layer.tar_size)).collect();
         let mut manifests = Vec::new();
         for image in &index.images {
-            let config = metadata.blobs.get(&image.id.0).ok_or_else(|| {
-                self.bad(format!("the configuration of image {} is missing", image.id.short()))
-            })?;
+            let config = metadata
+                .blobs
+                .get(&image.id.0)
+                .ok_or_else(|| self.bad(format!("the configuration of image {} is missing", image.id.short())))?;
             let layers: Option<Vec<_>> =
                 image.diff_ids.iter().map(|diff| Some((*diff, *tar_sizes.get(diff)?))).collect();
             let layers = layers.ok_or_else(|| self.bad(format!("image {} lacks a layer", image.id.short())))?;

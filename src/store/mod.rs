@@ -5,6 +5,8 @@
 //! taken beside a live daemon may be torn: it is good for looking and for saving (which proves every byte),
 //! not for deleting.
 
+mod bolt;
+mod buildkit;
 mod containers;
 mod distribution;
 mod imagedb;
@@ -14,6 +16,7 @@ mod mounts;
 mod notes;
 mod repositories;
 mod snapshot;
+mod strays;
 
 use std::collections::BTreeMap;
 
