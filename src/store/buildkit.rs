@@ -14,7 +14,7 @@
 //! BuildKit, and a `chainid` there keeps no layer: both stay for ever after a prune. To 19.03 there are no leases, and every
 //! snapshot counts as in use.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::Deserialize;
 
@@ -31,6 +31,8 @@ type Key = Vec<u8>;
 #[derive(Debug, Default)]
 pub(super) struct BuildKit {
     snapshots: BTreeMap<Key, Snapshot>,
+    /// Names of directories that a key was committed for.
+    names: HashSet<Key>,
     /// Keys that leases and records keep.
     kept: BTreeSet<Key>,
 }
@@ -64,7 +66,9 @@ pub(super) fn read(root: &Dir) -> (BuildKit, Notes) {
     if snapshots.is_none() && notes.unreadable.is_empty() && kept.iter().any(names_a_directory) {
         notes.unreadable(Unknown::BuildKit, &below(at, "snapshots.db"), "missing, although snapshots are in use");
     }
-    (BuildKit { snapshots: snapshots.unwrap_or_default(), kept }, notes)
+    let snapshots = snapshots.unwrap_or_default();
+    let names = snapshots.values().filter_map(|snapshot| snapshot.committed.clone()).collect();
+    (BuildKit { snapshots, names, kept }, notes)
 }
 
 /// Reads one database; `None` where it is missing, empty or unreadable.
@@ -167,63 +171,87 @@ fn layer_of(key: &[u8]) -> Option<ChainId> {
     ChainId::from_hex(key.strip_prefix(b"sha256:")?).ok()
 }
 
+/// What other readers know of directories and layers.
+struct Known<'s> {
+    snapshot: &'s super::Snapshot,
+    /// Directories of layers.
+    of_layers: HashSet<&'s CacheId>,
+    /// Directories of mounts.
+    of_mounts: HashSet<&'s CacheId>,
+}
+
+impl<'s> Known<'s> {
+    fn new(snapshot: &'s super::Snapshot) -> Self {
+        let mounts = snapshot.mounts.values();
+        Self {
+            snapshot,
+            of_layers: snapshot.layers.values().map(|layer| &layer.cache_id).collect(),
+            of_mounts: mounts.flat_map(|mount| [&mount.mount_id, &mount.init_id]).flatten().collect(),
+        }
+    }
+
+    fn is_dir(&self, id: &CacheId) -> bool {
+        self.snapshot.driver_dirs.contains_key(id)
+    }
+
+    fn is_layer(&self, chain: &ChainId) -> bool {
+        self.snapshot.layers.contains_key(chain)
+    }
+}
+
 impl BuildKit {
     /// Resolves every key that is in use to layers and directories, and finds directories that were leaked.
-    /// `is_dir` tells whether the driver has a directory, `is_layer` whether a layer or mount has it.
-    pub(super) fn records(
-        &self,
-        is_dir: impl Fn(&CacheId) -> bool,
-        is_layer: impl Fn(&CacheId) -> bool,
-    ) -> BTreeMap<String, BuildRecord> {
+    pub(super) fn records(&self, snapshot: &super::Snapshot) -> BTreeMap<String, BuildRecord> {
+        let known = Known::new(snapshot);
         let mut records = BTreeMap::new();
-        let mut reached = BTreeSet::new();
+        let mut reached = HashSet::new();
         for key in &self.kept {
-            let mut record = BuildRecord { owned: true, ..BuildRecord::default() };
-            self.follow(key, &is_dir, &mut record, &mut reached);
+            let record = self.follow(key, &known, &mut reached);
             if !(record.layers.is_empty() && record.dirs.is_empty()) {
                 records.insert(text(key), record);
             }
         }
         for (key, snapshot) in &self.snapshots {
             let name = snapshot.committed.as_ref().unwrap_or(key);
-            let leaked = CacheId::parse(name).ok().filter(|id| !reached.contains(name) && is_dir(id) && !is_layer(id));
-            if let Some(id) = leaked.filter(|_| snapshot.committed.is_some() || !records.contains_key(&text(key))) {
+            let Ok(id) = CacheId::parse(name) else { continue };
+            let is_used = reached.contains(name) || known.of_layers.contains(&id) || known.of_mounts.contains(&id);
+            // Two buckets are there for one directory: its own, and that of the name it was committed under.
+            let is_named = snapshot.committed.is_none() && self.names.contains(key);
+            if !is_used && !is_named && known.is_dir(&id) {
                 records.insert(text(key), BuildRecord { dirs: vec![id], ..BuildRecord::default() });
             }
         }
         records
     }
 
-    /// Adds what `key` and its parents are to `record`, and their directories' names to `reached`.
-    fn follow(
-        &self,
-        key: &Key,
-        is_dir: &impl Fn(&CacheId) -> bool,
-        record: &mut BuildRecord,
-        reached: &mut BTreeSet<Key>,
-    ) {
-        let mut seen = BTreeSet::new();
+    /// Collects what `key` and its parents are, and adds their directories' names to `reached`.
+    fn follow<'k>(&'k self, key: &'k Key, known: &Known<'_>, reached: &mut HashSet<&'k Key>) -> BuildRecord {
+        let mut record = BuildRecord { owned: true, ..BuildRecord::default() };
+        let mut seen = HashSet::new();
         let mut next = Some(key);
-        while let Some(key) = next {
-            // A snapshot that is its own ancestor ends here.
-            if !seen.insert(key) {
-                return;
-            }
+        // A snapshot that is its own ancestor ends the walk.
+        while let Some(key) = next.filter(|key| seen.insert(*key)) {
             let snapshot = self.snapshots.get(key);
             let committed = snapshot.and_then(|snapshot| snapshot.committed.as_ref());
             let name = committed.unwrap_or(key);
             let own = self.snapshots.get(name);
+            reached.insert(name);
             let chain = layer_of(key).or(snapshot.and_then(|s| s.chain)).or(own.and_then(|s| s.chain));
-            record.layers.extend(chain);
-            reached.insert(name.clone());
+            if let Some(chain) = chain
+                && !record.layers.iter().any(|above| known.is_layer(above))
+            {
+                record.layers.push(chain);
+            }
             if let Ok(id) = CacheId::parse(name) {
-                // A record that shares its snapshot has no directory of its own. One that was committed must have one.
-                if is_dir(&id) || (committed.is_some() && chain.is_none()) {
+                // A record that shares its snapshot has no directory of its own; one that was committed must have one.
+                let is_there = known.is_dir(&id) || (committed.is_some() && chain.is_none());
+                if is_there && !known.of_layers.contains(&id) {
                     record.dirs.push(id);
                 }
             }
             next = snapshot.and_then(|s| s.parent.as_ref()).or(own.and_then(|s| s.parent.as_ref()));
         }
+        record
     }
 }
 

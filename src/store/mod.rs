@@ -184,9 +184,9 @@ pub struct Container {
 /// One thing BuildKit keeps: a lease's or cache record's snapshot key, resolved through `snapshots.db`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BuildRecord {
-    /// Image layers it keeps.
+    /// The image layer it keeps; the layers below follow from that. Several only where the first does not load.
     pub layers: Vec<ChainId>,
-    /// Driver directories it keeps.
+    /// Driver directories it keeps besides those of layers, nearest first.
     pub dirs: Vec<CacheId>,
     /// Whether a lease or a cache record names it. Where not, BuildKit leaked it.
     pub owned: bool,
@@ -215,6 +215,8 @@ pub enum StrayKind {
     DanglingLink,
     /// A directory of a driver's self-test (`check-overlayfs-support*`, …).
     SelfTest,
+    /// An empty directory in `layerdb/mounts`: what is left of an image mount whose reference has a slash.
+    EmptyMount,
     /// `imagedb/metadata/sha256/<id>` without content.
     MetadataWithoutContent,
     /// A file in `imagedb/content/sha256` that dockerd does not take for an image.

@@ -8,7 +8,6 @@ use super::{
 use crate::driver;
 use crate::error::Result;
 use crate::finding::Finding;
-use crate::id::CacheId;
 
 impl Store {
     /// Reads everything the store's files say. Needs no lock: beside a live daemon, what vanishes meanwhile was
@@ -36,7 +35,7 @@ impl Store {
         for more in [container_notes, root_notes, listing.notes, build_notes] {
             notes.append(more);
         }
-        snapshot.resolve_build_records(&build);
+        snapshot.build_records = build.records(&snapshot);
         snapshot.look_for_lost_references(&self.image_path(), &mut notes);
         snapshot.take(notes);
         Ok(snapshot)
@@ -72,13 +71,6 @@ impl Store {
 }
 
 impl Snapshot {
-    fn resolve_build_records(&mut self, build: &buildkit::BuildKit) {
-        let layers = self.layers.values().map(|layer| &layer.cache_id);
-        let mounts = self.mounts.values().flat_map(|mount| [&mount.mount_id, &mount.init_id]).flatten();
-        let used: HashSet<&CacheId> = layers.chain(mounts).collect();
-        self.build_records = build.records(|id| self.driver_dirs.contains_key(id), |id| used.contains(id));
-    }
-
     /// Says which images that are referred to cannot be understood, and whether all references are gone.
     fn look_for_lost_references(&self, image: &str, notes: &mut Notes) {
         let invalid: HashSet<String> = notes
