@@ -1,6 +1,7 @@
 //! dockpack works on Docker's on-disk store without a daemon.
 
 pub mod archive;
+mod crash;
 pub mod driver;
 pub mod error;
 pub mod finding;
@@ -8,6 +9,7 @@ pub mod fsx;
 pub mod graph;
 pub mod id;
 pub mod layer;
+pub mod ops;
 pub mod progress;
 pub mod reference;
 pub mod store;

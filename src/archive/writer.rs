@@ -1,9 +1,11 @@
-//! Writes an archive, member by member.
+//! Writes an archive, member by member: as a tar, or unpacked into a directory.
 
+use std::fs::File;
 use std::io::{self, Write};
 
 use sha2::Digest as _;
 
+use crate::fsx::Dir;
 use crate::id::Sha256;
 
 use super::output::{Compression, Output};
@@ -11,9 +13,14 @@ use super::{SUMS, header, padding};
 
 /// Writes members in the order they are given.
 pub struct ArchiveWriter<W: Write> {
-    out: Output<W>,
+    target: Target<W>,
     /// `sha256sum`'s lines of the members written.
     sums: String,
+}
+
+enum Target<W: Write> {
+    Tar(Output<Counter<W>>),
+    Directory { dir: Dir, bytes: u64 },
 }
 
 impl<W: Write> std::fmt::Debug for ArchiveWriter<W> {
@@ -23,12 +30,19 @@ impl<W: Write> std::fmt::Debug for ArchiveWriter<W> {
 }
 
 impl<W: Write> ArchiveWriter<W> {
-    /// Begins an archive.
+    /// Begins an archive as a tar.
     ///
     /// # Errors
     /// The compressor does not take its options.
-    pub fn new(out: W, compression: Compression) -> io::Result<Self> {
-        Ok(Self { out: Output::new(out, compression)?, sums: String::new() })
+    pub fn tar(out: W, compression: Compression) -> io::Result<Self> {
+        let out = Counter { out, bytes: 0 };
+        Ok(Self { target: Target::Tar(Output::new(out, compression)?), sums: String::new() })
+    }
+
+    /// Begins an archive as files in an empty directory: an OCI image layout.
+    #[must_use]
+    pub fn directory(dir: Dir) -> Self {
+        Self { target: Target::Directory { dir, bytes: 0 }, sums: String::new() }
     }
 
     /// Writes a small member.
@@ -46,28 +60,60 @@ impl<W: Write> ArchiveWriter<W> {
     /// # Errors
     /// The output takes no more.
     pub fn begin(&mut self, name: &str, length: u64) -> io::Result<MemberWriter<'_, W>> {
-        self.out.write_all(header(name, length).as_bytes())?;
-        Ok(MemberWriter { archive: self, name: name.to_owned(), length, left: length, digest: sha2::Sha256::new() })
+        let file = match &mut self.target {
+            Target::Tar(out) => {
+                out.write_all(header(name, length).as_bytes())?;
+                None
+            }
+            Target::Directory { dir, bytes } => {
+                *bytes += length;
+                Some(make_file(dir, name)?)
+            }
+        };
+        let digest = sha2::Sha256::new();
+        Ok(MemberWriter { archive: self, file, name: name.to_owned(), length, left: length, digest })
     }
 
-    /// Ends a frame, where the compression has frames.
+    /// Ends a frame, where the archive has frames.
     ///
     /// # Errors
     /// The output takes no more.
     pub fn end_frame(&mut self) -> io::Result<()> {
-        self.out.end_frame()
+        match &mut self.target {
+            Target::Tar(out) => out.end_frame(),
+            Target::Directory { .. } => Ok(()),
+        }
     }
 
-    /// Writes the digests of all members and the end of the archive, and gives the output back.
+    /// Writes the digests of all members and the end of the archive, and returns its length in bytes.
     ///
     /// # Errors
     /// The output takes no more.
-    pub fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<u64> {
         let sums = std::mem::take(&mut self.sums);
         self.add(SUMS, sums.as_bytes())?;
-        self.out.write_all(&[0; 1024])?;
-        self.out.finish()
+        match self.target {
+            Target::Tar(mut out) => {
+                out.write_all(&[0; 1024])?;
+                let mut counter = out.finish()?;
+                counter.flush()?;
+                Ok(counter.bytes)
+            }
+            Target::Directory { dir, bytes } => {
+                dir.sync_file_system().map_err(|error| error.source)?;
+                Ok(bytes)
+            }
+        }
     }
+}
+
+fn make_file(dir: &Dir, name: &str) -> io::Result<File> {
+    let mut at = dir.clone();
+    let (above, last) = name.rsplit_once('/').unwrap_or(("", name));
+    for part in above.split('/').filter(|part| !part.is_empty()) {
+        at = at.ensure_dir(part, 0o755).map_err(|error| error.source)?;
+    }
+    at.make_file(last, 0o644).map_err(|error| error.source)
 }
 
 /// Takes the content of a member.
@@ -75,6 +121,7 @@ impl<W: Write> ArchiveWriter<W> {
 #[must_use = "a member is complete only when finished"]
 pub struct MemberWriter<'a, W: Write> {
     archive: &'a mut ArchiveWriter<W>,
+    file: Option<File>,
     name: String,
     length: u64,
     left: u64,
@@ -90,7 +137,9 @@ impl<W: Write> MemberWriter<'_, W> {
         if self.left > 0 {
             return Err(io::Error::other(format!("{} bytes of {} are missing", self.left, self.name)));
         }
-        self.archive.out.write_all(&[0; 512][..padding(self.length)])?;
+        if let Target::Tar(out) = &mut self.archive.target {
+            out.write_all(&[0; 512][..padding(self.length)])?;
+        }
         let digest = Sha256::finish(self.digest);
         self.archive.sums.push_str(&format!("{}  {}\n", digest.hex(), self.name));
         Ok(digest)
@@ -102,7 +151,11 @@ impl<W: Write> Write for MemberWriter<'_, W> {
         if bytes.len() as u64 > self.left {
             return Err(io::Error::other(format!("more bytes than {} has", self.name)));
         }
-        let written = self.archive.out.write(bytes)?;
+        let written = match (&mut self.file, &mut self.archive.target) {
+            (Some(file), _) => file.write(bytes)?,
+            (None, Target::Tar(out)) => out.write(bytes)?,
+            (None, Target::Directory { .. }) => 0,
+        };
         self.digest.update(&bytes[..written]);
         self.left -= written as u64;
         Ok(written)
@@ -110,5 +163,24 @@ impl<W: Write> Write for MemberWriter<'_, W> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Counts what goes out.
+#[derive(Debug)]
+struct Counter<W> {
+    out: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }

@@ -6,6 +6,7 @@
 
 mod attrs;
 mod dir;
+mod output;
 mod publish;
 mod real;
 mod remove;
@@ -13,4 +14,5 @@ mod resolve;
 
 pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
+pub use output::OutputFile;
 pub use real::real_path;

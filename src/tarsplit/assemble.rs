@@ -65,18 +65,13 @@ pub fn assemble(
 ) -> Result<u64, AssembleError> {
     let mut length = 0;
     let mut buffer = vec![0; CHUNK];
-    // Whether the header before a file entry is of a kind that has content (store-format 8.6).
-    let mut header_has_content = true;
     for entry in entries {
         match entry? {
             Entry::Segment(bytes) => {
-                if let Some(header) = bytes.len().checked_sub(512) {
-                    header_has_content = !is_header_only(bytes[header + 156]);
-                }
                 length += bytes.len() as u64;
                 sink.write_all(&bytes).map_err(AssembleError::Sink)?;
             }
-            Entry::File { name, size, crc } if size > 0 && header_has_content => {
+            Entry::File { name, size, crc } if size > 0 => {
                 let mut file = tree.open(&name)?;
                 copy_proved(&mut file, &name, size, crc, &mut buffer, sink).map_err(|error| match error {
                     AssembleError::Changed { name, .. } if is_metacopy(tree, &name) => {
@@ -90,12 +85,6 @@ pub fn assemble(
         }
     }
     Ok(length)
-}
-
-/// Tells whether members with this type flag are a header and nothing else, whatever size they claim
-/// (Go `archive/tar` `isHeaderOnly`).
-pub(crate) fn is_header_only(type_flag: u8) -> bool {
-    matches!(type_flag, b'1'..=b'6')
 }
 
 fn copy_proved(

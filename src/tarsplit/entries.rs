@@ -26,7 +26,7 @@ pub enum Entry {
     File {
         /// Name as Go's tar reader gives it: long names resolved, the slash behind a directory kept.
         name: Vec<u8>,
-        /// Bytes of content.
+        /// Bytes of content in the tar. Some headers without content claim a size (store-format 8.6); it is 0 here.
         size: u64,
         /// Checksum of the content, where there is content.
         crc: Option<Crc64>,
@@ -53,6 +53,8 @@ pub struct Entries<R> {
     lines: BufReader<MultiGzDecoder<R>>,
     line: Vec<u8>,
     number: u64,
+    /// Whether the header that the last segment ended with is of a kind that has content.
+    header_has_content: bool,
 }
 
 impl<R> std::fmt::Debug for Entries<R> {
@@ -64,7 +66,21 @@ impl<R> std::fmt::Debug for Entries<R> {
 impl<R: Read> Entries<R> {
     /// Reads from the compressed bytes.
     pub fn new(gzip: R) -> Self {
-        Self { lines: BufReader::with_capacity(64 << 10, MultiGzDecoder::new(gzip)), line: Vec::new(), number: 0 }
+        Self { lines: BufReader::with_capacity(64 << 10, MultiGzDecoder::new(gzip)), line: Vec::new(), number: 0, header_has_content: true }
+    }
+
+    /// Takes the size from a file entry that has none: the type is in the header before it.
+    fn settle(&mut self, entry: Entry) -> Entry {
+        match entry {
+            Entry::Segment(bytes) => {
+                if let Some(header) = bytes.len().checked_sub(512) {
+                    self.header_has_content = !is_header_only(bytes[header + 156]);
+                }
+                Entry::Segment(bytes)
+            }
+            Entry::File { name, .. } if !self.header_has_content => Entry::File { name, size: 0, crc: None },
+            file => file,
+        }
     }
 
     fn read_line(&mut self) -> Result<bool, ParseError> {
@@ -89,14 +105,22 @@ impl<R: Read> Iterator for Entries<R> {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.read_line() {
-            Ok(true) => Some(parse_line(&self.line).map_err(|error| ParseError {
-                expected: format!("{} in line {}", error.expected, self.number),
-                ..error
-            })),
+            Ok(true) => Some(match parse_line(&self.line) {
+                Ok(entry) => Ok(self.settle(entry)),
+                Err(error) => {
+                    Err(ParseError { expected: format!("{} in line {}", error.expected, self.number), ..error })
+                }
+            }),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }
     }
+}
+
+/// Tells whether members with this type flag are a header and nothing else, whatever size they claim
+/// (Go `archive/tar` `isHeaderOnly`).
+pub(crate) fn is_header_only(type_flag: u8) -> bool {
+    matches!(type_flag, b'1'..=b'6')
 }
 
 /// Parses one line.

@@ -11,7 +11,7 @@ mod entries;
 
 mod prove;
 
-pub(crate) use assemble::is_header_only;
 pub use assemble::{AssembleError, LayerTree, assemble};
+pub(crate) use entries::is_header_only;
 pub use entries::{Crc64, Entries, Entry};
 pub use prove::{Mismatch, Prover};

@@ -4,7 +4,6 @@ use std::io::Read;
 
 use crate::error::ParseError;
 
-use super::assemble::is_header_only;
 use super::entries::{Crc64, Entries, Entry};
 
 /// Why a tar and a tar-split do not belong together.
@@ -31,7 +30,6 @@ enum Expected {
 pub struct Prover<R> {
     entries: Entries<R>,
     expected: Option<Expected>,
-    header_has_content: bool,
     position: u64,
 }
 
@@ -44,7 +42,7 @@ impl<R> std::fmt::Debug for Prover<R> {
 impl<R: Read> Prover<R> {
     /// Proves against these entries.
     pub fn new(entries: Entries<R>) -> Self {
-        Self { entries, expected: None, header_has_content: true, position: 0 }
+        Self { entries, expected: None, position: 0 }
     }
 
     /// Takes the next bytes of the tar.
@@ -100,13 +98,8 @@ impl<R: Read> Prover<R> {
         for entry in self.entries.by_ref() {
             match entry? {
                 Entry::Segment(bytes) if bytes.is_empty() => {}
-                Entry::Segment(bytes) => {
-                    if let Some(header) = bytes.len().checked_sub(512) {
-                        self.header_has_content = !is_header_only(bytes[header + 156]);
-                    }
-                    return Ok(Some(Expected::Segment { bytes, done: 0 }));
-                }
-                Entry::File { name, size, crc } if size > 0 && self.header_has_content => {
+                Entry::Segment(bytes) => return Ok(Some(Expected::Segment { bytes, done: 0 })),
+                Entry::File { name, size, crc } if size > 0 => {
                     let digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
                     return Ok(Some(Expected::Content { name, left: size, crc, digest }));
                 }

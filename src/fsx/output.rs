@@ -1,0 +1,116 @@
+//! Files that a command writes for the user, at a path as the user gave it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::FsError;
+
+/// A file that appears under its name only when it is complete. Until then it has no name, where the file system
+/// can do that; a crash then leaves nothing.
+#[derive(Debug)]
+pub struct OutputFile {
+    file: File,
+    path: PathBuf,
+    /// Name of the file until it is complete, where it has one.
+    temp: Option<PathBuf>,
+    /// A pipe or device: written as it is.
+    special: bool,
+}
+
+impl OutputFile {
+    /// Begins a file for `path`. A file that is there is replaced in the end, not before.
+    ///
+    /// # Errors
+    /// `path` is a directory, or its directory cannot be written to.
+    pub fn create(path: &Path) -> Result<Self, FsError> {
+        let fail = |errno: Errno| FsError::new("write", path, errno);
+        let mode = Mode::from_raw_mode(0o666);
+        match rustix::fs::stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+            Ok(FileType::Directory) => return Err(fail(Errno::ISDIR)),
+            Ok(FileType::RegularFile) | Err(Errno::NOENT) => {}
+            Ok(_) => {
+                let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, mode).map_err(fail)?;
+                return Ok(Self { file: fd.into(), path: path.to_owned(), temp: None, special: true });
+            }
+            Err(errno) => return Err(fail(errno)),
+        }
+        let unnamed = rustix::fs::open(directory(path), OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode);
+        if let Ok(fd) = unnamed {
+            return Ok(Self { file: fd.into(), path: path.to_owned(), temp: None, special: false });
+        }
+        let temp = temp_name(path).map_err(fail)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&temp, flags, mode).map_err(fail)?;
+        Ok(Self { file: fd.into(), path: path.to_owned(), temp: Some(temp), special: false })
+    }
+
+    /// Makes the content durable and gives the file its name.
+    ///
+    /// # Errors
+    /// The disk is full or fails; then there is no such file, or the old one.
+    pub fn publish(mut self) -> Result<(), FsError> {
+        if self.special {
+            return Ok(());
+        }
+        let fail = |error: io::Error| FsError::new("write", &self.path, error);
+        self.file.sync_all().map_err(fail)?;
+        let temp = match self.temp.take() {
+            Some(temp) => temp,
+            None => self.give_name().map_err(|errno| fail(errno.into()))?,
+        };
+        let renamed = rustix::fs::rename(&temp, &self.path);
+        if renamed.is_err() {
+            self.temp = Some(temp);
+        }
+        renamed.map_err(|errno| FsError::new("write", &self.path, errno))?;
+        super::Dir::open_root(directory(&self.path))?.sync()
+    }
+
+    /// Links the unnamed file: a link cannot replace a file, so it gets a temp name first.
+    fn give_name(&self) -> Result<PathBuf, Errno> {
+        let temp = temp_name(&self.path)?;
+        let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        rustix::fs::linkat(CWD, unnamed, CWD, &temp, AtFlags::SYMLINK_FOLLOW)?;
+        Ok(temp)
+    }
+}
+
+impl Write for OutputFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for OutputFile {
+    fn drop(&mut self) {
+        if let Some(temp) = &self.temp {
+            // Nothing more can be done for it.
+            let _ = rustix::fs::unlink(temp);
+        }
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A hidden name beside `path` that no other process takes.
+pub(super) fn temp_name(path: &Path) -> Result<PathBuf, Errno> {
+    let name = path.file_name().ok_or(Errno::ISDIR)?;
+    let mut temp = std::ffi::OsString::from(".");
+    temp.push(name);
+    temp.push(format!(".dockpack-{}", std::process::id()));
+    Ok(path.with_file_name(temp))
+}

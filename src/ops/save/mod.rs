@@ -1,0 +1,8 @@
+//! `save`: from a store to an archive, in one streaming pass with no temp file.
+
+mod exec;
+mod measure;
+mod plan;
+
+pub use exec::SaveReport;
+pub use plan::SavePlan;

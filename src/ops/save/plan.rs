@@ -1,0 +1,159 @@
+//! What a save will write: pure data, made from a snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::archive::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
+use crate::driver::DriverFacts;
+use crate::error::{Error, Result};
+use crate::graph::Selected;
+use crate::id::{ChainId, DiffId, ImageId};
+use crate::store::{Image, Snapshot};
+
+/// What will be written, in order.
+#[derive(Debug, Clone)]
+pub struct SavePlan {
+    /// The archive's index; the lengths of the layers' tars are measured by the execution.
+    pub(super) index: ArchiveIndex,
+    /// Configurations, byte for byte.
+    pub(super) configs: BTreeMap<ImageId, Vec<u8>>,
+    /// For each layer, what uses it in this store: for messages.
+    pub(super) used_by: BTreeMap<ChainId, Vec<String>>,
+}
+
+impl SavePlan {
+    /// Plans to save these images of a store of `driver`. An image that was selected by its ID keeps all its
+    /// references; one selected by a tag also keeps the digests of that repository that lead to it.
+    ///
+    /// # Errors
+    /// A layer of an image is not in the store.
+    pub fn new(snapshot: &Snapshot, driver: &str, selected: &[Selected]) -> Result<Self> {
+        let wanted: BTreeSet<ImageId> = selected.iter().map(|one| one.image).collect();
+        let mut plan = Self {
+            index: ArchiveIndex { format: FORMAT, driver: driver.to_owned(), ..ArchiveIndex::default() },
+            configs: BTreeMap::new(),
+            used_by: used_by(snapshot),
+        };
+        let mut seen = BTreeSet::new();
+        for one in selected {
+            let image = snapshot.images.get(&one.image).ok_or_else(|| Error::NoSuchImage {
+                wanted: one.image.to_string(),
+                near: Vec::new(),
+            })?;
+            plan.add_layers(snapshot, image, &mut seen)?;
+            plan.index.images.push(record(snapshot, one, image, &wanted));
+            plan.configs.insert(one.image, image.config.clone());
+        }
+        plan.add_distribution(snapshot);
+        Ok(plan)
+    }
+
+    /// Returns the index of the archive; the lengths of tars in it are not known yet.
+    #[must_use]
+    pub fn index(&self) -> &ArchiveIndex {
+        &self.index
+    }
+
+    fn add_layers(&mut self, snapshot: &Snapshot, image: &Image, seen: &mut BTreeSet<ChainId>) -> Result<()> {
+        let mut parent = None;
+        for (chain, diff) in image.chain_ids().into_iter().zip(&image.diff_ids) {
+            let below = parent.replace(chain);
+            if !seen.insert(chain) {
+                continue;
+            }
+            let Some(layer) = snapshot.layers.get(&chain) else { return Err(self.missing(snapshot, chain)) };
+            self.index.layers.push(LayerRecord {
+                chain,
+                diff: *diff,
+                parent: below,
+                size: layer.size,
+                tar_size: 0,
+                cache_id: layer.cache_id.clone(),
+                facts: DriverFacts::default(),
+            });
+        }
+        Ok(())
+    }
+
+    fn missing(&self, snapshot: &Snapshot, chain: ChainId) -> Error {
+        let reason = match snapshot.broken_layers.get(&chain.hex()) {
+            Some(broken) => format!("its entry in layerdb is broken: {}", broken.reason),
+            None => "it is not in layerdb".to_owned(),
+        };
+        self.layer_error(chain, reason)
+    }
+
+    pub(super) fn layer_error(&self, chain: ChainId, reason: impl ToString) -> Error {
+        Error::Layer {
+            chain: chain.to_string(),
+            reason: reason.to_string(),
+            used_by: self.used_by.get(&chain).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn add_distribution(&mut self, snapshot: &Snapshot) {
+        let diffs: BTreeSet<DiffId> = self.index.layers.iter().map(|layer| layer.diff).collect();
+        let records = &snapshot.distribution;
+        self.index.diff_id_by_digest = records
+            .diff_id_by_digest
+            .iter()
+            .filter(|(_, diff)| diffs.contains(diff))
+            .map(|(digest, diff)| (*digest, *diff))
+            .collect();
+        self.index.v2_metadata_by_diff_id = records
+            .v2_metadata_by_diff_id
+            .iter()
+            .filter(|(diff, _)| diffs.contains(diff))
+            .map(|(diff, text)| (*diff, text.clone()))
+            .collect();
+    }
+}
+
+fn record(snapshot: &Snapshot, one: &Selected, image: &Image, wanted: &BTreeSet<ImageId>) -> ImageRecord {
+    let text = |bytes: &Option<Vec<u8>>| bytes.clone().and_then(|bytes| String::from_utf8(bytes).ok());
+    ImageRecord {
+        id: one.image,
+        references: references(snapshot, one),
+        diff_ids: image.diff_ids.clone(),
+        created: image.created.clone(),
+        parent: image.parent.filter(|parent| wanted.contains(parent)),
+        last_updated: text(&image.last_updated),
+        built_locally: text(&image.built_locally),
+    }
+}
+
+fn references(snapshot: &Snapshot, one: &Selected) -> Vec<String> {
+    let repository = |reference: &str| {
+        let name = reference.split('@').next().unwrap_or_default();
+        let slash = name.rfind('/').map_or(0, |slash| slash + 1);
+        name[slash..].find(':').map_or(name, |colon| &name[..slash + colon]).to_owned()
+    };
+    let named: BTreeSet<String> = one.references.iter().map(|reference| repository(reference)).collect();
+    snapshot
+        .references
+        .iter()
+        .filter(|(_, id)| **id == one.image)
+        .map(|(reference, _)| reference)
+        .filter(|reference| {
+            one.references.is_empty()
+                || one.references.contains(*reference)
+                || reference.contains('@') && named.contains(&repository(reference))
+        })
+        .cloned()
+        .collect()
+}
+
+/// Maps each layer to the references, or short IDs, of the images that use it.
+fn used_by(snapshot: &Snapshot) -> BTreeMap<ChainId, Vec<String>> {
+    let mut names: BTreeMap<ImageId, Vec<&str>> = BTreeMap::new();
+    for (reference, id) in &snapshot.references {
+        names.entry(*id).or_default().push(reference);
+    }
+    let mut used: BTreeMap<ChainId, Vec<String>> = BTreeMap::new();
+    for (id, image) in &snapshot.images {
+        let shown = names.get(id).map_or_else(|| id.short(), |names| names.join(", "));
+        for chain in image.chain_ids() {
+            used.entry(chain).or_default().push(shown.clone());
+        }
+    }
+    used
+}
