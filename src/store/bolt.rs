@@ -222,8 +222,8 @@ impl<'s, S: Source + ?Sized> Bolt<'s, S> {
         let damaged = |what| BoltError::Damaged { page: number, what };
         let meta = self.meta.ok_or_else(|| damaged("not in the database"))?;
         let size = u64::from(meta.page_size);
-        let offset = number.checked_mul(size).filter(|offset| number >= 2 && offset + size <= self.length);
-        let offset = offset.filter(|_| number < meta.high_water).ok_or_else(|| damaged("not in the database"))?;
+        let is_inside = number >= 2 && number < meta.high_water && number < self.length / size;
+        let offset = is_inside.then(|| number * size).ok_or_else(|| damaged("not in the database"))?;
         let mut bytes = vec![0; meta.page_size as usize];
         self.source.fill(&mut bytes, offset)?;
         if u64_at(&bytes, 0) != number {
@@ -315,7 +315,7 @@ fn collect_leaf(
     let mut left = bytes.len();
     for (index, element) in elements.chunks_exact(HEADER).enumerate() {
         let [flags, pos, key_size, value_size] = [0, 4, 8, 12].map(|at| u32_at(element, at) as usize);
-        let start = HEADER + index * HEADER + pos;
+        let start = (HEADER + index * HEADER).saturating_add(pos);
         let (key, value) = bytes
             .get(start..)
             .and_then(|rest| rest.split_at_checked(key_size))
@@ -358,3 +358,6 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
+
+#[cfg(test)]
+pub(super) mod tests;

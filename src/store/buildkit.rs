@@ -258,3 +258,6 @@ impl BuildKit {
 fn text(key: &[u8]) -> String {
     String::from_utf8_lossy(key).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,7 +66,12 @@ impl<R> std::fmt::Debug for Entries<R> {
 impl<R: Read> Entries<R> {
     /// Reads from the compressed bytes.
     pub fn new(gzip: R) -> Self {
-        Self { lines: BufReader::with_capacity(64 << 10, MultiGzDecoder::new(gzip)), line: Vec::new(), number: 0, header_has_content: true }
+        Self {
+            lines: BufReader::with_capacity(64 << 10, MultiGzDecoder::new(gzip)),
+            line: Vec::new(),
+            number: 0,
+            header_has_content: true,
+        }
     }
 
     /// Takes the size from a file entry that has none: the type is in the header before it.

@@ -84,11 +84,7 @@ impl SavePlan {
     }
 }
 
-fn measure(
-    store: &Store,
-    driver: &dyn GraphDriver,
-    layer: &LayerRecord,
-) -> Result<(u64, driver::DriverFacts), String> {
+fn measure(store: &Store, driver: &dyn GraphDriver, layer: &LayerRecord) -> Result<(u64, driver::DriverFacts), String> {
     let text = |error: FsError| error.to_string();
     let source = Source::open(store, layer).map_err(text)?;
     let size = tar_size(source.entries().map_err(text)?).map_err(|error| format!("tar-split: {error}"))?;

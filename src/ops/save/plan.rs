@@ -35,10 +35,10 @@ impl SavePlan {
         };
         let mut seen = BTreeSet::new();
         for one in selected {
-            let image = snapshot.images.get(&one.image).ok_or_else(|| Error::NoSuchImage {
-                wanted: one.image.to_string(),
-                near: Vec::new(),
-            })?;
+            let image = snapshot
+                .images
+                .get(&one.image)
+                .ok_or_else(|| Error::NoSuchImage { wanted: one.image.to_string(), near: Vec::new() })?;
             plan.add_layers(snapshot, image, &mut seen)?;
             plan.index.images.push(record(snapshot, one, image, &wanted));
             plan.configs.insert(one.image, image.config.clone());
