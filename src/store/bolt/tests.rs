@@ -145,7 +145,7 @@ impl Source for Moving {
         if let Some(left) = self.left.get().checked_sub(1) {
             self.left.set(left);
             let transaction = u64_at(&bytes, HEADER + 48).max(u64_at(&bytes, PAGE + HEADER + 48)) + 1;
-            let (from, to) = if transaction % 2 == 0 { (PAGE, 0) } else { (0, PAGE) };
+            let (from, to) = if transaction.is_multiple_of(2) { (PAGE, 0) } else { (0, PAGE) };
             let meta = bytes[from + HEADER..][..META].to_vec();
             bytes[to + HEADER..][..META].copy_from_slice(&meta);
             bytes[to + HEADER + 48..][..8].copy_from_slice(&transaction.to_le_bytes());

@@ -18,8 +18,8 @@ fn chain(name: &str) -> ChainId {
 
 /// A store with these driver directories, of which those of `layers` are layers named like them.
 fn store(dirs: &[&str], layers: &[&str]) -> Store {
-    let mut store = Store::default();
-    store.driver_dirs = dirs.iter().map(|name| (dir(name), DriverDir::default())).collect();
+    let driver_dirs = dirs.iter().map(|name| (dir(name), DriverDir::default())).collect();
+    let mut store = Store { driver_dirs, ..Store::default() };
     for name in layers {
         let diff = DiffId(Sha256::of(name.as_bytes()));
         let layer = Layer { parent: None, diff, cache_id: dir(name), size: 0, has_tar_split: true };
