@@ -77,7 +77,7 @@ impl Lab {
 /// Replaces what differs from run to run: where the store is, and how long ago things were.
 fn steady(text: &str, root: &Path) -> String {
     let text = text.replace(&root.display().to_string(), "[ROOT]");
-    text.split_inclusive('\n').map(|line| steady_line(line)).collect()
+    text.split_inclusive('\n').map(steady_line).collect()
 }
 
 fn steady_line(line: &str) -> String {
