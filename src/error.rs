@@ -138,6 +138,22 @@ pub enum Error {
         /// Their IDs, short.
         images: Vec<String>,
     },
+    /// Nothing in the store answers to this word.
+    #[error("nothing in the store is called {wanted}")]
+    NoSuchThing {
+        /// What was asked for.
+        wanted: String,
+        /// References that are spelled much like it, nearest first.
+        near: Vec<String>,
+    },
+    /// A word may mean several things in the store.
+    #[error("{wanted} may mean {}", things.join(", or "))]
+    Ambiguous {
+        /// What was asked for.
+        wanted: String,
+        /// Kind and identity of each.
+        things: Vec<String>,
+    },
     /// A layer cannot be assembled to the bytes its diff ID names.
     #[error("cannot prove layer {chain}: {reason}")]
     Layer {

@@ -1,6 +1,8 @@
 //! dockpack works on Docker's on-disk store without a daemon.
 
 pub mod archive;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod crash;
 pub mod driver;
 pub mod error;

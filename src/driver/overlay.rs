@@ -75,13 +75,13 @@ impl GraphDriver for Overlay {
         let tree = tree_name(new.facts);
         if path == tree.as_bytes() {
             if let Some(root) = prediction.get(b"").filter(|_| new.facts.lower_id.is_none()) {
-                return Ok(Some(root.clone()));
+                return Ok(Some(root));
             }
             return Ok(inherited(new, b"")?.or(Some(Expected::made(Kind::Directory, 0o755))));
         }
         if let Some(inner) = path.strip_prefix(tree.as_bytes()).and_then(|rest| rest.strip_prefix(b"/")) {
             return match prediction.get(inner) {
-                Some(expected) => Ok(Some(expected.clone())),
+                Some(expected) => Ok(Some(expected)),
                 None => inherited(new, inner),
             };
         }

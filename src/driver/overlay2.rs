@@ -71,13 +71,13 @@ impl GraphDriver for Overlay2 {
         Ok(match path {
             b"" => Some(Expected::made(Kind::Directory, 0o710)),
             b"diff" => Some(Expected {
-                xattrs: prediction.get(b"").map(|root| root.xattrs.clone()).unwrap_or_default(),
+                xattrs: prediction.get(b"").map(|root| root.xattrs).unwrap_or_default(),
                 ..Expected::made(Kind::Directory, 0o755)
             }),
             b"link" | b"lower" => Some(Expected::made(Kind::File, 0o644)),
             b"committed" => Some(Expected::made(Kind::File, 0o600)),
             b"work" => Some(Expected::made(Kind::Directory, 0o700)),
-            path => path.strip_prefix(b"diff/").and_then(|path| prediction.get(path).cloned()),
+            path => path.strip_prefix(b"diff/").and_then(|path| prediction.get(path)),
         })
     }
 

@@ -21,36 +21,42 @@ use super::member::{Member, MemberKind};
 /// Longest line of a list, in bytes.
 const LINE_LIMIT: u64 = 16 << 20;
 
+/// Where overlayfs keeps what it is working on; its content means nothing once unmounted.
+const SCRATCH: &[u8] = b"work/work";
+
 /// Extended attributes that the kernel keeps for itself: they name inodes and file systems of one host.
 const BOOKKEEPING: [&[u8]; 6] = [b"origin", b"impure", b"nlink", b"uuid", b"upper", b"index"];
 
 /// How one node differs from what unpacking gives. Only what differs is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// Path below the layer's driver directory; empty for that directory itself.
     #[serde(flatten)]
-    pub path: RawPath,
+    pub(crate) path: RawPath,
     /// The node is a directory that unpacking does not make.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub make: bool,
+    pub(crate) make: bool,
+    /// The node is a further name of the one at this path, which the tar does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) link: Option<RawPath>,
     /// Permission bits with setuid, setgid and sticky.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<u32>,
+    pub(crate) mode: Option<u32>,
     /// Owner and group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<(u32, u32)>,
+    pub(crate) owner: Option<(u32, u32)>,
     /// Time of last change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtime: Option<Time>,
+    pub(crate) mtime: Option<Time>,
     /// All extended attributes (names escaped, values in base64) but the kernel's own bookkeeping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub xattrs: Option<BTreeMap<String, String>>,
+    pub(crate) xattrs: Option<BTreeMap<String, String>>,
 }
 
 /// A path in JSON: text where it is UTF-8, base64 otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "PathFields", into = "PathFields")]
-pub struct RawPath(pub Vec<u8>);
+pub(crate) struct RawPath(pub(crate) Vec<u8>);
 
 #[derive(Serialize, Deserialize)]
 struct PathFields {
@@ -91,6 +97,17 @@ pub(crate) struct Expected {
     pub(crate) xattrs: BTreeMap<XattrName, Vec<u8>>,
     /// A whiteout: its own time is never compared.
     pub(crate) whiteout: bool,
+    /// Nodes of the same group are names of one inode.
+    pub(crate) group: Option<Group>,
+}
+
+/// Names of one inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// This member of the tar and the hard links to it.
+    Tar(usize),
+    /// Copies of what has this inode in the parent's tree.
+    Inherited(u64),
 }
 
 impl Expected {
@@ -108,6 +125,7 @@ impl Expected {
             mtime: Some(attrs.mtime),
             xattrs,
             whiteout: attrs.is_whiteout(),
+            group: Some(Group::Inherited(attrs.inode)),
         }
     }
 
@@ -128,6 +146,7 @@ impl Expected {
             mtime: Some(member.mtime),
             xattrs: member.xattrs.clone(),
             whiteout: false,
+            group: None,
         }
     }
 
@@ -137,6 +156,7 @@ impl Expected {
         let difference = Difference {
             path: RawPath(path.to_vec()),
             make: false,
+            link: None,
             mode: (has_mode && found.mode != self.mode).then_some(found.mode),
             owner: ((found.uid, found.gid) != self.owner).then_some((found.uid, found.gid)),
             mtime: (!self.whiteout && Some(found.mtime) != self.mtime).then_some(found.mtime),
@@ -165,8 +185,9 @@ impl Prediction {
         Self { whiteouts_are_kept, ..Self::default() }
     }
 
-    pub(crate) fn get(&self, path: &[u8]) -> Option<&Expected> {
-        self.by_path.get(path).map(|index| &self.nodes[*index])
+    pub(crate) fn get(&self, path: &[u8]) -> Option<Expected> {
+        let index = *self.by_path.get(path)?;
+        Some(Expected { group: Some(Group::Tar(index)), ..self.nodes[index].clone() })
     }
 
     /// Takes the next member of the tar.
@@ -230,35 +251,49 @@ pub(crate) struct Compared {
 
 /// Walks a layer's driver directory and compares each node with what `expect` says of its path.
 pub(crate) fn compare(dir: &Dir, expect: &mut dyn FnMut(&[u8]) -> Option<Expected>) -> Result<Compared, FsError> {
-    let mut compared = Compared::default();
-    compare_node(dir, b".", b"", expect, &mut compared)?;
-    compared.differences.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(compared)
+    let mut walk = Walk { expect, compared: Compared::default(), names: HashMap::new() };
+    walk.node(dir, b".", b"")?;
+    walk.compared.differences.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(walk.compared)
 }
 
-fn compare_node(
-    dir: &Dir,
-    name: &[u8],
-    path: &[u8],
-    expect: &mut dyn FnMut(&[u8]) -> Option<Expected>,
-    compared: &mut Compared,
-) -> Result<(), FsError> {
-    let found = dir.attrs(name)?;
-    let xattrs = own_xattrs(dir, name)?;
-    match expect(path) {
-        Some(expected) if expected.kind.is_none_or(|kind| kind == found.kind) => {
-            compared.differences.extend(expected.compare(path, &found, &xattrs));
+struct Walk<'a> {
+    expect: &'a mut dyn FnMut(&[u8]) -> Option<Expected>,
+    compared: Compared,
+    /// Of files with several names: inode to the first name, and the group that was expected of it.
+    names: HashMap<u64, (Vec<u8>, Option<Group>)>,
+}
+
+impl Walk<'_> {
+    fn node(&mut self, dir: &Dir, name: &[u8], path: &[u8]) -> Result<(), FsError> {
+        let found = dir.attrs(name)?;
+        let xattrs = own_xattrs(dir, name)?;
+        match (self.expect)(path) {
+            Some(expected) if expected.kind.is_none_or(|kind| kind == found.kind) => {
+                let link = self.unexpected_link(path, &found, expected.group);
+                let difference = expected.compare(path, &found, &xattrs);
+                if difference.is_some() || link.is_some() {
+                    let path = RawPath(path.to_vec());
+                    self.compared.differences.push(Difference { path, link, ..difference.unwrap_or_default() });
+                }
+            }
+            // Of another kind than the tar says: unpacking makes it what it should be.
+            Some(_) => {}
+            None if found.kind == Kind::Directory => {
+                let expected = Expected::made(Kind::Directory, 0o755);
+                let difference = expected.compare(path, &found, &xattrs).unwrap_or_default();
+                let path = RawPath(path.to_vec());
+                self.compared.differences.push(Difference { path, make: true, ..difference });
+            }
+            None => self.compared.foreign.push(path.to_vec()),
         }
-        // Of another kind than the tar says: unpacking makes it what it should be.
-        Some(_) => {}
-        None if found.kind == Kind::Directory => {
-            let expected = Expected::made(Kind::Directory, 0o755);
-            let difference = expected.compare(path, &found, &xattrs).unwrap_or_default();
-            compared.differences.push(Difference { path: RawPath(path.to_vec()), make: true, ..difference });
+        if found.kind == Kind::Directory && path != SCRATCH {
+            self.children(dir, name, path)?;
         }
-        None => compared.foreign.push(path.to_vec()),
+        Ok(())
     }
-    if found.kind == Kind::Directory {
+
+    fn children(&mut self, dir: &Dir, name: &[u8], path: &[u8]) -> Result<(), FsError> {
         let inner = match dir.dir(name) {
             // A live daemon has mounted something here, which is no part of the layer.
             Err(error) if error.is_other_mount() => return Ok(()),
@@ -266,10 +301,19 @@ fn compare_node(
         };
         for entry in inner.entries()? {
             let below = if path.is_empty() { entry.name.clone() } else { [path, b"/", &entry.name].concat() };
-            compare_node(&inner, &entry.name, &below, expect, compared)?;
+            self.node(&inner, &entry.name, &below)?;
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Returns the first name of a node that has several, where unpacking would make two inodes of them.
+    fn unexpected_link(&mut self, path: &[u8], found: &Attrs, group: Option<Group>) -> Option<RawPath> {
+        if found.links < 2 || found.kind == Kind::Directory || found.is_whiteout() {
+            return None;
+        }
+        let (first, expected) = self.names.entry(found.inode).or_insert_with(|| (path.to_vec(), group));
+        (*expected != group && first != path).then(|| RawPath(first.clone()))
+    }
 }
 
 /// Extended attributes that belong to the layer.
@@ -319,8 +363,16 @@ pub(crate) fn restore(dir: &Dir, list: impl BufRead) -> Result<(), RestoreError>
 
 fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> {
     let (above, name) = dir.parent_of(&difference.path.0)?;
+    let before = above.attrs(".")?.mtime;
     if difference.make && above.find(name)?.is_none() {
         above.make_dir(name, 0o755)?;
+        above.set_times(".", before, before)?;
+    }
+    if let Some(first) = &difference.link {
+        let (from, first) = dir.parent_of(&first.0)?;
+        above.remove_file(name)?;
+        above.hard_link(&from, first, name)?;
+        above.set_times(".", before, before)?;
     }
     let kind = above.attrs(name)?.kind;
     if let Some((uid, gid)) = difference.owner {

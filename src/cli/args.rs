@@ -1,0 +1,288 @@
+//! Arguments.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  dockpack ls                                what images are there, as docker image ls shows it
+  dockpack inspect nginx:alpine              from the tag to the directories of its layers
+  dockpack why /var/lib/docker/overlay2/9f…  what keeps this directory on the disk
+  dockpack df                                what takes how much, and what of it could go
+  dockpack save nginx:alpine -o nginx.tar.zst
+  dockpack load -i nginx.tar.zst
+
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 something is damaged; 4 a daemon works on the store.";
+
+/// Saves, loads and explains Docker images straight on Docker's on-disk store, without a daemon.
+///
+/// Commands that only look need no daemon to be stopped, and no lock; they need the right to read the store,
+/// which is root's.
+#[derive(Debug, Parser)]
+#[command(name = "dockpack", version, styles = STYLES, max_term_width = 100, after_help = EXAMPLES)]
+#[command(disable_help_subcommand = true, subcommand_required = true)]
+#[command(arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What all commands take.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// What all commands take.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Docker's data root [default: data-root of /etc/docker/daemon.json, else /var/lib/docker]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Graph driver, where the data root has stores of several (overlay2, overlay, …)
+    #[arg(long, global = true, value_name = "NAME")]
+    pub driver: Option<String>,
+    /// Print one JSON document, with a schema number, instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print only what was asked for: no notes, no progress; with ls, only IDs
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Tell more: with df, each image; twice: whatever is being worked on
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Use colours: auto (on a terminal, NO_COLOR and CLICOLOR are heeded), always or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(hide_possible_values = true, hide_default_value = true)]
+    pub color: When,
+    /// Show progress on standard error: auto (on a terminal), always or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(hide_possible_values = true, hide_default_value = true)]
+    pub progress: When,
+}
+
+/// When to do something that suits a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// On a terminal
+    Auto,
+    /// Also when it goes to a file or a pipe
+    Always,
+    /// Never
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Ls(LsArgs),
+    Inspect(InspectArgs),
+    Why(WhyArgs),
+    Graph(GraphArgs),
+    Df(DfArgs),
+    Save(SaveArgs),
+    Load(LoadArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
+}
+
+/// List images, of the store or of an archive
+///
+/// Shows what `docker image ls` shows, newest image first. An image that Docker hides, because another was
+/// built from it, is shown with --all. An image whose layers are damaged is shown too, with a note:
+/// dockerd drops it without a word.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack ls                      all images
+  dockpack ls nginx                all tags of nginx
+  dockpack ls 'ghcr.io/*/*' -q     IDs of all images of a host
+  dockpack ls -i backup.tar.zst    what an archive holds
+  dockpack ls --root /mnt/disk/var/lib/docker")]
+pub struct LsArgs {
+    /// Show only these: a repository, a reference, a pattern (`me/*:1.*`), or an ID
+    #[arg(value_name = "REF")]
+    pub refs: Vec<String>,
+    /// Show images too that others were built from
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show digests
+    #[arg(long)]
+    pub digests: bool,
+    /// Show whole IDs
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// List an archive instead of the store; - is standard input
+    #[arg(short, long, value_name = "ARCHIVE")]
+    pub input: Option<PathBuf>,
+}
+
+/// Show all that is behind a name: tag, image, layers, directories
+///
+/// Follows the chain that leads from a tag over the image ID, its configuration, the diff IDs and chain IDs of
+/// its layers and their cache-ids to the directories of the graph driver, and shows every file on the way. Marks
+/// what is missing. Works from any point of the chain, and for containers.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack inspect nginx:alpine                        an image, by reference
+  dockpack inspect 0ae090dba3ab                        by ID, or the beginning of it
+  dockpack inspect web                                 a container, by name or ID
+  dockpack inspect sha256:9f8566ee5135…                a layer, by chain ID or diff ID
+  dockpack inspect /var/lib/docker/overlay2/94cb6c62…  a directory, or any path below it
+  dockpack inspect l/ABCDEFGHIJKLMNOPQRSTUVWXYZ        a short name from a mount's options")]
+pub struct InspectArgs {
+    /// A reference, an ID or its beginning, the name of a container, or a path
+    #[arg(value_name = "REF|ID|DIR", required = true)]
+    pub things: Vec<String>,
+}
+
+/// Say what keeps a directory, layer or image; or that nothing does
+///
+/// Shows each tag, container and build record that keeps it, and the way from there. What nothing keeps is
+/// garbage that no Docker command finds.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack why /var/lib/docker/overlay2/94cb6c62…   whose directory is this
+  dockpack why 0ae090dba3ab                         why is this image still there
+  du -s /var/lib/docker/overlay2/* | sort -n | tail -5 | cut -f2 | xargs dockpack why")]
+pub struct WhyArgs {
+    /// A path below the data root, an ID or its beginning, a reference, or the name of a container
+    #[arg(value_name = "DIR|ID|CHAIN", required = true)]
+    pub things: Vec<String>,
+}
+
+/// Write the whole store as a graph
+///
+/// Nodes are tags, digests, images, layers, containers, mounts, build records and directories. What is missing
+/// is dashed, what nothing keeps is red.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack graph | dot -Tsvg > store.svg
+  dockpack graph --format mermaid -o store.mmd
+  dockpack graph --format json | jq -r '.nodes[] | select(.kind == \"dir\" and (.kept | not)) | .id'")]
+pub struct GraphArgs {
+    /// How to write it: dot (Graphviz), mermaid or json
+    #[arg(long, value_name = "FORMAT", default_value = "dot", hide_possible_values = true)]
+    pub format: GraphFormat,
+    /// Write to a file; - is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+}
+
+/// How to write a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    /// Graphviz
+    Dot,
+    /// Mermaid
+    Mermaid,
+    /// JSON
+    Json,
+}
+
+/// Show what takes how much, and what of it could go
+///
+/// Measures every directory of the graph driver: blocks on disk, a file with several names once. Kinds overlap:
+/// the layers of an image count under both. RECLAIMABLE is what the disk gains if all that is not active goes.
+/// -v shows for each image what other images share with it, and what no other has.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack df
+  dockpack df -v
+  dockpack df --json | jq '.rows[] | select(.kind == \"unreferenced-directories\").reclaimable.disk'")]
+pub struct DfArgs {}
+
+/// Save images to an archive
+///
+/// Reads the layers straight from their directories and proves each against its diff ID on the way. The archive is
+/// an OCI image layout in a tar: docker load, podman load and skopeo read it as it is. A repository without a
+/// tag means all its tags.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack save nginx:alpine -o nginx.tar.zst          one image
+  dockpack save app:1 app:2 app:3 -o app.tar.zst       several: what they share is stored once
+  dockpack save --all -o /backup/images.tar.zst        everything
+  dockpack save app:3 -o - | ssh host dockpack load    to another host
+  dockpack save app:3 -o app.tar.gz                    for docker load of Docker 20.10 and older
+
+The name of FILE says how it is compressed: .tar.zst, .tar.gz, .tar; standard output is .tar.zst.")]
+pub struct SaveArgs {
+    /// Images: references, IDs, or beginnings of IDs
+    #[arg(value_name = "REF", required_unless_present = "all", conflicts_with = "all")]
+    pub refs: Vec<String>,
+    /// Save every image, tagged or not
+    #[arg(long)]
+    pub all: bool,
+    /// Where to write it; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// zstd's level, 1 (fast) to 19 (small)
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub level: i32,
+    /// Most bytes that repeated content may lie apart, as a power of two [default: what the images need, up to 28]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=30))]
+    pub window: Option<u32>,
+    /// Threads that compress [default: as many as there are processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: Option<u32>,
+}
+
+/// Load images from an archive
+///
+/// Rebuilds the layers' directories exactly, skips layers that are there, and makes the images visible only when
+/// everything is proved. Docker must not run on the store. Also reads archives of docker save, skopeo, buildx
+/// and podman.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack load -i images.tar.zst                      all images of the archive
+  dockpack load -i images.tar.zst app:3                only this one
+  dockpack load -i images.tar.zst --dry-run            what would be done
+  dockpack --root /mnt/disk/var/lib/docker load -i images.tar.zst")]
+pub struct LoadArgs {
+    /// Load only these: references, IDs, or beginnings of IDs [default: all]
+    #[arg(value_name = "REF")]
+    pub refs: Vec<String>,
+    /// The archive [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Show what would be done and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Print shell completions
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack completions bash > /usr/share/bash-completion/completions/dockpack
+  dockpack completions zsh > /usr/share/zsh/vendor-completions/_dockpack
+  dockpack completions fish > /usr/share/fish/vendor_completions.d/dockpack.fish")]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Print a manual page
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack man | man -l -
+  dockpack man save > dockpack-save.1")]
+pub struct ManArgs {
+    /// The command that the page is about [default: dockpack itself]
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+}

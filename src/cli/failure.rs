@@ -1,0 +1,110 @@
+//! Exit codes, and what to do about an error.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::ui::Ui;
+use crate::error::{Error, FsError};
+
+/// How a command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Exit {
+    /// It is done.
+    Done = 0,
+    /// It could not be done.
+    Failed = 1,
+    /// It was not asked for in the right way.
+    Usage = 2,
+    /// It is done, and something is damaged.
+    #[expect(dead_code, reason = "for verify")]
+    Findings = 3,
+    /// Something else works on the store.
+    InUse = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The library says why.
+    Error(Error),
+    /// Standard output takes no more.
+    Output(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<FsError> for Failure {
+    fn from(error: FsError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl Failure {
+    /// Tells the user, and returns how to exit. Whoever reads standard output no longer knows why.
+    pub(super) fn report(&self, ui: &Ui) -> Exit {
+        match self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::Output(error) => {
+                ui.fail(&format!("cannot write standard output: {error}"), &[]);
+                Exit::Failed
+            }
+            Self::Error(error) => {
+                ui.fail(&error.to_string(), &hints(error));
+                exit(error)
+            }
+        }
+    }
+}
+
+fn exit(error: &Error) -> Exit {
+    match error {
+        Error::InUse { .. } => Exit::InUse,
+        Error::Usage(_) | Error::SeveralDrivers { .. } | Error::RemappedRoot { .. } => Exit::Usage,
+        _ => Exit::Failed,
+    }
+}
+
+/// Says what a person can do.
+fn hints(error: &Error) -> Vec<String> {
+    match error {
+        Error::Fs(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
+            vec!["Docker's store belongs to root: try it with sudo".to_owned()]
+        }
+        Error::NoStore { .. } => vec!["--root names another data root".to_owned()],
+        Error::ContainerdStore { .. } => vec![
+            "dockpack reads the stores of graph drivers; `ctr -n moby images export` saves from this one".to_owned(),
+        ],
+        Error::SeveralDrivers { drivers, .. } => {
+            let choices: Vec<String> = drivers.iter().map(|driver| format!("--driver {driver}")).collect();
+            vec![format!("choose one: {}", choices.join(", "))]
+        }
+        Error::RemappedRoot { root, below } => {
+            let first = below.first().map(|name| root.join(name)).unwrap_or_default();
+            vec![format!("name the one you mean: --root {}", first.display())]
+        }
+        Error::NoSuchImage { near, .. } | Error::NoSuchThing { near, .. } => match &near[..] {
+            [] => vec!["`dockpack ls -a` shows what is there".to_owned()],
+            near => vec![format!("did you mean {}?", near.join(" or "))],
+        },
+        Error::AmbiguousPrefix { .. } | Error::Ambiguous { .. } => vec!["write more of it".to_owned()],
+        Error::Layer { used_by, .. } if !used_by.is_empty() => {
+            vec![format!("the layer is used by {}", used_by.join(", "))]
+        }
+        Error::InUse { .. } => {
+            vec!["stop it first: systemctl stop docker.socket docker.service".to_owned()]
+        }
+        Error::NewerArchive { .. } => vec!["a newer dockpack reads it; docker load does too".to_owned()],
+        _ => Vec::new(),
+    }
+}

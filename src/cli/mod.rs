@@ -1,0 +1,25 @@
+//! The command line: everything that knows terminals, arguments, exit codes and hints.
+//!
+//! Data goes to standard output, all else to standard error. Each command asks the library for a document and
+//! either serialises it (`--json`) or draws it.
+
+mod args;
+mod bars;
+mod df;
+mod failure;
+mod graph;
+mod inspect;
+mod load;
+mod ls;
+mod manual;
+mod run;
+mod sanitize;
+mod save;
+mod table;
+mod text;
+mod tree;
+mod ui;
+mod why;
+
+pub use args::Cli;
+pub use run::run;

@@ -1,0 +1,89 @@
+//! From arguments to an exit code.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use super::args::{Cli, Command, Global};
+use super::failure::{Exit, Failure};
+use super::ui::Ui;
+use super::{df, graph, inspect, load, ls, manual, save, why};
+use crate::store::{Configured, Snapshot, Store, Unknown};
+
+/// Runs the command that `args` name; the first is the program's own name.
+pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let ui = Ui::new(&cli.global);
+    let exit = dispatch(&cli, &ui).unwrap_or_else(|failure| failure.report(&ui));
+    exit.into()
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Whoever reads no more needs no help.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+}
+
+fn dispatch(cli: &Cli, ui: &Ui) -> Result<Exit, Failure> {
+    let place = Place::of(&cli.global);
+    match &cli.command {
+        Command::Ls(args) => ls::ls(args, &place, ui),
+        Command::Inspect(args) => inspect::inspect(args, &place, ui),
+        Command::Why(args) => why::why(args, &place, ui),
+        Command::Graph(args) => graph::graph(args, &place, ui),
+        Command::Df(_) => df::df(&place, ui),
+        Command::Save(args) => save::save(args, &place, ui),
+        Command::Load(args) => load::load(args, &place, ui),
+        Command::Completions(args) => manual::completions(args, ui),
+        Command::Man(args) => manual::man(args, ui),
+    }
+}
+
+/// The store that a command works on.
+#[derive(Debug)]
+pub(super) struct Place {
+    root: Option<PathBuf>,
+    driver: Option<String>,
+}
+
+impl Place {
+    fn of(global: &Global) -> Self {
+        Self { root: global.root.clone(), driver: global.driver.clone() }
+    }
+
+    /// Returns the data root: the one that was given, else the one Docker is configured with.
+    pub(super) fn root(&self) -> PathBuf {
+        self.root.as_deref().map_or_else(|| Configured::read().root(), Path::to_owned)
+    }
+
+    /// Returns the graph driver, where one was given.
+    pub(super) fn driver(&self) -> Option<&str> {
+        self.driver.as_deref()
+    }
+
+    /// Opens the store and reads what its files say. Says what cannot be read: a command that only looks goes on.
+    pub(super) fn look(&self, ui: &Ui) -> Result<(Store, Snapshot), Failure> {
+        let store = self.open()?;
+        let snapshot = store.snapshot()?;
+        let mut unknown = snapshot.unreadable.iter().filter(|unreadable| unreadable.what != Unknown::Distribution);
+        if let Some(first) = unknown.next() {
+            let more = match unknown.count() {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
+            ui.warn(&format!("cannot read {}: {}{more}", first.path, first.reason));
+        }
+        Ok((store, snapshot))
+    }
+
+    /// Opens the store.
+    pub(super) fn open(&self) -> Result<Store, Failure> {
+        Ok(Store::open(&self.root(), self.driver())?)
+    }
+}

@@ -1,0 +1,69 @@
+//! Sizes, times and IDs as people read them.
+
+use bytesize::ByteSize;
+use jiff::Timestamp;
+
+use crate::graph::Node;
+use crate::ops::inspect::Named;
+
+/// What stands for a name that there is not, as in Docker.
+pub(super) const NONE: &str = "<none>";
+
+/// Writes a number of bytes in decimal units, as Docker does (`54.3 MB`).
+pub(super) fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().si().to_string()
+}
+
+/// Writes how long ago a time was (`2 weeks ago`); `N/A` for none, and for Go's zero time.
+pub(super) fn ago(time: Option<&str>, now: Timestamp) -> String {
+    let Some(time) = time.and_then(|text| text.parse::<Timestamp>().ok()).filter(|time| time.as_second() >= 0) else {
+        return "N/A".to_owned();
+    };
+    match std::time::Duration::try_from(now.duration_since(time)) {
+        Ok(passed) => timeago::Formatter::new().convert(passed),
+        Err(_) => "in the future".to_owned(),
+    }
+}
+
+/// Writes a time without its parts of a second, and how long ago it was.
+pub(super) fn when(time: &str, now: Timestamp) -> String {
+    let shown = time.parse::<Timestamp>().map_or_else(|_| time.to_owned(), |time| time.strftime("%FT%TZ").to_string());
+    format!("{shown} ({})", ago(Some(time), now))
+}
+
+/// Writes a thing as one would say it: kind, name where it has one, short ID.
+pub(super) fn named(thing: &Named) -> String {
+    let kind = match &thing.node {
+        Node::Dir(_) => "directory",
+        Node::BuildRecord(_) => "build record",
+        node => node.kind(),
+    };
+    match (&thing.node, &thing.name) {
+        (Node::Container(_) | Node::Image(_), Some(name)) => format!("{kind} {name} ({})", thing.node.short()),
+        (node, _) => format!("{kind} {}", node.short()),
+    }
+}
+
+/// Writes a count with its noun.
+pub(super) fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_docker_writes_them() {
+        assert_eq!(size(54_300_418), "54.3 MB");
+        assert_eq!(size(4_803_385), "4.8 MB");
+        assert_eq!(size(0), "0 B");
+        let now: Timestamp = "2017-03-16T10:00:00Z".parse().expect("a time");
+        assert_eq!(ago(Some("2017-03-03T22:03:01.815836512Z"), now), "1 week ago");
+        assert_eq!(ago(Some("0001-01-01T00:00:00Z"), now), "N/A");
+        assert_eq!(ago(Some("1970-01-01T00:00:00Z"), now), "47 years ago");
+        assert_eq!(ago(Some("2018-01-01T00:00:00Z"), now), "in the future");
+        assert_eq!(ago(None, now), "N/A");
+        assert_eq!(when("2017-03-03T22:03:01.815836512Z", now), "2017-03-03T22:03:01Z (1 week ago)");
+    }
+}
