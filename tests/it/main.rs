@@ -7,6 +7,8 @@
 mod cli;
 #[cfg(feature = "cli")]
 mod inspect;
+#[cfg(feature = "cli")]
+mod round_trip;
 mod store;
 mod support;
 mod trees;
