@@ -270,7 +270,12 @@ fn build_records_keep_what_they_name() {
         store.0.driver_dirs.insert(dir(name), DriverDir { lower: vec![dir("dir-step")], ..DriverDir::default() });
         store.0.build_records.insert(
             name.to_owned(),
-            BuildRecord { layers: top(&["base"]).into_iter().collect(), dirs: vec![dir(name)], owned },
+            BuildRecord {
+                layers: top(&["base"]).into_iter().collect(),
+                dirs: vec![dir(name)],
+                owned,
+                ..BuildRecord::default()
+            },
         );
     }
     let graph = store.graph();
@@ -364,7 +369,8 @@ fn random_store() -> impl Strategy<Value = Store> {
         for (layer, at, owned) in records {
             let names = stack(layer);
             let layers = top(&names.iter().map(String::as_str).collect::<Vec<_>>()).into_iter().collect();
-            let record = BuildRecord { layers, dirs: vec![dir(&format!("extra-{at}"))], owned };
+            let record =
+                BuildRecord { layers, dirs: vec![dir(&format!("extra-{at}"))], owned, ..BuildRecord::default() };
             store.0.build_records.insert(format!("record-{at}"), record);
         }
         store
