@@ -12,13 +12,13 @@ use super::run::Place;
 use super::table::Table;
 use super::text::{self, NONE};
 use super::ui::Ui;
-use crate::archive::{ArchiveIndex, ArchiveReader};
+use crate::archive::{ArchiveReader, Metadata};
 use crate::error::FsError;
 use crate::ops::inspect::{ImageList, ListedImage, View};
 
 pub(super) fn ls(args: &LsArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let list = match &args.input {
-        Some(path) => ImageList::of_archive(&read_index(path)?, &args.refs),
+        Some(path) => ImageList::of_archive(&read_metadata(path)?, &args.refs),
         None => {
             let (store, snapshot) = place.look(ui)?;
             ImageList::of(&View::new(&store, &snapshot), args.all, &args.refs)
@@ -35,14 +35,14 @@ pub(super) fn ls(args: &LsArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure>
     Ok(Exit::Done)
 }
 
-fn read_index(path: &Path) -> Result<ArchiveIndex, Failure> {
+fn read_metadata(path: &Path) -> Result<Metadata, Failure> {
     let mut reader = if path == Path::new("-") {
         ArchiveReader::new(Box::new(io::stdin()), "standard input")?
     } else {
         let file = File::open(path).map_err(|error| FsError::new("open", path, error))?;
         ArchiveReader::new(Box::new(file), &path.display().to_string())?
     };
-    Ok(reader.metadata()?.index)
+    Ok(reader.metadata()?)
 }
 
 fn id(image: &ListedImage, args: &LsArgs) -> String {

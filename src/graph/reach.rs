@@ -8,6 +8,8 @@ use petgraph::graph::DiGraph;
 use petgraph::visit::{Dfs, DfsPostOrder, EdgeFiltered, EdgeRef as _};
 
 use super::{Edge, Graph, Id, Node, State};
+use crate::finding::Finding;
+use crate::store::{Snapshot, Unknown};
 
 /// Which nodes stay by themselves. References, containers and mounts with an owner always do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +155,30 @@ impl Graph {
                 }
             }
         }
+        found
+    }
+
+    /// Tells what may keep directories that cannot be named, because a file that would name them cannot be read.
+    /// While there is any, no directory that nothing keeps may be called garbage. `reach` says what is kept.
+    #[must_use]
+    pub fn unknowns(&self, snapshot: &Snapshot, reach: &Reach) -> Vec<Finding> {
+        let unreadable = snapshot.unreadable.iter().filter(|unreadable| unreadable.what != Unknown::Distribution);
+        let mut found: Vec<Finding> =
+            unreadable.map(|unreadable| Finding::warning("unreadable", &unreadable.path, &unreadable.reason)).collect();
+        for id in self.ids().filter(|id| reach.has(*id)) {
+            let (State::Broken(reason), node) = (self.state(id), self.node(id)) else { continue };
+            let names_one = |edge: Edge| self.follow(id, edge).is_some();
+            let unknown = match node {
+                Node::Layer(_) => !names_one(Edge::CacheId),
+                Node::Mount(_) => !names_one(Edge::MountId),
+                _ => false,
+            };
+            if unknown {
+                found.push(Finding::warning("directory-unknown", node, reason));
+            }
+        }
+        found.sort();
+        found.dedup();
         found
     }
 
