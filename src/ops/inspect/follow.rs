@@ -247,7 +247,8 @@ impl View<'_> {
 
     fn users(&self, at: Id) -> Users {
         let mut users = Users::default();
-        for keeper in self.graph.above(at, |_| true) {
+        // An image that was built from another has its layers itself.
+        for keeper in self.graph.above(at, |edge| edge.keeps() && edge != Edge::BuiltFrom, |_| true) {
             match self.graph.node(keeper.root) {
                 Node::Image(_) => users.images.push(self.named(keeper.root)),
                 Node::Container(_) => users.containers.push(self.named(keeper.root)),
