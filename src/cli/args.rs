@@ -232,7 +232,7 @@ pub struct SaveArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,
     /// Most bytes that repeated content may lie apart, as a power of two [default: what the images need, up to 28]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=30))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=29))]
     pub window: Option<u32>,
     /// Threads that compress [default: as many as there are processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
