@@ -199,6 +199,15 @@ impl ChainId {
     }
 }
 
+/// Tells whether a name is one of a container or mount: a relative path without `.` and `..`.
+fn is_mount_name(name: &[u8]) -> bool {
+    let is_part = |part: &[u8]| {
+        let is_plain = part.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.:@+[]".contains(c));
+        is_plain && matches!(part.len(), 1..=255) && !part.iter().all(|c| *c == b'.')
+    };
+    name.len() <= 1024 && name.split(|c| *c == b'/').all(is_part)
+}
+
 /// Stamps out a name that Docker draws at random; `$check` says which texts are of that kind.
 macro_rules! random_names {
     ($($(#[$doc:meta])* $name:ident, $what:literal, $check:expr;)*) => {$(
@@ -263,10 +272,10 @@ random_names! {
     /// Short name of an `overlay2` layer below `l/`: 26 characters of A-Z and 2-7; dockerd takes any unique one.
     LinkId, "the short name of a layer (letters and digits)",
         |name| matches!(name.len(), 1..=255) && name.iter().all(u8::is_ascii_alphanumeric);
-    /// Name of a container's directory, and of its entry in `layerdb/mounts`: 64 hexadecimal digits,
-    /// or 25 base-36 characters for BuildKit's own mounts.
-    ContainerId, "the name of a container (letters and digits)",
-        |name| matches!(name.len(), 1..=255) && name.iter().all(u8::is_ascii_alphanumeric);
+    /// Name of a container's directory, and of its entry in `layerdb/mounts`: 64 hexadecimal digits, or 25
+    /// base-36 characters for BuildKit's own mounts. An image mount (28.0+) is `<container>-<reference>`, so it
+    /// may lie several directories deep.
+    ContainerId, "the name of a container or mount", is_mount_name;
 }
 
 impl LinkId {
@@ -312,6 +321,10 @@ mod tests {
             assert!(CacheId::parse(bad).is_err());
             assert!(LinkId::parse(bad).is_err());
         }
+        for bad in [&b""[..], b"..", b"a/../b", b"/a", b"a/", b"a//b", b"./a", b"a\n"] {
+            assert!(ContainerId::parse(bad).is_err());
+        }
+        assert!(ContainerId::parse(b"c0ffee-[::1]:5000/a/b.c:1@sha256:beef").is_ok());
         assert!(CacheId::parse(b"f9ddcc38d33be0dad43ab740692d3431fcc92d90a97bbc2b22dcdec44bcceacb-init").is_ok());
     }
 }

@@ -21,6 +21,7 @@
 pub mod frames;
 mod index;
 mod input;
+mod layout;
 mod oci;
 mod output;
 mod reader;
@@ -28,6 +29,7 @@ mod writer;
 
 pub use index::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
 pub use input::Input;
+pub use layout::LayoutReader;
 pub(crate) use oci::{Descriptor, blob, documents, oci_manifest};
 pub use output::{Compression, ZstdOptions};
 pub use reader::{ArchiveReader, MemberName, Metadata};
@@ -38,7 +40,15 @@ pub(crate) const INDEX: &str = "dockpack/archive.json";
 /// Path of the digests of all members.
 pub(crate) const SUMS: &str = "dockpack/SHA256SUMS";
 
+/// Tells whether this can be the name of a member.
+fn is_member_name(name: &str) -> bool {
+    name.len() <= 100 && !name.contains('\0') && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
 /// The header of a member, the only one there is for a name and a length in bytes.
+///
+/// # Panics
+/// The name is none by [`is_member_name`].
 fn header(name: &str, length: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_path(name).expect("because the names of members are short and relative");

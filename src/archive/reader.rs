@@ -11,7 +11,7 @@ use crate::id::{ChainId, Sha256};
 use super::index::{ArchiveIndex, FORMAT};
 use super::input::Input;
 use super::oci::{Descriptor, documents, oci_manifest};
-use super::{INDEX, SUMS, header, padding};
+use super::{INDEX, SUMS, header, is_member_name, padding};
 
 /// Longest metadata member that is read, in bytes.
 const METADATA_LIMIT: u64 = 256 << 20;
@@ -244,7 +244,7 @@ impl ArchiveReader {
             }
             _ => return Err(self.bad("it is not a tar, plain or in gzip or zstd")),
         };
-        if path.len() > 100 || path.split('/').any(|part| matches!(part, "" | "." | "..")) || path.contains('\0') {
+        if !is_member_name(&path) {
             return Err(self.bad(format!("a member has the name {}", path.escape_debug())));
         }
         if header(&path, length).as_bytes() != &block {

@@ -207,7 +207,7 @@ pub struct DfArgs {}
 ///
 /// Reads the layers straight from their directories and proves each against its diff ID on the way. The archive is
 /// an OCI image layout in a tar: docker load, podman load and skopeo read it as it is. A repository without a
-/// tag means all its tags.
+/// tag means all its tags; an image named by its ID keeps all its references.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -217,7 +217,8 @@ Examples:
   dockpack save app:3 -o - | ssh host dockpack load    to another host
   dockpack save app:3 -o app.tar.gz                    for docker load of Docker 20.10 and older
 
-The name of FILE says how it is compressed: .tar.zst, .tar.gz, .tar; standard output is .tar.zst.")]
+The name of FILE says how it is compressed: .tar.zst, .tar.gz, .tar; standard output is .tar.zst.
+A name that ends in / or begins with oci: is a directory, which becomes an OCI image layout.")]
 pub struct SaveArgs {
     /// Images: references, IDs, or beginnings of IDs
     #[arg(value_name = "REF", required_unless_present = "all", conflicts_with = "all")]
@@ -231,7 +232,7 @@ pub struct SaveArgs {
     /// zstd's level, 1 (fast) to 19 (small)
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,
-    /// Most bytes that repeated content may lie apart, as a power of two [default: what the images need, up to 28]
+    /// Most bytes that repeated content may lie apart, as a power of two [default: 27, the most that every reader takes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=29))]
     pub window: Option<u32>,
     /// Threads that compress [default: as many as there are processors]
@@ -242,8 +243,7 @@ pub struct SaveArgs {
 /// Load images from an archive
 ///
 /// Rebuilds the layers' directories exactly, skips layers that are there, and makes the images visible only when
-/// everything is proved. Docker must not run on the store. Also reads archives of docker save, skopeo, buildx
-/// and podman.
+/// everything is proved. Docker must not run on the store. In an empty directory a new store is made.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -1,11 +1,184 @@
 //! `dockpack load`.
 
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read};
+use std::path::Path;
+
+use serde::Serialize;
+
 use super::args::LoadArgs;
 use super::failure::{Exit, Failure};
 use super::run::Place;
+use super::table::Table;
+use super::text;
 use super::ui::Ui;
-use crate::error::Error;
+use crate::archive::{ArchiveReader, LayoutReader, Metadata};
+use crate::error::{Error, FsError};
+use crate::ops::load::{LoadPlan, LoadReport, recover, select};
+use crate::store::{Store, WriteLock};
 
-pub(super) fn load(_args: &LoadArgs, _place: &Place, _ui: &Ui) -> Result<Exit, Failure> {
-    Err(Error::Usage("load is not there yet".to_owned()).into())
+/// The document of `--json`.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    plan: &'a LoadPlan,
+    #[serde(flatten)]
+    report: Option<&'a LoadReport>,
+}
+
+pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
+    let mut archive = open(args.input.as_deref())?;
+    let metadata = archive.metadata()?;
+    let images = select(&metadata.index, &args.refs)?;
+    let store = target(place, &metadata)?;
+    if args.dry_run {
+        let (plan, _) = LoadPlan::make(&store, &metadata, images)?;
+        show(&plan, ui)?;
+        return Ok(Exit::Done);
+    }
+    let lock = WriteLock::take(&store)?;
+    if let Some(finished) = recover(&store, &lock)? {
+        let images = text::count(finished.images.len(), "image", "images");
+        ui.note(&format!("finished a load that was interrupted: {images}"));
+    }
+    // What was finished may have made directories.
+    let store = target(place, &metadata)?;
+    let done = LoadPlan::make(&store, &metadata, images).and_then(|(plan, snapshot)| {
+        if plan.is_done() {
+            drain(args, &mut archive)?;
+            return Ok((plan, None));
+        }
+        let report = plan.clone().execute(&store, &snapshot, &lock, &metadata, &mut archive, ui.observer())?;
+        Ok((plan, Some(report)))
+    });
+    match done {
+        Ok((plan, Some(report))) => {
+            lock.release();
+            say(&plan, &report, ui)?;
+            Ok(Exit::Done)
+        }
+        Ok((plan, None)) => {
+            lock.abandon()?;
+            let nothing = LoadReport {
+                images: plan.images.len(),
+                layers_present: plan.layers_present.len(),
+                ..LoadReport::default()
+            };
+            say(&plan, &nothing, ui)?;
+            Ok(Exit::Done)
+        }
+        Err(error) => {
+            lock.abandon()?;
+            Err(error.into())
+        }
+    }
+}
+
+/// Opens an archive: a file, an unpacked one, or standard input.
+pub(super) fn open(input: Option<&Path>) -> Result<ArchiveReader, Failure> {
+    let path = match input {
+        None => Path::new("-"),
+        Some(path) => path.to_str().and_then(|text| text.strip_prefix("oci:")).map_or(path, Path::new),
+    };
+    if path == Path::new("-") {
+        if io::stdin().is_terminal() {
+            return Err(Error::Usage("no archive: name one with -i, or pipe it in".to_owned()).into());
+        }
+        return Ok(ArchiveReader::new(Box::new(io::stdin()), "standard input")?);
+    }
+    let name = path.display().to_string();
+    let stream: Box<dyn Read + Send> = match path.is_dir() {
+        true => Box::new(LayoutReader::open(path)?),
+        false => Box::new(File::open(path).map_err(|error| FsError::new("open", path, error))?),
+    };
+    Ok(ArchiveReader::new(stream, &name)?)
+}
+
+/// Opens the store to load into; in an empty directory a new one, of the driver that was asked for or else of the
+/// archive's.
+fn target(place: &Place, metadata: &Metadata) -> Result<Store, Failure> {
+    match Store::open(&place.root(), place.driver()) {
+        Err(Error::NoStore { .. }) => {
+            let driver = place.driver().unwrap_or(&metadata.index.driver);
+            let store = Store::open_fresh(&place.root(), driver)?;
+            match store.is_empty()? {
+                true => Ok(store),
+                false => Err(Error::NoStore { root: store.path().to_owned() }.into()),
+            }
+        }
+        store => Ok(store?),
+    }
+}
+
+/// Whoever writes the pipe is not to fail because there is nothing to do here.
+fn drain(args: &LoadArgs, archive: &mut ArchiveReader) -> Result<(), Error> {
+    if args.input.as_deref().is_none_or(|path| path == Path::new("-")) {
+        while archive.next()?.is_some() {}
+    }
+    Ok(())
+}
+
+/// Says what would be done.
+fn show(plan: &LoadPlan, ui: &Ui) -> Result<(), Failure> {
+    if ui.json() {
+        return ui.print_json(&Document { schema: 1, plan, report: None });
+    }
+    let mut table = Table::new(&["REFERENCE", "IMAGE ID", "LAYERS", "NEW LAYERS", "SIZE OF NEW"]);
+    for image in &plan.images {
+        let chains = image.chain_ids();
+        let new: Vec<_> = plan.layers.iter().filter(|layer| chains.contains(&layer.record.chain)).collect();
+        let size = new.iter().map(|layer| layer.record.tar_size).sum();
+        let names = if image.references.is_empty() { vec![text::NONE.to_owned()] } else { image.references.clone() };
+        for name in names {
+            let name = ui.clean(&name).into_owned();
+            let (layers, new) = (chains.len().to_string(), new.len().to_string());
+            table.row([name, image.id.short(), layers, new, text::size(size)]);
+        }
+    }
+    ui.print_text(&table.text())?;
+    for tagging in &plan.references {
+        if let Some(was) = tagging.was {
+            ui.note(&format!("{} now leads to {}", tagging.reference, was.short()));
+        }
+    }
+    ui.sum_up(
+        "would load",
+        &summary(plan, &LoadReport { bytes: plan.bytes(), layers: plan.layers.len(), ..LoadReport::default() }),
+    );
+    Ok(())
+}
+
+/// Says what was done, in `docker load`'s words.
+fn say(plan: &LoadPlan, report: &LoadReport, ui: &Ui) -> Result<(), Failure> {
+    if ui.json() {
+        return ui.print_json(&Document { schema: 1, plan, report: Some(report) });
+    }
+    ui.print(|out| {
+        for image in &plan.images {
+            for reference in &image.references {
+                writeln!(out, "Loaded image: {}", ui.clean(reference))?;
+            }
+            if image.references.is_empty() {
+                writeln!(out, "Loaded image ID: {}", image.id)?;
+            }
+        }
+        Ok(())
+    })?;
+    for tagging in &plan.references {
+        if let Some(was) = tagging.was {
+            ui.note(&format!("{} led to {} before", tagging.reference, was.short()));
+        }
+    }
+    ui.sum_up("loaded", &format!("{}, {:.1} s", summary(plan, report), report.seconds));
+    Ok(())
+}
+
+fn summary(plan: &LoadPlan, report: &LoadReport) -> String {
+    format!(
+        "{}, {} ({}), {} there already",
+        text::count(plan.images.len(), "image", "images"),
+        text::count(report.layers, "new layer", "new layers"),
+        text::size(report.bytes),
+        plan.layers_present.len(),
+    )
 }

@@ -1,24 +1,19 @@
 //! `dockpack ls`.
 
-use std::fs::File;
-use std::io;
-use std::path::Path;
-
 use jiff::Timestamp;
 
 use super::args::LsArgs;
 use super::failure::{Exit, Failure};
+use super::load;
 use super::run::Place;
 use super::table::Table;
 use super::text::{self, NONE};
 use super::ui::Ui;
-use crate::archive::{ArchiveReader, Metadata};
-use crate::error::FsError;
 use crate::ops::inspect::{ImageList, ListedImage, View};
 
 pub(super) fn ls(args: &LsArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let list = match &args.input {
-        Some(path) => ImageList::of_archive(&read_metadata(path)?, &args.refs),
+        Some(path) => ImageList::of_archive(&load::open(Some(path))?.metadata()?, &args.refs),
         None => {
             let (store, snapshot) = place.look(ui)?;
             ImageList::of(&View::new(&store, &snapshot), args.all, &args.refs)
@@ -33,16 +28,6 @@ pub(super) fn ls(args: &LsArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure>
     }
     say_what_is_lost(&list, ui);
     Ok(Exit::Done)
-}
-
-fn read_metadata(path: &Path) -> Result<Metadata, Failure> {
-    let mut reader = if path == Path::new("-") {
-        ArchiveReader::new(Box::new(io::stdin()), "standard input")?
-    } else {
-        let file = File::open(path).map_err(|error| FsError::new("open", path, error))?;
-        ArchiveReader::new(Box::new(file), &path.display().to_string())?
-    };
-    Ok(reader.metadata()?)
 }
 
 fn id(image: &ListedImage, args: &LsArgs) -> String {

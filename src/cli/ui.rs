@@ -15,6 +15,7 @@ use crate::progress::Observer;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const DONE: Style = AnsiColor::Green.on_default().bold();
 const NOTE: Style = AnsiColor::Cyan.on_default().bold();
 
 /// What a command talks through.
@@ -108,6 +109,14 @@ impl Ui {
     pub(super) fn note(&self, text: &str) {
         if !self.quiet {
             self.bars.say("note", NOTE, text);
+        }
+    }
+
+    /// Says in one line what was done. Not said with `--quiet`.
+    pub(super) fn sum_up(&self, what: &str, text: &str) {
+        self.bars.clear();
+        if !self.quiet {
+            self.bars.say(what, DONE, text);
         }
     }
 

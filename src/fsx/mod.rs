@@ -14,5 +14,5 @@ mod resolve;
 
 pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
-pub use output::OutputFile;
+pub use output::{OutputDir, OutputFile};
 pub use real::real_path;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::Dir;
 use crate::error::FsError;
 
 /// A file that appears under its name only when it is complete. Until then it has no name, where the file system
@@ -68,7 +69,7 @@ impl OutputFile {
             self.temp = Some(temp);
         }
         renamed.map_err(|errno| FsError::new("write", &self.path, errno))?;
-        super::Dir::open_root(directory(&self.path))?.sync()
+        Dir::open_root(directory(&self.path))?.sync()
     }
 
     /// Links the unnamed file: a link cannot replace a file, so it gets a temp name first.
@@ -99,6 +100,77 @@ impl Drop for OutputFile {
     }
 }
 
+/// A directory that is complete when its last file has its name. Until then all is in a directory within it, so
+/// that it may be a mount point.
+#[derive(Debug)]
+pub struct OutputDir {
+    dir: Dir,
+    stage: Dir,
+    stage_name: String,
+    /// The directory was made for this, and is taken away on failure.
+    made: Option<PathBuf>,
+    published: bool,
+}
+
+impl OutputDir {
+    /// Begins to fill the directory at `path`, which must be empty or not be there.
+    ///
+    /// # Errors
+    /// There is something else of that name, something in it, or it cannot be written to.
+    pub fn create(path: &Path) -> Result<Self, FsError> {
+        let fail = |errno: Errno| FsError::new("write", path, errno);
+        let made = match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
+            Ok(()) => Some(path.to_owned()),
+            Err(Errno::EXIST) => None,
+            Err(errno) => return Err(fail(errno)),
+        };
+        let dir = Dir::open_root(path)?;
+        // A new file system has one entry of its own.
+        if dir.entries()?.iter().any(|entry| entry.name != b"lost+found") {
+            return Err(fail(Errno::NOTEMPTY));
+        }
+        let stage_name = format!(".dockpack-{}", std::process::id());
+        let stage = dir.make_dir(&stage_name, 0o755)?;
+        Ok(Self { dir, stage, stage_name, made, published: false })
+    }
+
+    /// Returns where to write.
+    #[must_use]
+    pub fn stage(&self) -> &Dir {
+        &self.stage
+    }
+
+    /// Moves everything to its place; `last` is what readers look for first.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn publish(mut self, last: &str) -> Result<(), FsError> {
+        let entries = self.stage.entries()?;
+        for entry in entries.iter().filter(|entry| entry.name != last.as_bytes()) {
+            self.stage.rename(&entry.name, &self.dir, &entry.name)?;
+        }
+        self.dir.sync()?;
+        // Crash here: without the last file it is no archive.
+        self.stage.rename(last, &self.dir, last)?;
+        self.dir.remove_dir(&self.stage_name)?;
+        self.published = true;
+        self.dir.sync()
+    }
+}
+
+impl Drop for OutputDir {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        // Nothing more can be done for what cannot be removed.
+        let _ = self.dir.remove_tree(&self.stage_name);
+        if let Some(made) = &self.made {
+            let _ = rustix::fs::rmdir(made);
+        }
+    }
+}
+
 fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -107,7 +179,7 @@ fn directory(path: &Path) -> &Path {
 }
 
 /// A hidden name beside `path` that no other process takes.
-pub(super) fn temp_name(path: &Path) -> Result<PathBuf, Errno> {
+fn temp_name(path: &Path) -> Result<PathBuf, Errno> {
     let name = path.file_name().ok_or(Errno::ISDIR)?;
     let mut temp = std::ffi::OsString::from(".");
     temp.push(name);

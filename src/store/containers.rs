@@ -168,8 +168,7 @@ mod tests {
 
     #[test]
     fn image_mounts_are_found() {
-        let text =
-            r#"{"ID":"c0ffee","Name":"/x","MountPoints":{"/a":{"Type":"image","ID":"beef"},"/b":{"Type":"volume"}}}"#;
+        let text = r#"{"ID":"c0ffee","Name":"/x","MountPoints":{"/a":{"Type":"image","ID":"c0ffee-a/b:1"},"/b":{"Type":"volume"}}}"#;
         let container = parse(&id(), text.as_bytes()).expect("parses");
         assert_eq!((container.name.as_str(), container.image_mounts.len()), ("x", 1));
     }

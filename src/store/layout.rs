@@ -124,6 +124,15 @@ impl Store {
         Ok(Self { root, path, driver, image, home })
     }
 
+    /// Tells whether the data root holds nothing yet but what file systems and dockpack itself put there.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub fn is_empty(&self) -> Result<bool> {
+        let ours = |name: &[u8]| matches!(name, b"lost+found" | b".dockpack" | b"volumes" | b"image");
+        Ok(self.root.entries()?.iter().all(|entry| ours(&entry.name)))
+    }
+
     /// Returns the data root.
     #[must_use]
     pub fn root(&self) -> &Dir {

@@ -5,6 +5,8 @@
 //! taken beside a live daemon may be torn: it is good for looking and for saving (which proves every byte),
 //! not for deleting.
 
+mod bolt;
+mod buildkit;
 mod containers;
 mod distribution;
 mod imagedb;
@@ -15,6 +17,7 @@ mod mounts;
 mod notes;
 pub(crate) mod repositories;
 mod snapshot;
+mod strays;
 
 use std::collections::BTreeMap;
 
@@ -183,9 +186,9 @@ pub struct Container {
 /// One thing BuildKit keeps: a lease's or cache record's snapshot key, resolved through `snapshots.db`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BuildRecord {
-    /// Image layers it keeps.
+    /// The image layer it keeps; the layers below follow from that. Several only where the first does not load.
     pub layers: Vec<ChainId>,
-    /// Driver directories it keeps.
+    /// Driver directories it keeps besides those of layers, nearest first.
     pub dirs: Vec<CacheId>,
     /// Whether a lease or a cache record names it. Where not, BuildKit leaked it.
     pub owned: bool,
@@ -214,6 +217,8 @@ pub enum StrayKind {
     DanglingLink,
     /// A directory of a driver's self-test (`check-overlayfs-support*`, …).
     SelfTest,
+    /// An empty directory in `layerdb/mounts`: what is left of an image mount whose reference has a slash.
+    EmptyMount,
     /// `imagedb/metadata/sha256/<id>` without content.
     MetadataWithoutContent,
     /// A file in `imagedb/content/sha256` that dockerd does not take for an image.

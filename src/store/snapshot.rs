@@ -1,6 +1,10 @@
 //! Runs the readers, side by side, and puts what they find together.
 
-use super::{Notes, Snapshot, Store, containers, distribution, imagedb, layerdb, mounts, repositories};
+use std::collections::HashSet;
+
+use super::{
+    Notes, Snapshot, Store, Unknown, buildkit, containers, distribution, imagedb, layerdb, mounts, repositories, strays,
+};
 use crate::driver;
 use crate::error::Result;
 use crate::finding::Finding;
@@ -13,38 +17,42 @@ impl Store {
     /// None of today's readers gives up: what cannot be read is in the snapshot.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let mut snapshot = Snapshot::default();
-        let (image, home) = rayon::join(|| self.read_image(), || self.read_home());
         let mut notes = Notes::default();
-        image(&mut snapshot, &mut notes);
-        home(&mut snapshot, &mut notes);
-        if let (Some(dir), true) = (self.image(), snapshot.references.is_empty() && !snapshot.images.is_empty())
-            && matches!(dir.find("repositories.json"), Ok(None))
-        {
-            let path = format!("{}/repositories.json", self.image_path());
-            notes.findings.push(Finding::warning("references-missing", path, "missing, although there are images"));
+        let (image, (rest, (listing, build))) = rayon::join(
+            || self.read_image(),
+            || {
+                let rest = || (containers::read(self.root()), strays::read(self.root()));
+                rayon::join(rest, || rayon::join(|| self.list_home(), || buildkit::read(self.root())))
+            },
+        );
+        if let Some(image) = image {
+            image(&mut snapshot, &mut notes);
         }
-        notes.findings.sort();
-        notes.findings.dedup();
-        notes.strays.sort();
-        notes.unreadable.sort();
-        snapshot.findings = notes.findings;
-        snapshot.strays = notes.strays;
-        snapshot.unreadable = notes.unreadable;
+        let ((found, container_notes), root_notes) = rest;
+        snapshot.containers = found;
+        snapshot.driver_dirs = listing.dirs;
+        let (build, build_notes) = build;
+        for more in [container_notes, root_notes, listing.notes, build_notes] {
+            notes.append(more);
+        }
+        snapshot.build_records = build.records(&snapshot);
+        snapshot.look_for_lost_references(&self.image_path(), &mut notes);
+        snapshot.take(notes);
         Ok(snapshot)
     }
 
     /// Reads `image/<driver>`; gives what puts it into a snapshot.
-    fn read_image(&self) -> impl FnOnce(&mut Snapshot, &mut Notes) + Send + use<> {
+    fn read_image(&self) -> Option<impl FnOnce(&mut Snapshot, &mut Notes) + Send + use<>> {
+        let image = self.image()?;
         let at = self.image_path();
-        let read = self.image().map(|image| {
-            let ((references, layers), (images, (mounts, distribution))) = rayon::join(
-                || (repositories::read(image, &at), layerdb::read(image, &at)),
-                || (imagedb::read(image, &at), (mounts::read(image, &at), distribution::read(image, &at))),
-            );
-            (references, layers, images, mounts, distribution)
-        });
-        move |snapshot, notes| {
-            let Some((references, layers, images, mounts, distribution)) = read else { return };
+        let ((references, layers), (images, (mounts, distribution))) = rayon::join(
+            || rayon::join(|| repositories::read(image, &at), || layerdb::read(image, &at)),
+            || {
+                let rest = || (mounts::read(image, &at), distribution::read(image, &at));
+                rayon::join(|| imagedb::read(image, &at), rest)
+            },
+        );
+        Some(move |snapshot: &mut Snapshot, notes: &mut Notes| {
             snapshot.references = references.0;
             snapshot.layers = layers.0.loadable;
             snapshot.broken_layers = layers.0.broken;
@@ -54,20 +62,44 @@ impl Store {
             for more in [references.1, layers.1, images.1, mounts.1, distribution.1] {
                 notes.append(more);
             }
+        })
+    }
+
+    fn list_home(&self) -> driver::Listing {
+        self.home().map(|home| driver::list(self.driver(), home)).unwrap_or_default()
+    }
+}
+
+impl Snapshot {
+    /// Says which images that are referred to cannot be understood, and whether all references are gone.
+    fn look_for_lost_references(&self, image: &str, notes: &mut Notes) {
+        let invalid: HashSet<String> = notes
+            .strays
+            .iter()
+            .filter(|stray| stray.kind == super::StrayKind::InvalidImage)
+            .map(|stray| stray.path.clone())
+            .collect();
+        for (reference, id) in &self.references {
+            let path = format!("{image}/imagedb/content/sha256/{}", id.hex());
+            if invalid.contains(&path) {
+                notes.unreadable(Unknown::Images, &path, format!("{reference} names it, and it is damaged"));
+            }
+        }
+        let is_unreadable = notes.unreadable.iter().any(|unreadable| unreadable.what == Unknown::References);
+        if self.references.is_empty() && !self.images.is_empty() && !is_unreadable {
+            let evidence = format!("it names nothing, and there are {} images", self.images.len());
+            notes.findings.push(Finding::note("references-empty", format!("{image}/repositories.json"), evidence));
         }
     }
 
-    /// Reads the rest of the data root.
-    fn read_home(&self) -> impl FnOnce(&mut Snapshot, &mut Notes) + Send + use<> {
-        let (containers, listing) = rayon::join(
-            || containers::read(self.root()),
-            || self.home().map(|home| driver::list(self.driver(), home)).unwrap_or_default(),
-        );
-        move |snapshot, notes| {
-            snapshot.containers = containers.0;
-            snapshot.driver_dirs = listing.dirs;
-            notes.append(containers.1);
-            notes.append(listing.notes);
-        }
+    /// Takes the notes in an order that does not depend on the readers'.
+    fn take(&mut self, mut notes: Notes) {
+        notes.findings.sort();
+        notes.findings.dedup();
+        notes.strays.sort();
+        notes.unreadable.sort();
+        self.findings = notes.findings;
+        self.strays = notes.strays;
+        self.unreadable = notes.unreadable;
     }
 }

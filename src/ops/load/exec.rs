@@ -29,7 +29,7 @@ const RESERVE: u64 = 1 << 20;
 const RESERVE_PER_LAYER: u64 = 32 << 10;
 
 /// What was done.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LoadReport {
     /// Number of images.
     pub images: usize,
