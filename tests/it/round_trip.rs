@@ -4,9 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::command::{dockpack, load, outcome, run, save};
-use crate::support::store::{
-    Contents, REAL, assert_nothing_else, assert_same_images, driver_of, temp_dir, unpack,
-};
+use crate::support::store::{Contents, REAL, assert_nothing_else, assert_same_images, driver_of, temp_dir, unpack};
 use crate::support::tree::Untouched;
 
 /// An unpacked store with room beside it.
@@ -49,7 +47,10 @@ fn round_trip(fixture: &'static str) {
 
     let again = lab.at("again.tar.zst");
     save(&target, &["--all"], &again);
-    assert!(fs::read(&archive).expect("an archive") == fs::read(&again).expect("an archive"), "saved again, it differs");
+    assert!(
+        fs::read(&archive).expect("an archive") == fs::read(&again).expect("an archive"),
+        "saved again, it differs"
+    );
 }
 
 #[test]
