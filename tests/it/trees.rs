@@ -16,7 +16,9 @@ use crate::support::tree::{Allow, Aspect, Tree, Untouched};
 fn sample() -> TempDir {
     let temp = tempfile::tempdir().expect("a directory");
     let at = |name: &str| temp.path().join(name);
-    fs::create_dir_all(at("dir/inner")).expect("directories");
+    for dir in ["dir/inner", "layer/work/work", "layer/diff"] {
+        fs::create_dir_all(at(dir)).expect("directories");
+    }
     for name in ["file", "dir/file", "other", "first"] {
         fs::write(at(name), name).expect("a file");
     }
@@ -55,7 +57,7 @@ fn set_mtime(at: &Path, seconds: i64, nanos: i64) {
 fn deviations(allow: Allow, change: impl FnOnce(&Path)) -> Vec<(String, Aspect)> {
     let (one, other) = (sample(), sample());
     change(other.path());
-    for dir in ["", "dir", "dir/inner"] {
+    for dir in ["", "dir", "dir/inner", "layer/work/work", "layer/diff"] {
         let at = other.path().join(dir);
         if at.is_dir() && at.metadata().expect("a directory").mtime() > 1_500_000_000 {
             set_mtime(&at, 1_488_573_141, 123_456_789);
@@ -87,16 +89,21 @@ type Change = (&'static str, fn(&Path), &'static [(&'static str, Aspect)]);
 /// Each change with exactly the deviations it must be found by.
 const CHANGES: &[Change] = &[
     ("a missing file", |root| fs::remove_file(root.join("file")).expect("removed"), &[("file", Aspect::Missing)]),
-    ("a missing directory", |root| fs::remove_dir(root.join("dir/inner")).expect("removed"), &[(
-        "dir/inner",
-        Aspect::Missing,
-    )]),
+    (
+        "a missing directory",
+        |root| fs::remove_dir(root.join("dir/inner")).expect("removed"),
+        &[("dir/inner", Aspect::Missing)],
+    ),
     ("a file too many", |root| fs::write(root.join("dir/new"), "").expect("written"), &[("dir/new", Aspect::Extra)]),
     ("another kind", |root| replace_node(&root.join("pipe"), FileType::Socket, (0, 0)), &[("pipe", Aspect::Kind)]),
-    ("a copy in place of a link", |root| {
-        fs::remove_file(root.join("link")).expect("removed");
-        rewrite(&root.join("link"), "file");
-    }, &[("link", Aspect::Kind)]),
+    (
+        "a copy in place of a link",
+        |root| {
+            fs::remove_file(root.join("link")).expect("removed");
+            rewrite(&root.join("link"), "file");
+        },
+        &[("link", Aspect::Kind)],
+    ),
     ("mode of a file", |root| mode(&root.join("file"), 0o4644), &[("file", Aspect::Mode)]),
     ("mode of a directory", |root| mode(&root.join("dir"), 0o1755), &[("dir", Aspect::Mode)]),
     ("mode of a device", |root| mode(&root.join("char"), 0o600), &[("char", Aspect::Mode)]),
@@ -112,63 +119,104 @@ const CHANGES: &[Change] = &[
     ("time of a device", |root| set_mtime(&root.join("block"), 1_488_573_140, 0), &[("block", Aspect::Mtime)]),
     ("value of an attribute", |root| xattr(&root.join("file"), "user.note", b"y"), &[("file", Aspect::Xattrs)]),
     ("an attribute too many", |root| xattr(&root.join("other"), "user.more", b""), &[("other", Aspect::Xattrs)]),
-    ("a missing attribute", |root| lremovexattr(root.join("file"), "user.note").expect("removed"), &[(
-        "file",
-        Aspect::Xattrs,
-    )]),
-    ("no opaque marker", |root| lremovexattr(root.join("dir"), "trusted.overlay.opaque").expect("removed"), &[(
-        "dir",
-        Aspect::Xattrs,
-    )]),
+    (
+        "a missing attribute",
+        |root| lremovexattr(root.join("file"), "user.note").expect("removed"),
+        &[("file", Aspect::Xattrs)],
+    ),
+    (
+        "no opaque marker",
+        |root| lremovexattr(root.join("dir"), "trusted.overlay.opaque").expect("removed"),
+        &[("dir", Aspect::Xattrs)],
+    ),
     ("a capability", |root| xattr(&root.join("file"), "security.capability", &CAPABILITY), &[("file", Aspect::Xattrs)]),
     ("an attribute of a link", |root| xattr(&root.join("link"), "trusted.note", b"x"), &[("link", Aspect::Xattrs)]),
-    ("number of a character device", |root| replace_node(&root.join("char"), FileType::CharacterDevice, (1, 5)), &[(
-        "char",
-        Aspect::Device,
-    )]),
-    ("number of a block device", |root| replace_node(&root.join("block"), FileType::BlockDevice, (7, 256)), &[(
-        "block",
-        Aspect::Device,
-    )]),
-    ("a device for a whiteout", |root| replace_node(&root.join("gone"), FileType::CharacterDevice, (0, 1)), &[(
-        "gone",
-        Aspect::Device,
-    )]),
-    ("target of a link", |root| {
-        fs::remove_file(root.join("link")).expect("removed");
-        symlink("./file", root.join("link")).expect("a link");
-        set_mtime(&root.join("link"), 1_488_573_141, 123_456_789);
-    }, &[("link", Aspect::Target)]),
-    ("a copy in place of a hard link", |root| {
-        fs::remove_file(root.join("dir/second")).expect("removed");
-        rewrite(&root.join("dir/second"), "first");
-    }, &[("first", Aspect::Links)]),
-    ("a hard link too many", |root| {
-        rewrite(&root.join("first"), "dir/file");
-        fs::remove_file(root.join("dir/file")).expect("removed");
-        fs::hard_link(root.join("first"), root.join("dir/file")).expect("a hard link");
-    }, &[
-        ("dir/second", Aspect::Size),
-        ("dir/second", Aspect::Content),
-        ("dir/second", Aspect::Links),
-        ("first", Aspect::Size),
-        ("first", Aspect::Content),
-        ("first", Aspect::Links),
-    ]),
-    ("hard links of devices", |root| {
-        fs::remove_file(root.join("gone-too")).expect("removed");
-        fs::hard_link(root.join("gone"), root.join("gone-too")).expect("a hard link");
-    }, &[("gone-too", Aspect::Links)]),
+    (
+        "number of a character device",
+        |root| replace_node(&root.join("char"), FileType::CharacterDevice, (1, 5)),
+        &[("char", Aspect::Device)],
+    ),
+    (
+        "number of a block device",
+        |root| replace_node(&root.join("block"), FileType::BlockDevice, (7, 256)),
+        &[("block", Aspect::Device)],
+    ),
+    (
+        "a device for a whiteout",
+        |root| replace_node(&root.join("gone"), FileType::CharacterDevice, (0, 1)),
+        &[("gone", Aspect::Device)],
+    ),
+    (
+        "target of a link",
+        |root| {
+            fs::remove_file(root.join("link")).expect("removed");
+            symlink("./file", root.join("link")).expect("a link");
+            set_mtime(&root.join("link"), 1_488_573_141, 123_456_789);
+        },
+        &[("link", Aspect::Target)],
+    ),
+    (
+        "a copy in place of a hard link",
+        |root| {
+            fs::remove_file(root.join("dir/second")).expect("removed");
+            rewrite(&root.join("dir/second"), "first");
+        },
+        &[("first", Aspect::Links)],
+    ),
+    (
+        "a hard link too many",
+        |root| {
+            rewrite(&root.join("first"), "dir/file");
+            fs::remove_file(root.join("dir/file")).expect("removed");
+            fs::hard_link(root.join("first"), root.join("dir/file")).expect("a hard link");
+        },
+        &[
+            ("dir/second", Aspect::Size),
+            ("dir/second", Aspect::Content),
+            ("dir/second", Aspect::Links),
+            ("first", Aspect::Size),
+            ("first", Aspect::Content),
+            ("first", Aspect::Links),
+        ],
+    ),
+    (
+        "hard links of devices",
+        |root| {
+            fs::remove_file(root.join("gone-too")).expect("removed");
+            fs::hard_link(root.join("gone"), root.join("gone-too")).expect("a hard link");
+        },
+        &[("gone-too", Aspect::Links)],
+    ),
     ("time of a whiteout", |root| set_mtime(&root.join("gone"), 1, 0), &[("gone", Aspect::Mtime)]),
     ("bookkeeping", |root| xattr(&root.join("dir"), "trusted.overlay.origin", b"other"), &[("dir", Aspect::Xattrs)]),
     ("more bookkeeping", |root| xattr(&root.join("dir"), "trusted.overlay.impure", b"y"), &[("dir", Aspect::Xattrs)]),
+    (
+        "a whiteout to make others of",
+        |root| new_whiteout(&root.join("layer/work/work/#1a2b")),
+        &[("layer/work/work/#1a2b", Aspect::Extra)],
+    ),
+    (
+        "a whiteout too many",
+        |root| new_whiteout(&root.join("layer/diff/#1a2b")),
+        &[("layer/diff/#1a2b", Aspect::Extra)],
+    ),
+    (
+        "scratch",
+        |root| fs::write(root.join("layer/work/work/#1a2b"), "").expect("written"),
+        &[("layer/work/work/#1a2b", Aspect::Extra)],
+    ),
 ];
+
+fn new_whiteout(at: &Path) {
+    node(at, FileType::CharacterDevice, (0, 0));
+}
 
 /// `cap_net_raw+ep`
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Changes that are allowed in a layer that was rebuilt.
-const ALLOWED: [&str; 4] = ["hard links of devices", "time of a whiteout", "bookkeeping", "more bookkeeping"];
+const ALLOWED: [&str; 5] =
+    ["hard links of devices", "time of a whiteout", "bookkeeping", "more bookkeeping", "a whiteout to make others of"];
 
 fn mode(at: &Path, mode: u32) {
     rustix::fs::chmodat(CWD, at, Mode::from_raw_mode(mode), AtFlags::empty()).expect("a mode");
