@@ -195,6 +195,9 @@ fn one_image_of_several() {
             assert_eq!(found.layers.keys().cloned().collect::<BTreeSet<_>>(), chains);
             assert_same(&found.layer_trees(&lab.root()), &found.layer_trees(&target), Allow::REBUILT);
             assert_nothing_else(&target, lab.driver);
+            // The image that it was built from is not there, and is not named.
+            let metadata = target.join("image").join(lab.driver).join("imagedb/metadata/sha256").join(id);
+            assert!(!names(&metadata).contains(&"parent".to_owned()));
         }
     }
 }
