@@ -137,6 +137,11 @@ impl<'a> Publish<'a> {
                 dir.sync()?;
             }
         }
+        for (image, parent) in &self.plan.parents {
+            let dir = places.metadata.ensure_dir(image.hex(), 0o700)?;
+            dir.write_file("parent", parent.to_string().as_bytes(), 0o600)?;
+            dir.sync()?;
+        }
         places.contents.sync()?;
         Ok(places.metadata.sync()?)
     }
