@@ -242,16 +242,13 @@ impl Drawing<'_> {
         tree
     }
 
-    fn used(&self, tree: &mut Tree, images: &[Named], containers: &[Named], build_records: &[String]) {
+    fn used(&self, tree: &mut Tree, images: &[Named], containers: &[Named], build_records: &[Named]) {
         if images.is_empty() && containers.is_empty() && build_records.is_empty() {
             return;
         }
         let mut used = Tree::new("used by");
-        for user in images.iter().chain(containers) {
+        for user in images.iter().chain(containers).chain(build_records) {
             used.add(self.clean(text::named(user)));
-        }
-        for record in build_records {
-            used.add(self.clean(format!("build record {record}")));
         }
         tree.push(used);
     }

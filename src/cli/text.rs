@@ -40,6 +40,7 @@ pub(super) fn named(thing: &Named) -> String {
     };
     match (&thing.node, &thing.name) {
         (Node::Container(_) | Node::Image(_), Some(name)) => format!("{kind} {name} ({})", thing.node.short()),
+        (Node::BuildRecord(key), Some(what)) => format!("{kind} {key} ({what})"),
         (node, _) => format!("{kind} {}", node.short()),
     }
 }

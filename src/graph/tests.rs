@@ -268,7 +268,12 @@ fn build_records_keep_what_they_name() {
         store.0.driver_dirs.insert(dir(name), DriverDir { lower: vec![dir("dir-step")], ..DriverDir::default() });
         store.0.build_records.insert(
             name.to_owned(),
-            BuildRecord { layers: top(&["base"]).into_iter().collect(), dirs: vec![dir(name)], owned },
+            BuildRecord {
+                layers: top(&["base"]).into_iter().collect(),
+                dirs: vec![dir(name)],
+                owned,
+                ..BuildRecord::default()
+            },
         );
     }
     let graph = store.graph();

@@ -44,7 +44,8 @@ fn random_store() -> impl Strategy<Value = Store> {
         for (layer, at, owned) in records {
             let names = stack(layer);
             let layers = top(&names.iter().map(String::as_str).collect::<Vec<_>>()).into_iter().collect();
-            let record = BuildRecord { layers, dirs: vec![dir(&format!("extra-{at}"))], owned };
+            let record =
+                BuildRecord { layers, dirs: vec![dir(&format!("extra-{at}"))], owned, ..BuildRecord::default() };
             store.0.build_records.insert(format!("record-{at}"), record);
         }
         store
