@@ -114,7 +114,7 @@ impl Drawing<'_> {
             line += &format!("  {}", text::size(bytes));
         }
         if let Some(command) = &layer.created_by {
-            line += &format!("  {DIM}{}{DIM:#}", self.clean(one_line(command)));
+            line += &format!("  {DIM}{}{DIM:#}", self.clean(text::one_line(command)));
         }
         let mut tree = Tree::new(line);
         self.layer_fields(layer, &mut tree);
@@ -262,19 +262,5 @@ fn role(edge: Edge) -> &'static str {
         Edge::InitId => "the init layer of",
         Edge::Snapshot => "kept for",
         _ => "named by",
-    }
-}
-
-/// Returns the first part of a command, without Docker's own words around it, that fits beside an ID.
-fn one_line(command: &str) -> String {
-    let command = command.strip_prefix("RUN ").unwrap_or(command);
-    let command = command.strip_prefix("/bin/sh -c ").unwrap_or(command);
-    let command = command.strip_prefix("#(nop) ").unwrap_or(command);
-    let command = command.strip_suffix(" # buildkit").unwrap_or(command);
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let line = words.join(" ");
-    match line.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
     }
 }
