@@ -95,7 +95,8 @@ impl LoadPlan {
             bytes: self.bytes(),
             seconds: begun.elapsed().as_secs_f64(),
         };
-        finish(root, &staging, &Journal { plan: self }, driver, lock)?;
+        finish(root, &staging, &Journal { plan: self }, driver, lock)
+            .map_err(|error| Error::Unfinished(Box::new(error)))?;
         Ok(LoadReport { seconds: begun.elapsed().as_secs_f64(), ..report })
     }
 
