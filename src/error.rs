@@ -198,6 +198,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The observer wanted the operation to stop.
+    #[error("stopped")]
+    Stopped,
     /// A request that makes no sense, found after the arguments were parsed.
     #[error("{0}")]
     Usage(String),

@@ -118,7 +118,7 @@ impl ArchiveReader {
         let mut blobs = BTreeMap::new();
         // Each image has a configuration and a manifest; two images may share neither.
         for _ in 0..index.images.len() * 2 {
-            match self.next()? {
+            match self.next_part()? {
                 Some(MemberName::Blob(digest)) => {
                     let bytes = self.read_whole()?;
                     if Sha256::of(&bytes) != digest {
@@ -185,7 +185,7 @@ impl ArchiveReader {
     ///
     /// # Errors
     /// The archive is damaged, cut, or has a member that has no place in it.
-    pub fn next(&mut self) -> Result<Option<MemberName>, Error> {
+    pub fn next_part(&mut self) -> Result<Option<MemberName>, Error> {
         let Some(name) = self.next_header()? else { return Ok(None) };
         match MemberName::parse(&name) {
             Some(MemberName::Sums) => {

@@ -21,6 +21,8 @@ pub(super) enum Exit {
     Findings = 3,
     /// Something else works on the store.
     InUse = 4,
+    /// A signal stopped it; as shells say it of Ctrl-C.
+    Stopped = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -70,6 +72,7 @@ impl Failure {
 fn exit(error: &Error) -> Exit {
     match error {
         Error::InUse { .. } => Exit::InUse,
+        Error::Stopped => Exit::Stopped,
         Error::Usage(_) | Error::SeveralDrivers { .. } | Error::RemappedRoot { .. } => Exit::Usage,
         _ => Exit::Failed,
     }
@@ -104,6 +107,7 @@ fn hints(error: &Error) -> Vec<String> {
         Error::InUse { .. } => {
             vec!["stop it first: systemctl stop docker.socket docker.service".to_owned()]
         }
+        Error::Stopped => vec!["nothing is left half done; it can be run again".to_owned()],
         Error::NewerArchive { .. } => vec!["a newer dockpack reads it; docker load does too".to_owned()],
         _ => Vec::new(),
     }

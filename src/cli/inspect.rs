@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::args::InspectArgs;
 use super::failure::{Exit, Failure};
-use super::run::Place;
+use super::run::{Place, find_all};
 use super::text;
 use super::tree::{BAD, DIM, STRONG, Tree};
 use super::ui::Ui;
@@ -18,14 +18,11 @@ use crate::ops::inspect::{
 pub(super) fn inspect(args: &InspectArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let (store, snapshot) = place.look(ui)?;
     let view = View::new(&store, &snapshot);
-    let mut things = Vec::new();
-    for word in &args.things {
-        things.extend(view.find(word)?);
-    }
+    let (things, exit) = find_all(&view, &args.things, ui);
     let traces = view.trace(things);
     if ui.json() {
         ui.print_json(&traces)?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let draw = Drawing { ui, now: Timestamp::now(), root: &view.root().display().to_string() };
     ui.print(|out| {
@@ -37,7 +34,7 @@ pub(super) fn inspect(args: &InspectArgs, place: &Place, ui: &Ui) -> Result<Exit
         }
         Ok(())
     })?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// Draws traces as trees.

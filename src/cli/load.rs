@@ -1,6 +1,5 @@
 //! `dockpack load`.
 
-use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::Path;
 
@@ -8,12 +7,14 @@ use serde::Serialize;
 
 use super::args::LoadArgs;
 use super::failure::{Exit, Failure};
+use super::interrupt;
 use super::run::Place;
 use super::table::Table;
 use super::text;
 use super::ui::Ui;
 use crate::archive::{ArchiveReader, LayoutReader, Metadata};
-use crate::error::{Error, FsError};
+use crate::error::Error;
+use crate::fsx::{is_dir, open_input};
 use crate::ops::load::{LoadPlan, LoadReport, recover, select};
 use crate::store::{Store, WriteLock};
 
@@ -36,6 +37,7 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         show(&plan, ui)?;
         return Ok(Exit::Done);
     }
+    interrupt::take();
     let lock = WriteLock::take(&store)?;
     if let Some(finished) = recover(&store, &lock)? {
         let images = text::count(finished.images.len(), "image", "images");
@@ -87,9 +89,9 @@ pub(super) fn open(input: Option<&Path>) -> Result<ArchiveReader, Failure> {
         return Ok(ArchiveReader::new(Box::new(io::stdin()), "standard input")?);
     }
     let name = path.display().to_string();
-    let stream: Box<dyn Read + Send> = match path.is_dir() {
+    let stream: Box<dyn Read + Send> = match is_dir(path) {
         true => Box::new(LayoutReader::open(path)?),
-        false => Box::new(File::open(path).map_err(|error| FsError::new("open", path, error))?),
+        false => Box::new(open_input(path)?),
     };
     Ok(ArchiveReader::new(stream, &name)?)
 }
@@ -113,7 +115,7 @@ fn target(place: &Place, metadata: &Metadata) -> Result<Store, Failure> {
 /// Whoever writes the pipe is not to fail because there is nothing to do here.
 fn drain(args: &LoadArgs, archive: &mut ArchiveReader) -> Result<(), Error> {
     if args.input.as_deref().is_none_or(|path| path == Path::new("-")) {
-        while archive.next()?.is_some() {}
+        while archive.next_part()?.is_some() {}
     }
     Ok(())
 }

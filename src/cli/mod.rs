@@ -9,6 +9,7 @@ mod df;
 mod failure;
 mod graph;
 mod inspect;
+mod interrupt;
 mod load;
 mod ls;
 mod manual;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::args::SaveArgs;
 use super::failure::{Exit, Failure};
+use super::interrupt;
 use super::run::Place;
 use super::text;
 use super::ui::Ui;
@@ -45,6 +46,7 @@ pub(super) fn save(args: &SaveArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         true => graph::select_all(&snapshot),
         false => graph::select_images(&snapshot, &args.refs)?,
     };
+    interrupt::take();
     let plan = SavePlan::new(&snapshot, store.driver(), &selected)?;
     let name = match &output {
         Output::Standard => "standard output".to_owned(),

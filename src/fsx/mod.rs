@@ -15,4 +15,4 @@ mod resolve;
 pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
 pub use output::{OutputDir, OutputFile};
-pub use real::real_path;
+pub use real::{is_dir, open_input, real_path};

@@ -4,6 +4,7 @@
 //! of the same documents.
 
 mod find;
+mod follow;
 mod glob;
 mod list;
 mod trace;

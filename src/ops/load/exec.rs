@@ -85,7 +85,7 @@ impl LoadPlan {
         let staged = self.stage(store, snapshot, driver, &staging, metadata, archive, observer);
         if let Err(error) = staged {
             clean_up(root)?;
-            return Err(error);
+            return Err(if observer.wants_stop() { Error::Stopped } else { error });
         }
         observer.on(Event::End);
         let report = LoadReport {
