@@ -198,6 +198,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// All is staged, proved and durable, but publishing it failed; the next run finishes it.
+    #[error("the images are proved but not yet all in their place: {0}")]
+    Unfinished(#[source] Box<Error>),
     /// The observer wanted the operation to stop.
     #[error("stopped")]
     Stopped,

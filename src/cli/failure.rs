@@ -107,6 +107,8 @@ fn hints(error: &Error) -> Vec<String> {
         Error::InUse { .. } => {
             vec!["stop it first: systemctl stop docker.socket docker.service".to_owned()]
         }
+        Error::Unfinished(_) => vec!["mend the cause and run `dockpack load` again: it finishes first".to_owned()],
+        Error::UnsupportedDriver { .. } => vec!["dockpack saves and loads layers of overlay and overlay2".to_owned()],
         Error::Stopped => vec!["nothing is left half done; it can be run again".to_owned()],
         Error::NewerArchive { .. } => vec!["a newer dockpack reads it; docker load does too".to_owned()],
         _ => Vec::new(),

@@ -69,6 +69,10 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
             say(&plan, &nothing, ui)?;
             Ok(Exit::Done)
         }
+        Err(error @ Error::Unfinished(_)) => {
+            lock.release();
+            Err(error.into())
+        }
         Err(error) => {
             lock.abandon()?;
             Err(error.into())

@@ -21,9 +21,6 @@ use super::member::{Member, MemberKind};
 /// Longest line of a list, in bytes.
 const LINE_LIMIT: u64 = 16 << 20;
 
-/// Where overlayfs keeps what it is working on; its content means nothing once unmounted.
-const SCRATCH: &[u8] = b"work/work";
-
 /// Extended attributes that the kernel keeps for itself: they name inodes and file systems of one host.
 const BOOKKEEPING: [&[u8]; 6] = [b"origin", b"impure", b"nlink", b"uuid", b"upper", b"index"];
 
@@ -33,9 +30,9 @@ pub(crate) struct Difference {
     /// Path below the layer's driver directory; empty for that directory itself.
     #[serde(flatten)]
     pub(crate) path: RawPath,
-    /// The node is a directory that unpacking does not make.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) make: bool,
+    /// Unpacking does not make the node: a directory, or a whiteout (a character device 0:0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) make: Option<Kind>,
     /// The node is a whiteout that unpacking makes, or copies from the parent, and that is not there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) gone: bool,
@@ -158,7 +155,7 @@ impl Expected {
         let has_mode = found.kind != Kind::Symlink;
         let difference = Difference {
             path: RawPath(path.to_vec()),
-            make: false,
+            make: None,
             gone: false,
             link: None,
             mode: (has_mode && found.mode != self.mode).then_some(found.mode),
@@ -309,15 +306,18 @@ impl Walk<'_> {
             }
             // Of another kind than the tar says: unpacking makes it what it should be.
             Some(_) => {}
-            None if found.kind == Kind::Directory => {
-                let expected = Expected::made(Kind::Directory, 0o755);
+            None if found.kind == Kind::Directory || found.is_whiteout() => {
+                let expected = match found.kind {
+                    Kind::Directory => Expected::made(Kind::Directory, 0o755),
+                    kind => Expected { whiteout: true, ..Expected::made(kind, 0) },
+                };
                 let difference = expected.compare(path, &found, &xattrs).unwrap_or_default();
-                let path = RawPath(path.to_vec());
-                self.compared.differences.push(Difference { path, make: true, ..difference });
+                let (path, make) = (RawPath(path.to_vec()), Some(found.kind));
+                self.compared.differences.push(Difference { path, make, ..difference });
             }
             None => self.compared.foreign.push(path.to_vec()),
         }
-        if found.kind == Kind::Directory && path != SCRATCH {
+        if found.kind == Kind::Directory {
             self.children(dir, name, path)?;
         }
         Ok(())
@@ -413,8 +413,12 @@ fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> 
     }
     let (above, name) = dir.parent_of(&difference.path.0)?;
     let before = above.attrs(".")?.mtime;
-    if difference.make && above.find(name)?.is_none() {
-        above.make_dir(name, 0o755)?;
+    if let (Some(kind), None) = (difference.make, above.find(name)?) {
+        match kind {
+            Kind::Directory => drop(above.make_dir(name, 0o755)?),
+            Kind::Char => above.make_node(name, kind, 0, (0, 0))?,
+            _ => return Err(ParseError::because("a directory or whiteout to make", format!("{kind:?}")).into()),
+        }
         above.set_times(".", before, before)?;
     }
     if let Some(first) = &difference.link {

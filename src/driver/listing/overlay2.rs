@@ -54,7 +54,8 @@ struct Raw {
     lower: Vec<LinkId>,
 }
 
-/// Lists the home of `driver`, which is `at` below the data root.
+/// Lists the home of `driver`, which is `at` below the data root. How bad a lost file is depends on what uses the
+/// directory, which is not known here: it is a warning.
 pub(super) fn list(at: &str, home: &Dir) -> Listing {
     let mut notes = Notes::default();
     let entries = notes.list(home, at, Unknown::DriverDirs);
@@ -167,7 +168,7 @@ fn resolve(at: &str, raw: Vec<Raw>, links: &Links, mut notes: Notes) -> Listing 
         if !found.lost.is_empty() {
             let names: Vec<_> = found.lost.iter().map(LinkId::as_str).collect();
             let evidence = format!("lower names {} that lead to no directory", names.join(", "));
-            notes.findings.push(Finding::damage("driver-lower-lost", format!("{at}/{}", dir.id), evidence));
+            notes.findings.push(Finding::warning("driver-lower-lost", format!("{at}/{}", dir.id), evidence));
         }
         dirs.insert(dir.id.clone(), found);
     }

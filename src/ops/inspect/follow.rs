@@ -81,15 +81,14 @@ impl View<'_> {
         let to = self.graph.to(at);
         let from = |edge: Edge| to.iter().filter(move |(found, _)| *found == edge).map(|(_, from)| self.named(*from));
         let (tags, digests) = split(self.references(at));
-        let mut build_records: Vec<String> = layers
+        let mut records: Vec<Id> = layers
             .iter()
             .filter_map(|layer| self.layer_at(layer.chain))
             .flat_map(|layer| self.graph.to(layer))
-            .filter(|(edge, _)| *edge == Edge::Snapshot)
-            .map(|(_, record)| self.graph.node(record).id())
+            .filter_map(|(edge, record)| (edge == Edge::Snapshot).then_some(record))
             .collect();
-        build_records.sort();
-        build_records.dedup();
+        records.sort();
+        records.dedup();
         ImageTrace {
             id,
             tags,
@@ -105,7 +104,7 @@ impl View<'_> {
             children: from(Edge::BuiltFrom).collect(),
             layers,
             containers: from(Edge::MadeFrom).collect(),
-            build_records,
+            build_records: records.into_iter().map(|record| self.named(record)).collect(),
         }
     }
 
@@ -252,13 +251,13 @@ impl View<'_> {
             match self.graph.node(keeper.root) {
                 Node::Image(_) => users.images.push(self.named(keeper.root)),
                 Node::Container(_) => users.containers.push(self.named(keeper.root)),
-                Node::BuildRecord(key) => users.build_records.push(key.clone()),
+                Node::BuildRecord(_) => users.build_records.push(self.named(keeper.root)),
                 _ => {}
             }
         }
-        users.images.sort_by(|one, other| one.node.cmp(&other.node));
-        users.containers.sort_by(|one, other| one.node.cmp(&other.node));
-        users.build_records.sort();
+        for named in [&mut users.images, &mut users.containers, &mut users.build_records] {
+            named.sort_by(|one, other| one.node.cmp(&other.node));
+        }
         users
     }
 
@@ -272,5 +271,5 @@ impl View<'_> {
 struct Users {
     images: Vec<Named>,
     containers: Vec<Named>,
-    build_records: Vec<String>,
+    build_records: Vec<Named>,
 }

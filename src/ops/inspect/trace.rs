@@ -63,7 +63,7 @@ pub struct ImageTrace {
     /// Containers that were made from it.
     pub containers: Vec<Named>,
     /// Build records that keep one of its layers.
-    pub build_records: Vec<String>,
+    pub build_records: Vec<Named>,
 }
 
 /// A layer and its directory.
@@ -98,7 +98,7 @@ pub struct LayerTrace {
     pub containers: Vec<Named>,
     /// Build records that keep it; only where the layer itself was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub build_records: Vec<String>,
+    pub build_records: Vec<Named>,
 }
 
 /// A directory of the graph driver.
