@@ -181,7 +181,9 @@ impl ArchiveReader {
             }
             manifests.push(Descriptor { digest, size: manifest.len() as u64 });
         }
-        for ((name, expected), found) in documents(index, &manifests).iter().zip(documents_read) {
+        for ((name, expected), found) in
+            documents(index, Sha256::of(&documents_read[3]), &manifests).iter().zip(documents_read)
+        {
             if expected != found {
                 return Err(self.bad(format!("{name} and {INDEX} tell of different images")));
             }
