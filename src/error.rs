@@ -206,6 +206,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// All is staged, proved and durable, but publishing it failed; the next run finishes it.
+    #[error("the images are proved but not yet all in their place: {0}")]
+    Unfinished(#[source] Box<Error>),
+    /// The observer wanted the operation to stop.
+    #[error("stopped")]
+    Stopped,
     /// A request that makes no sense, found after the arguments were parsed.
     #[error("{0}")]
     Usage(String),

@@ -25,6 +25,17 @@ pub enum Event<'a> {
 pub trait Observer: Sync {
     /// Takes one event. Must return soon: the operation waits for it.
     fn on(&self, event: Event<'_>);
+
+    /// Tells whether the operation is to stop. It is asked between two pieces of work, and then fails with
+    /// [`Error::Stopped`](crate::Error::Stopped), as clean as by any other error.
+    fn wants_stop(&self) -> bool {
+        false
+    }
+}
+
+/// Makes the error by which a stream stops where the observer wants it.
+pub(crate) fn check_stop(observer: &dyn Observer) -> std::io::Result<()> {
+    if observer.wants_stop() { Err(std::io::Error::other("stopped")) } else { Ok(()) }
 }
 
 /// Observes nothing.

@@ -13,8 +13,8 @@ use super::input::Input;
 use super::oci::{Descriptor, documents, oci_manifest};
 use super::{INDEX, SUMS, header, is_member_name, padding};
 
-/// Longest metadata member that is read, in bytes.
-const METADATA_LIMIT: u64 = 256 << 20;
+/// Most bytes of metadata that are read of one archive: a thousand images have some ten millions.
+const METADATA_LIMIT: u64 = 512 << 20;
 
 /// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +56,8 @@ pub struct ArchiveReader {
     /// Digests of the members that were read, by name.
     sums: BTreeMap<String, Sha256>,
     open: Option<Open>,
+    /// Bytes of metadata that may still be read.
+    budget: u64,
 }
 
 /// The member that is being read.
@@ -84,7 +86,7 @@ impl ArchiveReader {
     pub fn new(stream: Box<dyn Read + Send>, name: &str) -> Result<Self, Error> {
         let name = name.to_owned();
         match Input::new(stream) {
-            Ok(input) => Ok(Self { input, name, sums: BTreeMap::new(), open: None }),
+            Ok(input) => Ok(Self { input, name, sums: BTreeMap::new(), open: None, budget: METADATA_LIMIT }),
             Err(error) => Err(Error::Archive { name, reason: error.to_string() }),
         }
     }
@@ -118,7 +120,7 @@ impl ArchiveReader {
         let mut blobs = BTreeMap::new();
         // Each image has a configuration and a manifest; two images may share neither.
         for _ in 0..index.images.len() * 2 {
-            match self.next()? {
+            match self.next_part()? {
                 Some(MemberName::Blob(digest)) => {
                     let bytes = self.read_whole()?;
                     if Sha256::of(&bytes) != digest {
@@ -185,7 +187,7 @@ impl ArchiveReader {
     ///
     /// # Errors
     /// The archive is damaged, cut, or has a member that has no place in it.
-    pub fn next(&mut self) -> Result<Option<MemberName>, Error> {
+    pub fn next_part(&mut self) -> Result<Option<MemberName>, Error> {
         let Some(name) = self.next_header()? else { return Ok(None) };
         match MemberName::parse(&name) {
             Some(MemberName::Sums) => {
@@ -209,8 +211,9 @@ impl ArchiveReader {
     /// It is cut, or too long for a metadata member.
     pub fn read_whole(&mut self) -> Result<Vec<u8>, Error> {
         let length = self.length();
-        if length > METADATA_LIMIT {
-            return Err(self.bad(format!("a metadata member of {length} bytes")));
+        match self.budget.checked_sub(length) {
+            Some(left) => self.budget = left,
+            None => return Err(self.bad(format!("more than {METADATA_LIMIT} bytes of metadata"))),
         }
         let mut bytes = Vec::new();
         match self.read_to_end(&mut bytes) {

@@ -8,6 +8,7 @@ use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::interrupt;
 use super::sanitize::sanitized;
 use super::text;
 use crate::progress::{Event, Observer};
@@ -105,6 +106,10 @@ impl Bars {
 }
 
 impl Observer for Bars {
+    fn wants_stop(&self) -> bool {
+        interrupt::was_asked_for()
+    }
+
     fn on(&self, event: Event<'_>) {
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         match event {

@@ -1,6 +1,5 @@
 //! `dockpack graph`.
 
-use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
@@ -8,7 +7,8 @@ use super::args::{GraphArgs, GraphFormat};
 use super::failure::{Exit, Failure};
 use super::run::Place;
 use super::ui::Ui;
-use crate::error::{Error, FsError};
+use crate::error::Error;
+use crate::fsx::OutputFile;
 use crate::graph::{Format, Graph, Roots};
 
 pub(super) fn graph(args: &GraphArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
@@ -25,11 +25,13 @@ pub(super) fn graph(args: &GraphArgs, place: &Place, ui: &Ui) -> Result<Exit, Fa
         ui.print(|out| graph.write(format, &roots, out))?;
         return Ok(Exit::Done);
     }
-    let file = File::create(&args.output).map_err(|error| FsError::new("create", &args.output, error))?;
-    let mut out = BufWriter::new(file);
+    let mut file = OutputFile::create(&args.output)?;
+    let mut out = BufWriter::new(&mut file);
     graph
         .write(format, &roots, &mut out)
         .and_then(|()| out.flush())
         .map_err(|source| Error::Output { name: args.output.display().to_string(), source })?;
+    drop(out);
+    file.publish()?;
     Ok(Exit::Done)
 }

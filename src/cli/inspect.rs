@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::args::InspectArgs;
 use super::failure::{Exit, Failure};
-use super::run::Place;
+use super::run::{Place, find_all};
 use super::text;
 use super::tree::{BAD, DIM, STRONG, Tree};
 use super::ui::Ui;
@@ -18,14 +18,11 @@ use crate::ops::inspect::{
 pub(super) fn inspect(args: &InspectArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let (store, snapshot) = place.look(ui)?;
     let view = View::new(&store, &snapshot);
-    let mut things = Vec::new();
-    for word in &args.things {
-        things.extend(view.find(word)?);
-    }
+    let (things, exit) = find_all(&view, &args.things, ui);
     let traces = view.trace(things);
     if ui.json() {
         ui.print_json(&traces)?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let draw = Drawing { ui, now: Timestamp::now(), root: &view.root().display().to_string() };
     ui.print(|out| {
@@ -37,7 +34,7 @@ pub(super) fn inspect(args: &InspectArgs, place: &Place, ui: &Ui) -> Result<Exit
         }
         Ok(())
     })?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// Draws traces as trees.
@@ -117,7 +114,7 @@ impl Drawing<'_> {
             line += &format!("  {}", text::size(bytes));
         }
         if let Some(command) = &layer.created_by {
-            line += &format!("  {DIM}{}{DIM:#}", self.clean(one_line(command)));
+            line += &format!("  {DIM}{}{DIM:#}", self.clean(text::one_line(command)));
         }
         let mut tree = Tree::new(line);
         self.layer_fields(layer, &mut tree);
@@ -245,16 +242,13 @@ impl Drawing<'_> {
         tree
     }
 
-    fn used(&self, tree: &mut Tree, images: &[Named], containers: &[Named], build_records: &[String]) {
+    fn used(&self, tree: &mut Tree, images: &[Named], containers: &[Named], build_records: &[Named]) {
         if images.is_empty() && containers.is_empty() && build_records.is_empty() {
             return;
         }
         let mut used = Tree::new("used by");
-        for user in images.iter().chain(containers) {
+        for user in images.iter().chain(containers).chain(build_records) {
             used.add(self.clean(text::named(user)));
-        }
-        for record in build_records {
-            used.add(self.clean(format!("build record {record}")));
         }
         tree.push(used);
     }
@@ -268,19 +262,5 @@ fn role(edge: Edge) -> &'static str {
         Edge::InitId => "the init layer of",
         Edge::Snapshot => "kept for",
         _ => "named by",
-    }
-}
-
-/// Returns the first part of a command, without Docker's own words around it, that fits beside an ID.
-fn one_line(command: &str) -> String {
-    let command = command.strip_prefix("RUN ").unwrap_or(command);
-    let command = command.strip_prefix("/bin/sh -c ").unwrap_or(command);
-    let command = command.strip_prefix("#(nop) ").unwrap_or(command);
-    let command = command.strip_suffix(" # buildkit").unwrap_or(command);
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let line = words.join(" ");
-    match line.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
     }
 }

@@ -1,6 +1,5 @@
 //! `dockpack load`.
 
-use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::Path;
 
@@ -8,13 +7,17 @@ use serde::Serialize;
 
 use super::args::LoadArgs;
 use super::failure::{Exit, Failure};
+use super::interrupt;
+use super::recovered;
 use super::run::Place;
 use super::table::Table;
 use super::text;
 use super::ui::Ui;
 use crate::archive::{ArchiveReader, LayoutReader, Metadata};
-use crate::error::{Error, FsError};
-use crate::ops::load::{LoadPlan, LoadReport, recover, select};
+use crate::error::Error;
+use crate::fsx::{is_dir, open_input};
+use crate::ops::load::{LoadPlan, LoadReport, select};
+use crate::ops::recover;
 use crate::store::{Store, WriteLock};
 
 /// The document of `--json`.
@@ -36,11 +39,9 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         show(&plan, ui)?;
         return Ok(Exit::Done);
     }
+    interrupt::take();
     let lock = WriteLock::take(&store)?;
-    if let Some(finished) = recover(&store, &lock)? {
-        let images = text::count(finished.images.len(), "image", "images");
-        ui.note(&format!("finished a load that was interrupted: {images}"));
-    }
+    recovered::tell(&recover(&store, &lock, ui.observer())?, ui);
     // What was finished may have made directories.
     let store = target(place, &metadata)?;
     let done = LoadPlan::make(&store, &metadata, images).and_then(|(plan, snapshot)| {
@@ -52,44 +53,44 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         Ok((plan, Some(report)))
     });
     match done {
-        Ok((plan, Some(report))) => {
-            lock.release();
-            say(&plan, &report, ui)?;
-            Ok(Exit::Done)
-        }
-        Ok((plan, None)) => {
-            lock.abandon()?;
-            let nothing = LoadReport {
-                images: plan.images.len(),
-                layers_present: plan.layers_present.len(),
-                ..LoadReport::default()
-            };
-            say(&plan, &nothing, ui)?;
-            Ok(Exit::Done)
-        }
-        Err(error) => {
-            lock.abandon()?;
-            Err(error.into())
-        }
+        Ok((_, Some(_))) | Err(Error::Unfinished(_)) => lock.release(),
+        Ok((_, None)) | Err(_) => lock.abandon()?,
+    }
+    let (plan, report) = done?;
+    let present = plan.layers_present.len();
+    let report =
+        report.unwrap_or(LoadReport { images: plan.images.len(), layers_present: present, ..LoadReport::default() });
+    say(&plan, &report, size(args.input.as_deref()), ui)?;
+    Ok(Exit::Done)
+}
+
+/// Returns the path of an archive; `None` for standard input.
+fn path_of(input: Option<&Path>) -> Option<&Path> {
+    let path = input.filter(|path| *path != Path::new("-"))?;
+    Some(path.to_str().and_then(|text| text.strip_prefix("oci:")).map_or(path, Path::new))
+}
+
+/// Returns the bytes of an archive, where that can be told.
+fn size(input: Option<&Path>) -> Option<u64> {
+    let path = path_of(input)?;
+    match is_dir(path) {
+        true => LayoutReader::size(path).ok(),
+        false => open_input(path).ok()?.metadata().ok().filter(std::fs::Metadata::is_file).map(|found| found.len()),
     }
 }
 
 /// Opens an archive: a file, an unpacked one, or standard input.
 pub(super) fn open(input: Option<&Path>) -> Result<ArchiveReader, Failure> {
-    let path = match input {
-        None => Path::new("-"),
-        Some(path) => path.to_str().and_then(|text| text.strip_prefix("oci:")).map_or(path, Path::new),
-    };
-    if path == Path::new("-") {
+    let Some(path) = path_of(input) else {
         if io::stdin().is_terminal() {
             return Err(Error::Usage("no archive: name one with -i, or pipe it in".to_owned()).into());
         }
         return Ok(ArchiveReader::new(Box::new(io::stdin()), "standard input")?);
-    }
+    };
     let name = path.display().to_string();
-    let stream: Box<dyn Read + Send> = match path.is_dir() {
+    let stream: Box<dyn Read + Send> = match is_dir(path) {
         true => Box::new(LayoutReader::open(path)?),
-        false => Box::new(File::open(path).map_err(|error| FsError::new("open", path, error))?),
+        false => Box::new(open_input(path)?),
     };
     Ok(ArchiveReader::new(stream, &name)?)
 }
@@ -112,8 +113,8 @@ fn target(place: &Place, metadata: &Metadata) -> Result<Store, Failure> {
 
 /// Whoever writes the pipe is not to fail because there is nothing to do here.
 fn drain(args: &LoadArgs, archive: &mut ArchiveReader) -> Result<(), Error> {
-    if args.input.as_deref().is_none_or(|path| path == Path::new("-")) {
-        while archive.next()?.is_some() {}
+    if path_of(args.input.as_deref()).is_none() {
+        while archive.next_part()?.is_some() {}
     }
     Ok(())
 }
@@ -141,15 +142,18 @@ fn show(plan: &LoadPlan, ui: &Ui) -> Result<(), Failure> {
             ui.note(&format!("{} now leads to {}", tagging.reference, was.short()));
         }
     }
+    let new = text::count(plan.layers.len(), "new layer", "new layers");
+    let images = text::count(plan.images.len(), "image", "images");
+    let (bytes, present) = (text::size(plan.bytes()), plan.layers_present.len());
     ui.sum_up(
         "would load",
-        &summary(plan, &LoadReport { bytes: plan.bytes(), layers: plan.layers.len(), ..LoadReport::default() }),
+        &format!("{images}, {new}: {bytes}; {} there already", text::count(present, "layer", "layers")),
     );
     Ok(())
 }
 
 /// Says what was done, in `docker load`'s words.
-fn say(plan: &LoadPlan, report: &LoadReport, ui: &Ui) -> Result<(), Failure> {
+fn say(plan: &LoadPlan, report: &LoadReport, archive: Option<u64>, ui: &Ui) -> Result<(), Failure> {
     if ui.json() {
         return ui.print_json(&Document { schema: 1, plan, report: Some(report) });
     }
@@ -169,16 +173,22 @@ fn say(plan: &LoadPlan, report: &LoadReport, ui: &Ui) -> Result<(), Failure> {
             ui.note(&format!("{} led to {} before", tagging.reference, was.short()));
         }
     }
-    ui.sum_up("loaded", &format!("{}, {:.1} s", summary(plan, report), report.seconds));
+    ui.sum_up("loaded", &summary(report, archive));
     Ok(())
 }
 
-fn summary(plan: &LoadPlan, report: &LoadReport) -> String {
+fn summary(report: &LoadReport, archive: Option<u64>) -> String {
+    let from = archive.filter(|bytes| *bytes > 0 && report.layers > 0).map_or_else(String::new, |bytes| {
+        #[expect(clippy::cast_precision_loss, reason = "a ratio of two digits")]
+        let ratio = report.bytes as f64 / bytes as f64;
+        format!(" from {} ({ratio:.1}x)", text::size(bytes))
+    });
     format!(
-        "{}, {} ({}), {} there already",
-        text::count(plan.images.len(), "image", "images"),
+        "{}, {}: {}{from}; {} there already; {:.1} s",
+        text::count(report.images, "image", "images"),
         text::count(report.layers, "new layer", "new layers"),
         text::size(report.bytes),
-        plan.layers_present.len(),
+        text::count(report.layers_present, "layer", "layers"),
+        report.seconds
     )
 }

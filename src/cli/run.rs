@@ -9,7 +9,9 @@ use clap::Parser as _;
 use super::args::{Cli, Command, Global};
 use super::failure::{Exit, Failure};
 use super::ui::Ui;
-use super::{df, graph, inspect, load, ls, manual, save, why};
+use super::{df, gc, graph, inspect, load, ls, manual, save, why};
+use crate::graph::Id;
+use crate::ops::inspect::View;
 use crate::store::{Configured, Snapshot, Store, Unknown};
 
 /// Runs the command that `args` name; the first is the program's own name.
@@ -40,9 +42,24 @@ fn dispatch(cli: &Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Df(_) => df::df(&place, ui),
         Command::Save(args) => save::save(args, &place, ui),
         Command::Load(args) => load::load(args, &place, ui),
+        Command::Gc(args) => gc::gc(args, &place, ui),
         Command::Completions(args) => manual::completions(args, ui),
         Command::Man(args) => manual::man(args, ui),
     }
+}
+
+/// Finds what each of `words` means. One that means nothing is told of, and does not keep the others from being
+/// answered: they may come from another command.
+pub(super) fn find_all(view: &View<'_>, words: &[String], ui: &Ui) -> (Vec<Id>, Exit) {
+    let mut things = Vec::new();
+    let mut exit = Exit::Done;
+    for word in words {
+        match view.find(word) {
+            Ok(found) => things.extend(found),
+            Err(error) => exit = Failure::from(error).report(ui),
+        }
+    }
+    (things, exit)
 }
 
 /// The store that a command works on.

@@ -1,12 +1,15 @@
 //! `dockpack save`.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::args::SaveArgs;
 use super::failure::{Exit, Failure};
+use super::interrupt;
 use super::run::Place;
 use super::text;
 use super::ui::Ui;
@@ -45,6 +48,7 @@ pub(super) fn save(args: &SaveArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         true => graph::select_all(&snapshot),
         false => graph::select_images(&snapshot, &args.refs)?,
     };
+    interrupt::take();
     let plan = SavePlan::new(&snapshot, store.driver(), &selected)?;
     let name = match &output {
         Output::Standard => "standard output".to_owned(),
@@ -56,7 +60,11 @@ pub(super) fn save(args: &SaveArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         Ok(plan.clone().execute(&store, archive, &name, ui.observer())?)
     };
     let report = match &output {
-        Output::Standard => tar(&mut io::stdout().lock())?,
+        Output::Standard => {
+            // Not through `io::stdout`, which looks for lines.
+            let out = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+            tar(&mut File::from(out))?
+        }
         Output::File(path) => {
             let mut file = OutputFile::create(path)?;
             let report = tar(&mut file)?;

@@ -40,7 +40,22 @@ pub(super) fn named(thing: &Named) -> String {
     };
     match (&thing.node, &thing.name) {
         (Node::Container(_) | Node::Image(_), Some(name)) => format!("{kind} {name} ({})", thing.node.short()),
+        (Node::BuildRecord(_), Some(what)) => format!("{kind} {} ({})", thing.node.short(), one_line(what)),
         (node, _) => format!("{kind} {}", node.short()),
+    }
+}
+
+/// Returns the first part of a command, without Docker's and BuildKit's own words around it, that fits beside an ID.
+pub(super) fn one_line(command: &str) -> String {
+    let mut command = command.strip_suffix(" # buildkit").unwrap_or(command);
+    for words in ["mount / from exec ", "RUN ", "/bin/sh -c ", "#(nop) "] {
+        command = command.strip_prefix(words).unwrap_or(command);
+    }
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
     }
 }
 
@@ -64,6 +79,9 @@ mod tests {
         assert_eq!(ago(Some("1970-01-01T00:00:00Z"), now), "47 years ago");
         assert_eq!(ago(Some("2018-01-01T00:00:00Z"), now), "in the future");
         assert_eq!(ago(None, now), "N/A");
+        assert_eq!(one_line("RUN /bin/sh -c echo  a\t&& b # buildkit"), "echo a && b");
+        assert_eq!(one_line("/bin/sh -c #(nop) CMD [\"x\"]"), "CMD [\"x\"]");
+        assert_eq!(one_line(&"ü".repeat(70)), format!("{}…", "ü".repeat(60)));
         assert_eq!(when("2017-03-03T22:03:01.815836512Z", now), "2017-03-03T22:03:01Z (1 week ago)");
     }
 }

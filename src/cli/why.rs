@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::args::WhyArgs;
 use super::failure::{Exit, Failure};
-use super::run::Place;
+use super::run::{Place, find_all};
 use super::text;
 use super::tree::{BAD, DIM, STRONG};
 use super::ui::Ui;
@@ -15,14 +15,11 @@ use crate::ops::inspect::{Answer, KeptBy, Named, View};
 pub(super) fn why(args: &WhyArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let (store, snapshot) = place.look(ui)?;
     let view = View::new(&store, &snapshot);
-    let mut things = Vec::new();
-    for word in &args.things {
-        things.extend(view.find(word)?);
-    }
+    let (things, exit) = find_all(&view, &args.things, ui);
     let why = view.why(things);
     if ui.json() {
         ui.print_json(&why)?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     ui.print(|out| {
         for (at, answer) in why.answers.iter().enumerate() {
@@ -33,7 +30,13 @@ pub(super) fn why(args: &WhyArgs, place: &Place, ui: &Ui) -> Result<Exit, Failur
         }
         Ok(())
     })?;
-    Ok(Exit::Done)
+    if why.answers.iter().any(|answer| !answer.certain) {
+        // What could not be read was said when the store was.
+        for unknown in why.unknowns.iter().filter(|unknown| unknown.code != "unreadable") {
+            ui.warn(&format!("what {} keeps is unknown: {}", unknown.subject, unknown.evidence));
+        }
+    }
+    Ok(exit)
 }
 
 fn write_answer(answer: &Answer, ui: &Ui, out: &mut dyn Write) -> io::Result<()> {
@@ -50,8 +53,10 @@ fn write_answer(answer: &Answer, ui: &Ui, out: &mut dyn Write) -> io::Result<()>
             false => writeln!(out, "  kept by {}", ui.clean(&way(keeper, &answer.thing)))?,
         }
     }
-    if !answer.kept {
-        writeln!(out, "  {BAD}nothing keeps it{BAD:#}")?;
+    match (answer.kept, answer.certain) {
+        (true, _) => {}
+        (false, true) => writeln!(out, "  {BAD}nothing keeps it{BAD:#}")?,
+        (false, false) => writeln!(out, "  {BAD}nothing that can be read keeps it{BAD:#}")?,
     }
     for named in &answer.named_by {
         writeln!(out, "  named by {}", ui.clean(&way(named, &answer.thing)))?;

@@ -89,6 +89,12 @@ pub(crate) trait GraphDriver: Sync + std::fmt::Debug {
     /// The parent cannot be read.
     fn expect(&self, new: &NewLayer<'_>, prediction: &Prediction, path: &[u8]) -> Result<Option<Expected>, FsError>;
 
+    /// Lists the whiteouts that a rebuilt directory may have: their paths below the layer's driver directory.
+    ///
+    /// # Errors
+    /// The parent cannot be read.
+    fn expected_whiteouts(&self, new: &NewLayer<'_>, prediction: &Prediction) -> Result<BTreeSet<Vec<u8>>, FsError>;
+
     /// Makes everything in a new layer's directory but the content of its tar; returns where that is to be
     /// unpacked, and how.
     ///

@@ -77,12 +77,12 @@ impl GraphDriver for Overlay {
             if let Some(root) = prediction.get(b"").filter(|_| new.facts.lower_id.is_none()) {
                 return Ok(Some(root));
             }
-            return Ok(inherited(new, b"")?.or(Some(Expected::made(Kind::Directory, 0o755))));
+            return Ok(inherited(new, prediction, b"")?.or(Some(Expected::made(Kind::Directory, 0o755))));
         }
         if let Some(inner) = path.strip_prefix(tree.as_bytes()).and_then(|rest| rest.strip_prefix(b"/")) {
             return match prediction.get(inner) {
                 Some(expected) => Ok(Some(expected)),
-                None => inherited(new, inner),
+                None => inherited(new, prediction, inner),
             };
         }
         Ok(match path {
@@ -91,6 +91,17 @@ impl GraphDriver for Overlay {
             b"work" => Some(Expected::made(Kind::Directory, 0o700)),
             _ => None,
         })
+    }
+
+    fn expected_whiteouts(&self, new: &NewLayer<'_>, prediction: &Prediction) -> Result<BTreeSet<Vec<u8>>, FsError> {
+        let mut found: BTreeSet<_> = prediction.whiteouts().map(|path| [b"upper/", path].concat()).collect();
+        // Of those below, a directory that was removed and made again hides some.
+        if let (Some(parent), Some(_)) = (new.parent, &new.facts.lower_id)
+            && let Some(upper) = parent.dir("upper").map(Some).or_else(none_if_missing)?
+        {
+            collect_whiteouts(&upper, b"upper", &mut found)?;
+        }
+        Ok(found)
     }
 
     fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<(Dir, Whiteouts), FsError> {
@@ -143,7 +154,7 @@ fn none_if_missing<T>(error: FsError) -> Result<Option<T>, FsError> {
 }
 
 /// What a new tree has at `path` from the tree it began as a copy of.
-fn inherited(new: &NewLayer<'_>, path: &[u8]) -> Result<Option<Expected>, FsError> {
+fn inherited(new: &NewLayer<'_>, prediction: &Prediction, path: &[u8]) -> Result<Option<Expected>, FsError> {
     let Some(parent) = new.parent else { return Ok(None) };
     let Some(tree) = parent.dir(tree_name(new.facts)).map(Some).or_else(none_if_missing)? else { return Ok(None) };
     let Some((dir, name)) = tree.parent_of(path).map(Some).or_else(none_if_missing)? else { return Ok(None) };
@@ -152,7 +163,27 @@ fn inherited(new: &NewLayer<'_>, path: &[u8]) -> Result<Option<Expected>, FsErro
     if attrs.kind != Kind::File || new.facts.lower_id.is_some() {
         xattrs.retain(|key, _| COPIED_XATTRS.contains(&&key[..]));
     }
-    Ok(Some(Expected::like(&attrs, xattrs)))
+    let mut expected = Expected::like(&attrs, xattrs);
+    if attrs.kind == Kind::Directory && prediction.touches(path) {
+        // Unpacking changes the time.
+        expected.mtime = None;
+    }
+    Ok(Some(expected))
+}
+
+/// Collects the paths of whiteouts below the directory at `path`.
+fn collect_whiteouts(dir: &Dir, path: &[u8], found: &mut BTreeSet<Vec<u8>>) -> Result<(), FsError> {
+    for entry in dir.entries()? {
+        let below = [path, b"/", &entry.name].concat();
+        match entry.kind {
+            Kind::Directory => collect_whiteouts(&dir.dir(&entry.name)?, &below, found)?,
+            Kind::Char if dir.attrs(&entry.name)?.is_whiteout() => {
+                found.insert(below);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// How regular files come into a copy.

@@ -81,6 +81,10 @@ impl GraphDriver for Overlay2 {
         })
     }
 
+    fn expected_whiteouts(&self, _: &NewLayer<'_>, prediction: &Prediction) -> Result<BTreeSet<Vec<u8>>, FsError> {
+        Ok(prediction.whiteouts().map(|path| [b"diff/", path].concat()).collect())
+    }
+
     fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<(Dir, Whiteouts), FsError> {
         let link = new.facts.link.as_ref().expect("because the plan gives every overlay2 layer a link");
         layer.new_file("link", link.as_str().as_bytes(), 0o644)?;

@@ -119,7 +119,8 @@ impl Attrs {
             device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
             inode: stat.st_ino,
             file_system: stat.st_dev,
-            links: stat.st_nlink as u64,
+            #[allow(clippy::useless_conversion, reason = "32 bits on other machines")]
+            links: u64::from(stat.st_nlink),
         }
     }
 

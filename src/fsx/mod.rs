@@ -16,5 +16,5 @@ mod walk;
 pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
 pub use output::{OutputDir, OutputFile};
-pub use real::real_path;
+pub use real::{is_dir, open_input, real_path};
 pub use walk::{Footprint, Inode, Linked};

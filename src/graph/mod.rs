@@ -119,6 +119,8 @@ fn shorten(name: &str) -> String {
         Some(random) => (random, "-init"),
         None => (name, ""),
     };
+    // The lease of an image's layer has the layer's digest for a name.
+    let random = random.strip_prefix("sha256:").unwrap_or(random);
     match random.get(..12).filter(|_| random.len() == 64) {
         Some(short) => format!("{short}{init}"),
         None => name.to_owned(),

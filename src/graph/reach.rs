@@ -1,6 +1,6 @@
 //! What is kept, by whom, and what would go with what.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use petgraph::Incoming;
 use petgraph::algo::dominators::simple_fast;
@@ -8,6 +8,8 @@ use petgraph::graph::DiGraph;
 use petgraph::visit::{Dfs, DfsPostOrder, EdgeFiltered, EdgeRef as _};
 
 use super::{Edge, Graph, Id, Node, State};
+use crate::finding::Finding;
+use crate::store::{Snapshot, Unknown};
 
 /// Which nodes stay by themselves. References, containers and mounts with an owner always do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,25 +122,31 @@ impl Graph {
     }
 
     /// Returns which of `roots` keep a node, each with the shortest way, nearest first. A container's
-    /// writable layer is not named beside the container.
+    /// writable layer is not named beside the container. What keeps a node only because an image was built from
+    /// another comes last.
     #[must_use]
     pub fn keepers(&self, kept: Id, roots: &[Id]) -> Vec<Keeper> {
         let mut is_root = vec![false; self.len()];
         for root in roots {
             is_root[root.index()] = true;
         }
-        self.above(kept, |id| is_root[id.index()] && !self.has_container(id))
+        let wanted = |id: Id| is_root[id.index()] && !self.has_container(id);
+        let mut keepers = self.above(kept, |edge| edge.keeps() && edge != Edge::BuiltFrom, wanted);
+        let known: HashSet<Id> = keepers.iter().map(|keeper| keeper.root).collect();
+        keepers.extend(self.above(kept, Edge::keeps, |id| wanted(id) && !known.contains(&id)));
+        keepers
     }
 
     /// Returns the first things above a node, whether they are roots or not: what a node that nothing keeps
     /// was once kept by. The node itself is not among them.
     #[must_use]
     pub fn tops(&self, kept: Id) -> Vec<Keeper> {
-        self.above(kept, |id| id != kept && !self.is_kept(id))
+        self.above(kept, Edge::keeps, |id| id != kept && !self.is_kept(id))
     }
 
-    /// Climbs the edges that keep, breadth first, and returns each node that is `wanted` with the shortest way.
-    pub(crate) fn above(&self, kept: Id, wanted: impl Fn(Id) -> bool) -> Vec<Keeper> {
+    /// Climbs the edges that are `climbed`, breadth first, and returns each node that is `wanted` with the
+    /// shortest way.
+    pub(crate) fn above(&self, kept: Id, climbed: impl Fn(Edge) -> bool, wanted: impl Fn(Id) -> bool) -> Vec<Keeper> {
         let mut next: Vec<Option<(Edge, Id)>> = vec![None; self.len()];
         let mut seen = vec![false; self.len()];
         seen[kept.index()] = true;
@@ -150,12 +158,36 @@ impl Graph {
                 found.push(Keeper { root: id, way });
             }
             for (edge, from) in self.to(id) {
-                if edge.keeps() && !std::mem::replace(&mut seen[from.index()], true) {
+                if climbed(edge) && !std::mem::replace(&mut seen[from.index()], true) {
                     next[from.index()] = Some((edge, id));
                     waiting.push_back(from);
                 }
             }
         }
+        found
+    }
+
+    /// Tells what may keep directories that cannot be named, because a file that would name them cannot be read.
+    /// While there is any, no directory that nothing keeps may be called garbage. `reach` says what is kept.
+    #[must_use]
+    pub fn unknowns(&self, snapshot: &Snapshot, reach: &Reach) -> Vec<Finding> {
+        let unreadable = snapshot.unreadable.iter().filter(|unreadable| unreadable.what != Unknown::Distribution);
+        let mut found: Vec<Finding> =
+            unreadable.map(|unreadable| Finding::warning("unreadable", &unreadable.path, &unreadable.reason)).collect();
+        for id in self.ids().filter(|id| reach.has(*id)) {
+            let (State::Broken(reason), node) = (self.state(id), self.node(id)) else { continue };
+            let names_one = |edge: Edge| self.follow(id, edge).is_some();
+            let unknown = match node {
+                Node::Layer(_) => !names_one(Edge::CacheId),
+                Node::Mount(_) => !names_one(Edge::MountId),
+                _ => false,
+            };
+            if unknown {
+                found.push(Finding::warning("directory-unknown", node, reason));
+            }
+        }
+        found.sort();
+        found.dedup();
         found
     }
 

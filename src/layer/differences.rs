@@ -5,7 +5,7 @@
 //! (`link`, `lower`, …). What differs from what unpacking would give is listed node by node, so that a rebuilt
 //! directory is the same. Content is never listed: content is in the tar, and proved.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{BufRead, Write};
 
 use base64::Engine as _;
@@ -21,9 +21,6 @@ use super::member::{Member, MemberKind};
 /// Longest line of a list, in bytes.
 const LINE_LIMIT: u64 = 16 << 20;
 
-/// Where overlayfs keeps what it is working on; its content means nothing once unmounted.
-const SCRATCH: &[u8] = b"work/work";
-
 /// Extended attributes that the kernel keeps for itself: they name inodes and file systems of one host.
 const BOOKKEEPING: [&[u8]; 6] = [b"origin", b"impure", b"nlink", b"uuid", b"upper", b"index"];
 
@@ -33,9 +30,12 @@ pub(crate) struct Difference {
     /// Path below the layer's driver directory; empty for that directory itself.
     #[serde(flatten)]
     pub(crate) path: RawPath,
-    /// The node is a directory that unpacking does not make.
+    /// Unpacking does not make the node: a directory, or a whiteout (a character device 0:0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) make: Option<Kind>,
+    /// The node is a whiteout that unpacking makes, or copies from the parent, and that is not there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) make: bool,
+    pub(crate) gone: bool,
     /// The node is a further name of the one at this path, which the tar does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) link: Option<RawPath>,
@@ -155,7 +155,8 @@ impl Expected {
         let has_mode = found.kind != Kind::Symlink;
         let difference = Difference {
             path: RawPath(path.to_vec()),
-            make: false,
+            make: None,
+            gone: false,
             link: None,
             mode: (has_mode && found.mode != self.mode).then_some(found.mode),
             owner: ((found.uid, found.gid) != self.owner).then_some((found.uid, found.gid)),
@@ -176,6 +177,8 @@ fn encode_xattrs(xattrs: &BTreeMap<XattrName, Vec<u8>>) -> BTreeMap<String, Stri
 pub(crate) struct Prediction {
     nodes: Vec<Expected>,
     by_path: HashMap<Vec<u8>, usize>,
+    /// Directories in or below which unpacking makes or removes something.
+    touched: HashSet<Vec<u8>>,
     whiteouts_are_kept: bool,
 }
 
@@ -190,9 +193,23 @@ impl Prediction {
         Some(Expected { group: Some(Group::Tar(index)), ..self.nodes[index].clone() })
     }
 
+    /// Tells whether unpacking may change the time of a directory that was there before.
+    pub(crate) fn touches(&self, directory: &[u8]) -> bool {
+        self.touched.contains(directory)
+    }
+
+    /// Lists the whiteouts that unpacking makes.
+    pub(crate) fn whiteouts(&self) -> impl Iterator<Item = &[u8]> {
+        self.by_path.iter().filter(|(_, index)| self.nodes[**index].whiteout).map(|(path, _)| &path[..])
+    }
+
     /// Takes the next member of the tar.
     pub(crate) fn add(&mut self, member: &Member) {
         let (above, name) = split(&member.path);
+        let mut touched = above;
+        while self.touched.insert(touched.to_vec()) && !touched.is_empty() {
+            touched = split(touched).0;
+        }
         match name.strip_prefix(b".wh.") {
             _ if member.kind == MemberKind::GlobalHeader || name.is_empty() => {}
             None => self.add_node(member),
@@ -249,16 +266,25 @@ pub(crate) struct Compared {
     pub(crate) foreign: Vec<Vec<u8>>,
 }
 
-/// Walks a layer's driver directory and compares each node with what `expect` says of its path.
-pub(crate) fn compare(dir: &Dir, expect: &mut dyn FnMut(&[u8]) -> Option<Expected>) -> Result<Compared, FsError> {
-    let mut walk = Walk { expect, compared: Compared::default(), names: HashMap::new() };
+/// Walks a layer's driver directory and compares each node with what `expect` says of its path. `whiteouts` are those
+/// that are expected.
+pub(crate) fn compare(
+    dir: &Dir,
+    whiteouts: BTreeSet<Vec<u8>>,
+    expect: &mut dyn FnMut(&[u8]) -> Option<Expected>,
+) -> Result<Compared, FsError> {
+    let mut walk = Walk { expect, whiteouts, compared: Compared::default(), names: HashMap::new() };
     walk.node(dir, b".", b"")?;
+    let gone = |path| Difference { path: RawPath(path), gone: true, ..Difference::default() };
+    walk.compared.differences.extend(std::mem::take(&mut walk.whiteouts).into_iter().map(gone));
     walk.compared.differences.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(walk.compared)
 }
 
 struct Walk<'a> {
     expect: &'a mut dyn FnMut(&[u8]) -> Option<Expected>,
+    /// Whiteouts that were not found yet.
+    whiteouts: BTreeSet<Vec<u8>>,
     compared: Compared,
     /// Of files with several names: inode to the first name, and the group that was expected of it.
     names: HashMap<u64, (Vec<u8>, Option<Group>)>,
@@ -268,6 +294,7 @@ impl Walk<'_> {
     fn node(&mut self, dir: &Dir, name: &[u8], path: &[u8]) -> Result<(), FsError> {
         let found = dir.attrs(name)?;
         let xattrs = own_xattrs(dir, name)?;
+        self.whiteouts.remove(path);
         match (self.expect)(path) {
             Some(expected) if expected.kind.is_none_or(|kind| kind == found.kind) => {
                 let link = self.unexpected_link(path, &found, expected.group);
@@ -279,15 +306,18 @@ impl Walk<'_> {
             }
             // Of another kind than the tar says: unpacking makes it what it should be.
             Some(_) => {}
-            None if found.kind == Kind::Directory => {
-                let expected = Expected::made(Kind::Directory, 0o755);
+            None if found.kind == Kind::Directory || found.is_whiteout() => {
+                let expected = match found.kind {
+                    Kind::Directory => Expected::made(Kind::Directory, 0o755),
+                    kind => Expected { whiteout: true, ..Expected::made(kind, 0) },
+                };
                 let difference = expected.compare(path, &found, &xattrs).unwrap_or_default();
-                let path = RawPath(path.to_vec());
-                self.compared.differences.push(Difference { path, make: true, ..difference });
+                let (path, make) = (RawPath(path.to_vec()), Some(found.kind));
+                self.compared.differences.push(Difference { path, make, ..difference });
             }
             None => self.compared.foreign.push(path.to_vec()),
         }
-        if found.kind == Kind::Directory && path != SCRATCH {
+        if found.kind == Kind::Directory {
             self.children(dir, name, path)?;
         }
         Ok(())
@@ -361,11 +391,34 @@ pub(crate) fn restore(dir: &Dir, list: impl BufRead) -> Result<(), RestoreError>
     Ok(())
 }
 
+/// Takes a whiteout away. Nothing else: what the tar holds is there.
+fn remove_whiteout(dir: &Dir, path: &[u8]) -> Result<(), RestoreError> {
+    let (above, name) = match dir.parent_of(path) {
+        Err(error) if error.is_not_found() => return Ok(()),
+        parent => parent?,
+    };
+    match above.find(name)? {
+        None => return Ok(()),
+        Some(found) if found.is_whiteout() => {}
+        Some(_) => return Err(ParseError::new("the path of a whiteout", path).into()),
+    }
+    let before = above.attrs(".")?.mtime;
+    above.remove_file(name)?;
+    Ok(above.set_times(".", before, before)?)
+}
+
 fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> {
+    if difference.gone {
+        return remove_whiteout(dir, &difference.path.0);
+    }
     let (above, name) = dir.parent_of(&difference.path.0)?;
     let before = above.attrs(".")?.mtime;
-    if difference.make && above.find(name)?.is_none() {
-        above.make_dir(name, 0o755)?;
+    if let (Some(kind), None) = (difference.make, above.find(name)?) {
+        match kind {
+            Kind::Directory => drop(above.make_dir(name, 0o755)?),
+            Kind::Char => above.make_node(name, kind, 0, (0, 0))?,
+            _ => return Err(ParseError::because("a directory or whiteout to make", format!("{kind:?}")).into()),
+        }
         above.set_times(".", before, before)?;
     }
     if let Some(first) = &difference.link {

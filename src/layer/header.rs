@@ -24,7 +24,7 @@ impl Header {
     /// Parses a block that is not all zeros.
     pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Self, TarError> {
         let checksum = number(&block[148..156]).ok_or(TarError::Header("checksum"))?;
-        let sums = [sum(block, |byte| i64::from(byte)), sum(block, |byte| i64::from(byte as i8))];
+        let sums = [sum(block, i64::from), sum(block, |byte| i64::from(byte.cast_signed()))];
         if !sums.contains(&checksum) {
             return Err(TarError::Header("checksum"));
         }

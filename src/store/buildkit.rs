@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `snapshots.db` | `<snapshot key>/` | `parent`: key of the snapshot below, or empty; `committed`: the directory this key is a name for; `chainid`: the layer that the snapshot is too; `iscommitted` [moby builder-next/adapters/snapshot/snapshot.go] |
 //! | `containerdmeta.db`, 20.10+ | `v1/<namespace>/leases/<lease>/snapshots/<snapshotter>/<snapshot key>` | a lease keeps a snapshot [leasemanager.go] |
-//! | `metadata_v2.db` (to 19.03 `metadata.db`) | `_main/<record>/` | `cache.snapshot`: the record's snapshot key, where that is not its own name; `cache.equalMutable`: a record that shares it; each as `{"value":…}` [bk cache/metadata.go] |
+//! | `metadata_v2.db` (to 19.03 `metadata.db`) | `_main/<record>/` | `cache.snapshot`: the record's snapshot key, where that is not its own name; `cache.equalMutable`: a record that shares it; `cache.description`; each as `{"value":…}` [bk cache/metadata.go] |
 //!
 //! A key is `sha256:<chain ID>` of an image layer, or the 25 base-36 characters of a snapshot, whose directory of the
 //! graph driver has that name, or the one that `committed` says. A snapshot that became an image layer has a `chainid`, and that layer's
@@ -33,8 +33,8 @@ pub(super) struct BuildKit {
     snapshots: BTreeMap<Key, Snapshot>,
     /// Names of directories that a key was committed for.
     names: HashSet<Key>,
-    /// Keys that leases and records keep.
-    kept: BTreeSet<Key>,
+    /// Keys that leases and records keep, and what BuildKit says they are.
+    kept: BTreeMap<Key, String>,
 }
 
 /// A bucket of `snapshots.db`.
@@ -56,14 +56,14 @@ pub(super) fn read(root: &Dir) -> (BuildKit, Notes) {
         None => read_file(&dir, "metadata.db", &mut notes, parse_records),
         records => records,
     };
-    let mut kept: BTreeSet<Key> = leases.iter().flatten().cloned().collect();
-    kept.extend(records.into_iter().flatten());
-    if leases.is_none() {
-        // To 19.03, or the file was lost: nobody says what is not in use.
-        kept.extend(snapshots.iter().flatten().map(|(key, _)| key.clone()));
+    let mut kept = records.unwrap_or_default();
+    // To 19.03, or where the file was lost, nobody says what is not in use.
+    let all = snapshots.iter().flatten().map(|(key, _)| key).filter(|_| leases.is_none());
+    for key in leases.iter().flatten().chain(all) {
+        kept.entry(key.clone()).or_default();
     }
     let names_a_directory = |key: &Key| layer_of(key).is_none();
-    if snapshots.is_none() && notes.unreadable.is_empty() && kept.iter().any(names_a_directory) {
+    if snapshots.is_none() && notes.unreadable.is_empty() && kept.keys().any(names_a_directory) {
         notes.unreadable(Unknown::BuildKit, &below(at, "snapshots.db"), "missing, although snapshots are in use");
     }
     let snapshots = snapshots.unwrap_or_default();
@@ -142,24 +142,38 @@ struct Field {
     value: String,
 }
 
-fn parse_records<S: bolt::Source + ?Sized>(bolt: &Bolt<'_, S>) -> Result<BTreeSet<Key>, BoltError> {
-    let mut snapshots = BTreeSet::new();
+/// Returns the snapshots of all records, and what the records say of themselves.
+fn parse_records<S: bolt::Source + ?Sized>(bolt: &Bolt<'_, S>) -> Result<BTreeMap<Key, String>, BoltError> {
+    let mut snapshots = BTreeMap::new();
     let Some(main) = bolt.find(&[b"_main"])? else { return Ok(snapshots) };
     for (record, bucket) in inner(bolt, &main)? {
-        snapshots.insert(record);
+        let mut names = vec![record];
+        let mut description = String::new();
         for (key, item) in bolt.entries(&bucket)? {
             let Item::Value(value) = item else { continue };
-            // A value that was cleared is empty.
-            if value.is_empty() || !matches!(key.as_slice(), b"cache.snapshot" | b"cache.equalMutable") {
-                continue;
+            match key.as_slice() {
+                b"cache.snapshot" | b"cache.equalMutable" => names.push(parse_field(&value)?.into_bytes()),
+                b"cache.description" => description = parse_field(&value)?,
+                _ => {}
             }
-            let field: Field = serde_json::from_slice(&value).map_err(|_| invalid("a record's value", &value))?;
-            if !field.value.is_empty() {
-                snapshots.insert(field.value.into_bytes());
+        }
+        for name in names.into_iter().filter(|name| !name.is_empty()) {
+            let known: &mut String = snapshots.entry(name).or_default();
+            if known.is_empty() {
+                known.clone_from(&description);
             }
         }
     }
     Ok(snapshots)
+}
+
+/// Parses a value of a record: text, or nothing where it was cleared.
+fn parse_field(value: &[u8]) -> Result<String, BoltError> {
+    if value.is_empty() {
+        return Ok(String::new());
+    }
+    let field: Field = serde_json::from_slice(value).map_err(|_| invalid("a record's value", value))?;
+    Ok(field.value)
 }
 
 fn invalid(what: &str, value: &[u8]) -> BoltError {
@@ -205,8 +219,9 @@ impl BuildKit {
         let known = Known::new(snapshot);
         let mut records = BTreeMap::new();
         let mut reached = HashSet::new();
-        for key in &self.kept {
-            let record = self.follow(key, &known, &mut reached);
+        for (key, description) in &self.kept {
+            let mut record = self.follow(key, &known, &mut reached);
+            record.description.clone_from(description);
             if !(record.layers.is_empty() && record.dirs.is_empty()) {
                 records.insert(text(key), record);
             }

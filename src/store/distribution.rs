@@ -62,15 +62,15 @@ fn read_map<K: Ord + Send, V: Send>(
     let read: Vec<_> = entries.par_iter().map(|entry| (entry, found(dir.read(&entry.name, LIMIT)))).collect();
     let mut map = BTreeMap::new();
     for (entry, text) in read {
-        let path = below(&at, entry.name.escape_ascii());
+        let path = || below(&at, entry.name.escape_ascii());
         match text {
             Ok(None) => {}
-            Err(error) => notes.unreadable(Unknown::Distribution, &path, error),
+            Err(error) => notes.unreadable(Unknown::Distribution, &path(), error),
             Ok(Some(text)) => match parse(&entry.name, text) {
                 Ok((key, value)) => {
                     map.insert(key, value);
                 }
-                Err(error) => notes.findings.push(Finding::note("distribution-record-invalid", path, error)),
+                Err(error) => notes.findings.push(Finding::note("distribution-record-invalid", path(), error)),
             },
         }
     }

@@ -208,6 +208,8 @@ pub struct BuildRecord {
     pub dirs: Vec<CacheId>,
     /// Whether a lease or a cache record names it. Where not, BuildKit leaked it.
     pub owned: bool,
+    /// What BuildKit says it is (`mount / from exec /bin/sh -c make`), or nothing.
+    pub description: String,
 }
 
 /// The two maps of `distribution/`, with the files' bytes.

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::driver;
 use crate::error::Result;
-use crate::finding::Finding;
+use crate::finding::{Finding, Severity};
+use crate::id::CacheId;
 
 impl Store {
     /// Reads everything the store's files say. Needs no lock: beside a live daemon, what vanishes meanwhile was
@@ -38,6 +39,7 @@ impl Store {
         snapshot.build_records = build.records(&snapshot);
         snapshot.look_for_lost_containers(&mut notes);
         snapshot.look_for_lost_references(&self.image_path(), &mut notes);
+        snapshot.weigh(self.driver(), &mut notes);
         snapshot.take(notes);
         Ok(snapshot)
     }
@@ -103,6 +105,21 @@ impl Snapshot {
                     notes.findings.push(Finding::warning("container-abandoned", format!("containers/{id}"), evidence));
                 }
                 false => notes.unreadable(Unknown::Containers, &path, "it is missing"),
+            }
+        }
+    }
+
+    /// Says how bad it is when a directory's own files are lost: with a layer or mount in it, it is damage; else it is
+    /// what a crash left while the directory was made.
+    fn weigh(&self, driver: &str, notes: &mut Notes) {
+        let layers = self.layers.values().map(|layer| &layer.cache_id);
+        let mounts = self.mounts.values().flat_map(|mount| [&mount.mount_id, &mount.init_id]).flatten();
+        let used: HashSet<&str> = layers.chain(mounts).map(CacheId::as_str).collect();
+        let home = format!("{driver}/");
+        for finding in notes.findings.iter_mut().filter(|finding| finding.code.starts_with("driver-")) {
+            let id = finding.subject.strip_prefix(&home).unwrap_or_default();
+            if finding.severity == Severity::Warning {
+                finding.severity = if used.contains(id) { Severity::Damage } else { Severity::Note };
             }
         }
     }

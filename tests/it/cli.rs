@@ -77,11 +77,15 @@ impl Lab {
 /// Replaces what differs from run to run: where the store is, and how long ago things were.
 fn steady(text: &str, root: &Path) -> String {
     let text = text.replace(&root.display().to_string(), "[ROOT]");
-    text.split_inclusive('\n').map(|line| steady_line(line)).collect()
+    text.split_inclusive('\n').map(steady_line).collect()
 }
 
 fn steady_line(line: &str) -> String {
-    let line = if line.contains("   ") && !line.starts_with([' ', '│']) { narrow(line) } else { line.to_owned() };
+    let line = if line.contains("   ") && !line.starts_with([' ', '│', '├', '└']) {
+        narrow(line)
+    } else {
+        line.to_owned()
+    };
     let Some(end) = line.find(" ago") else { return line };
     let number = line[..end].rfind(|letter: char| letter.is_ascii_digit()).unwrap_or(end);
     let start = line[..number].rfind(|letter: char| !letter.is_ascii_digit()).map_or(0, |at| at + 1);
@@ -242,6 +246,7 @@ fn df_in_its_forms() {
 fn errors_and_hints() {
     let lab = seed();
     assert_snapshot!("error-near", lab.run(&["inspect", "ngnix:alpin"]));
+    assert_snapshot!("error-some", lab.run(&["why", "overlay/l", "6175", "nothing/at/all"]));
     assert_snapshot!("error-nothing", lab.run(&["why", "/var/lib/docker/overlay2/nothing"]));
     lab.write(&format!("image/overlay/imagedb/content/sha256/{}", "0".repeat(64)), "{}");
     std::fs::create_dir_all(lab.at(&format!("overlay/0ae0{}", "1".repeat(60)))).expect("a directory");

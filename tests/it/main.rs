@@ -1,7 +1,29 @@
-//! Integration tests.
+//! Tests of the whole: real stores, real daemons, damaged and hostile archives.
+//!
+//! One program, so that it is linked once. All tests need root; those that start a Docker daemon have `daemon` in
+//! their names.
 
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
 mod inspect;
+#[cfg(feature = "cli")]
+mod round_trip;
 mod store;
+mod support;
+mod trees;
+
+/// A file that is not listed would never be run.
+#[test]
+fn every_file_is_listed() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    for (dir, list) in [(dir.clone(), "main.rs"), (dir.join("support"), "mod.rs")] {
+        let listed = std::fs::read_to_string(dir.join(list)).expect("the list");
+        for entry in std::fs::read_dir(&dir).expect("tests") {
+            let name = entry.expect("an entry").file_name().into_string().expect("a name");
+            let module = name.trim_end_matches(".rs");
+            let is_listed = listed.lines().any(|line| line.ends_with(&format!("mod {module};")));
+            assert!(name == list || name == "snapshots" || is_listed, "{name} is not listed in {list}");
+        }
+    }
+}

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use dockpack::id::{CacheId, ImageId};
 use dockpack::store::{Snapshot, Store, StrayKind, Unknown};
+use proptest::prelude::any;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
@@ -308,4 +310,61 @@ fn links_out_of_the_store_are_not_followed() {
     let snapshot = snapshot(root.path());
     assert!(snapshot.images.is_empty());
     assert_eq!(snapshot.unreadable.iter().map(|unreadable| unreadable.what).collect::<Vec<_>>(), [Unknown::Images]);
+}
+
+/// Files of a store that the readers read.
+fn files(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(dir).expect("lists") {
+        let entry = entry.expect("an entry");
+        let kind = entry.file_type().expect("a type");
+        match entry.file_name().as_encoded_bytes() {
+            b"diff" if kind.is_dir() => {}
+            _ if kind.is_dir() => files(&entry.path(), found),
+            _ if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn no_damage_makes_the_readers_panic() {
+    let root = unpacked("20-overlay2");
+    let mut paths = Vec::new();
+    for part in ["image", "containers", "buildkit", "overlay2"] {
+        files(&root.path().join(part), &mut paths);
+    }
+    paths.sort();
+    let hit = (0..paths.len(), any::<Vec<u8>>(), 0..5_u8);
+    let config = proptest::test_runner::Config { max_shrink_iters: 0, cases: 100, ..Default::default() };
+    let result = TestRunner::new(config).run(&proptest::collection::vec(hit, 1..20), |hits| {
+        let old: BTreeMap<_, _> =
+            hits.iter().map(|(file, ..)| (*file, fs::read(&paths[*file]).expect("reads"))).collect();
+        for (file, bytes, how) in &hits {
+            damage(&paths[*file], &old[file], bytes, *how);
+        }
+        let _ = snapshot(root.path());
+        for (file, old) in old {
+            let _ = fs::remove_dir(&paths[file]);
+            let _ = fs::remove_file(&paths[file]);
+            fs::write(&paths[file], old).expect("writes");
+        }
+        Ok(())
+    });
+    result.expect("no panic");
+    assert!(snapshot(root.path()).findings.is_empty(), "all is as it was");
+}
+
+/// Puts something else in the place of a file.
+fn damage(path: &Path, old: &[u8], bytes: &[u8], how: u8) {
+    let at = bytes.len() * 7919 % (old.len() + 1);
+    let _ = fs::remove_file(path);
+    let _ = fs::remove_dir(path);
+    let done = match how {
+        0 => fs::create_dir(path),
+        1 => std::os::unix::fs::symlink("/etc/passwd", path),
+        2 => Ok(()),
+        3 => fs::write(path, &old[..at]),
+        _ => fs::write(path, [&old[..at], bytes, &old[(at + bytes.len()).min(old.len())..]].concat()),
+    };
+    done.expect("damages");
 }

@@ -15,7 +15,7 @@
 //! kernel goes by the symbolic links in `l/`, dockerd by `link` when it makes a child. A failed creation leaves its link
 //! in `l/`. Whoever probes the file system leaves directories when it is killed: `check-overlayfs-support*` and others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rayon::prelude::*;
 
@@ -32,7 +32,7 @@ const SELF_TESTS: [&str; 5] =
     ["check-overlayfs-support", "opaque-bug-check", "metacopy-check", "userxattr-check", "fsutils-dummy"];
 
 /// Short names, and where they lead.
-type Links = BTreeMap<LinkId, CacheId>;
+type Links = HashMap<LinkId, CacheId>;
 
 /// Parses a `lower` file: short names, nearest first. Text that names none is an error.
 fn parse_lower(text: &[u8]) -> Result<Vec<LinkId>, ParseError> {
@@ -54,7 +54,8 @@ struct Raw {
     lower: Vec<LinkId>,
 }
 
-/// Lists the home of `driver`, which is `at` below the data root.
+/// Lists the home of `driver`, which is `at` below the data root. How bad a lost file is depends on what uses the
+/// directory, which is not known here: it is a warning.
 pub(super) fn list(at: &str, home: &Dir) -> Listing {
     let mut notes = Notes::default();
     let entries = notes.list(home, at, Unknown::DriverDirs);
@@ -145,11 +146,11 @@ fn read_dir(home: &Dir, at: &str, entry: &Entry) -> Option<(Raw, Notes)> {
 
 /// Looks the short names up, and finds those that lead nowhere or that nothing needs.
 fn resolve(at: &str, raw: Vec<Raw>, links: &Links, mut notes: Notes) -> Listing {
-    let ids: BTreeSet<&CacheId> = raw.iter().map(|dir| &dir.id).collect();
+    let ids: HashSet<&CacheId> = raw.iter().map(|dir| &dir.id).collect();
     // What a directory calls itself helps where its symbolic link is lost.
-    let own: BTreeMap<&LinkId, &CacheId> = raw.iter().filter_map(|dir| Some((dir.link.as_ref()?, &dir.id))).collect();
-    let by_id: BTreeMap<&CacheId, &LinkId> = own.iter().map(|(link, id)| (*id, *link)).collect();
-    let mut needed: BTreeSet<&LinkId> = BTreeSet::new();
+    let own: HashMap<&LinkId, &CacheId> = raw.iter().filter_map(|dir| Some((dir.link.as_ref()?, &dir.id))).collect();
+    let by_id: HashMap<&CacheId, &LinkId> = own.iter().map(|(link, id)| (*id, *link)).collect();
+    let mut needed: HashSet<&LinkId> = HashSet::new();
     let mut dirs = BTreeMap::new();
     for dir in &raw {
         let mut found = DriverDir { link: dir.link.clone(), ..DriverDir::default() };
@@ -167,7 +168,7 @@ fn resolve(at: &str, raw: Vec<Raw>, links: &Links, mut notes: Notes) -> Listing 
         if !found.lost.is_empty() {
             let names: Vec<_> = found.lost.iter().map(LinkId::as_str).collect();
             let evidence = format!("lower names {} that lead to no directory", names.join(", "));
-            notes.findings.push(Finding::damage("driver-lower-lost", format!("{at}/{}", dir.id), evidence));
+            notes.findings.push(Finding::warning("driver-lower-lost", format!("{at}/{}", dir.id), evidence));
         }
         dirs.insert(dir.id.clone(), found);
     }

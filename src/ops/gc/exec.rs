@@ -181,7 +181,7 @@ fn finish(store: &Store, trash: Trash, removed: usize, observer: &dyn Observer, 
 ///
 /// # Errors
 /// The file system refuses, or a journal cannot be read.
-pub fn recover(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Result<Vec<GcReport>> {
+pub(crate) fn recover(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Result<Vec<GcReport>> {
     let mut reports = Vec::new();
     for name in Trash::names(store)? {
         let Some(trash) = Trash::open(store, &name)? else {

@@ -21,7 +21,7 @@
 //!    names; directories; the rest. Each step is durable before the next. So at no moment does dockerd see an
 //!    image whose layers are not there, or a layer whose directory is not there.
 //! 5. **Every step can be done again.** A run that was interrupted is finished by the next command that changes the store
-//!    ([`recover`]), after everything was checked again: a daemon may have run in between.
+//!    ([`recover`](crate::ops::recover)), after everything was checked again: a daemon may have run in between.
 //! 6. **Deleting follows no link and enters no mount.** What has a mount point or an immutable file in it is found before
 //!    it moves, and stays.
 //! 7. Nothing changes without the [`WriteLock`](crate::store::WriteLock).
@@ -42,7 +42,8 @@ mod trash;
 mod undo;
 
 pub use candidates::{Candidates, Step};
-pub use exec::{GcReport, Skipped, recover};
+pub(super) use exec::recover;
+pub use exec::{GcReport, Skipped};
 pub use kind::GcKind;
 pub use plan::{GcEntry, GcPlan, Identity, Kept, KeptWhy, Options, Part, Stale};
 pub use purge::{PurgeReport, purge};

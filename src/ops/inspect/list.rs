@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{SCHEMA, View, glob};
-use crate::archive::ArchiveIndex;
+use crate::archive::Metadata;
 use crate::graph::{Edge, Graph, Id, Node, resolve_image};
 use crate::id::{ChainId, ImageId};
 use crate::reference::Reference;
@@ -129,7 +129,8 @@ impl ImageList {
 
     /// Lists the images of an archive; `filters` are as in [`ImageList::of`].
     #[must_use]
-    pub fn of_archive(index: &ArchiveIndex, filters: &[String]) -> Self {
+    pub fn of_archive(metadata: &Metadata, filters: &[String]) -> Self {
+        let index = &metadata.index;
         let sizes: HashMap<ChainId, u64> = index.layers.iter().map(|layer| (layer.chain, layer.size)).collect();
         let wanted = Filters::new(filters, |word| {
             let hex = word.strip_prefix("sha256:").unwrap_or(word);
@@ -144,7 +145,7 @@ impl ImageList {
                 created: image.created.clone(),
                 size: chain.iter().filter_map(|layer| sizes.get(layer)).fold(0, |sum, size| sum.saturating_add(*size)),
                 layers: chain.len(),
-                platform: String::new(),
+                platform: metadata.blobs.get(&image.id.0).map(|config| platform_of(config)).unwrap_or_default(),
                 intermediate: index.images.iter().any(|other| other.parent == Some(image.id)),
                 lost_layers: chain.iter().filter(|layer| !sizes.contains_key(layer)).count(),
                 lost_directories: 0,
@@ -166,6 +167,19 @@ impl ImageList {
 pub(super) fn platform(os: &str, architecture: &str) -> String {
     let os = if os.is_empty() { "linux" } else { os };
     if architecture.is_empty() { os.to_owned() } else { format!("{os}/{architecture}") }
+}
+
+/// Reads the platform of a configuration.
+fn platform_of(config: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Platform {
+        #[serde(default)]
+        os: String,
+        #[serde(default)]
+        architecture: String,
+    }
+    serde_json::from_slice::<Platform>(config)
+        .map_or_else(|_| String::new(), |found| platform(&found.os, &found.architecture))
 }
 
 /// Splits references into tags and digests.
@@ -263,5 +277,78 @@ impl<'v> Chains<'v> {
             self.known.insert(layer, sum);
         }
         sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{ArchiveIndex, ImageRecord, LayerRecord};
+    use crate::driver::DriverFacts;
+    use crate::id::{CacheId, DiffId, Sha256};
+
+    fn archive() -> Metadata {
+        let config = br#"{"architecture":"arm64","os":"linux"}"#;
+        let id = ImageId(Sha256::of(config));
+        let diff = DiffId(Sha256::of(b"a layer"));
+        let image = ImageRecord {
+            id,
+            references: ["app:1", "app:2", "ghcr.io:443/me/app:1", "app@sha256:00"].map(str::to_owned).to_vec(),
+            diff_ids: vec![diff],
+            created: Some("2020-01-01T00:00:00Z".to_owned()),
+            parent: Some(ImageId(Sha256::of(b"base"))),
+            last_updated: None,
+            built_locally: None,
+        };
+        let base = ImageRecord {
+            id: ImageId(Sha256::of(b"base")),
+            references: Vec::new(),
+            parent: None,
+            created: Some("2021-01-01T00:00:00Z".to_owned()),
+            ..image.clone()
+        };
+        let layer = LayerRecord {
+            chain: ChainId(diff.0),
+            diff,
+            parent: None,
+            size: 1000,
+            tar_size: 2048,
+            cache_id: CacheId::parse(b"x").expect("a name"),
+            facts: DriverFacts::default(),
+        };
+        let index = ArchiveIndex { images: vec![image, base], layers: vec![layer], ..ArchiveIndex::default() };
+        Metadata { index, blobs: [(id.0, config.to_vec())].into() }
+    }
+
+    #[test]
+    fn an_archive_is_listed_like_a_store() {
+        let metadata = archive();
+        let list = ImageList::of_archive(&metadata, &[]);
+        let [base, app] = &list.images[..] else { panic!("{list:?}") };
+        assert!(base.intermediate && base.tags.is_empty());
+        assert_eq!((app.size, app.layers, app.platform.as_str(), app.lost_layers), (1000, 1, "linux/arm64", 0));
+        let wanted = |word: &str| ImageList::of_archive(&metadata, &[word.to_owned()]).images;
+        assert_eq!(wanted("app")[0].tags, ["app:1", "app:2"]);
+        assert_eq!(wanted("app")[0].digests.len(), 1);
+        assert_eq!(wanted("*:1")[0].tags, ["app:1"]);
+        assert_eq!(wanted("ghcr.io:443/me/*")[0].tags, ["ghcr.io:443/me/app:1"]);
+        assert_eq!(wanted(&base.id.short()).len(), 1);
+        assert_eq!(wanted("redis"), []);
+        assert_eq!(wanted(""), []);
+    }
+
+    #[test]
+    fn rows_as_docker_shows_them() {
+        let metadata = archive();
+        let list = ImageList::of_archive(&metadata, &[]);
+        let rows = |digests: bool| -> Vec<String> {
+            let rows = list.images[1].rows(digests).into_iter();
+            rows.map(|row| [row.repository, row.tag, row.digest].map(|part| part.unwrap_or("-")).join(" ")).collect()
+        };
+        assert_eq!(rows(false), ["app 1 -", "app 2 -", "ghcr.io:443/me/app 1 -"]);
+        assert_eq!(rows(true), ["app 1 sha256:00", "app 2 sha256:00", "ghcr.io:443/me/app 1 -"]);
+        assert_eq!(list.images[0].rows(true), [Row { repository: None, tag: None, digest: None }]);
+        let by_digest = ListedImage { tags: Vec::new(), ..list.images[1].clone() };
+        assert_eq!(by_digest.rows(false), [Row { repository: Some("app"), tag: None, digest: None }]);
     }
 }

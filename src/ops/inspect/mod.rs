@@ -4,6 +4,7 @@
 //! of the same documents.
 
 mod find;
+mod follow;
 mod glob;
 mod list;
 mod trace;
@@ -120,7 +121,7 @@ pub struct Named {
     #[serde(flatten)]
     pub node: Node,
     /// What a person calls it, where that is not its identity: the name of a container, the first reference of
-    /// an image.
+    /// an image, what BuildKit says of a record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
@@ -133,6 +134,7 @@ impl View<'_> {
         let name = match &node {
             Node::Container(id) | Node::Mount(id) => self.container(id).map(|container| container.name.clone()),
             Node::Image(_) => self.references(id).into_iter().next(),
+            Node::BuildRecord(key) => self.snapshot.build_records.get(key).map(|record| record.description.clone()),
             _ => None,
         };
         Named { node, name: name.filter(|name| !name.is_empty()) }

@@ -33,7 +33,7 @@ pub enum UsageKind {
     Containers,
     /// Entries of layerdb. Active are those that something keeps.
     Layers,
-    /// What BuildKit alone keeps. Active are the records that BuildKit still knows.
+    /// What BuildKit alone keeps. None is active: nothing is built from what is only looked at.
     BuildCache,
     /// Directories of the graph driver that nothing keeps and no layer names.
     UnreferencedDirectories,
@@ -182,8 +182,7 @@ impl Count<'_> {
         let is_record = |id: &Id| matches!(self.view.graph.node(*id), Node::BuildRecord(_));
         let (records, rest): (Vec<Id>, Vec<Id>) = self.roots.iter().copied().partition(is_record);
         let alone: Dirs = self.below(&records).difference(&self.below(&rest)).cloned().collect();
-        let owned = self.view.snapshot.build_records.values().filter(|record| record.owned).count();
-        self.row(UsageKind::BuildCache, (records.len(), owned), &alone, &alone)
+        self.row(UsageKind::BuildCache, (records.len(), 0), &alone, &alone)
     }
 
     fn unreferenced(&self) -> UsageRow {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Named, SCHEMA, View};
+use crate::finding::Finding;
 use crate::graph::{Edge, Id, Keeper, Roots, State};
 
 /// Answers to "why is this still here".
@@ -10,6 +11,8 @@ use crate::graph::{Edge, Id, Keeper, Roots, State};
 pub struct Why {
     /// Number of the document's form.
     pub schema: u32,
+    /// What may keep things without our knowing.
+    pub unknowns: Vec<Finding>,
     /// One for each thing.
     pub answers: Vec<Answer>,
 }
@@ -26,6 +29,9 @@ pub struct Answer {
     pub state: State,
     /// Whether anything keeps it. Where not, dockerd never comes back for it.
     pub kept: bool,
+    /// Whether that is certain: where files cannot be read, something may keep it that does not show. What is kept
+    /// is certain.
+    pub certain: bool,
     /// Everything that keeps it by itself: references, containers, build records, images without a reference.
     pub keepers: Vec<KeptBy>,
     /// Where nothing keeps it: what names it all the same, and is kept by nothing either.
@@ -57,10 +63,12 @@ impl View<'_> {
     #[must_use]
     pub fn why(&self, things: impl IntoIterator<Item = Id>) -> Why {
         let roots = self.graph.roots(Roots::default());
-        Why { schema: SCHEMA, answers: things.into_iter().map(|id| self.answer(id, &roots)).collect() }
+        let unknowns = self.graph.unknowns(self.snapshot, &self.graph.reach(&roots));
+        let answers = things.into_iter().map(|id| self.answer(id, &roots, unknowns.is_empty())).collect();
+        Why { schema: SCHEMA, unknowns, answers }
     }
 
-    fn answer(&self, id: Id, roots: &[Id]) -> Answer {
+    fn answer(&self, id: Id, roots: &[Id], all_known: bool) -> Answer {
         let keepers = self.kept_by(self.graph.keepers(id, roots));
         let named_by = if keepers.is_empty() { self.named_by(id) } else { Vec::new() };
         Answer {
@@ -68,6 +76,7 @@ impl View<'_> {
             path: self.path_of(self.graph.node(id)),
             state: self.graph.state(id).clone(),
             kept: !keepers.is_empty(),
+            certain: all_known || !keepers.is_empty(),
             keepers,
             named_by,
         }

@@ -16,13 +16,17 @@ use crate::progress::{Event, Observer};
 use crate::store::{Snapshot, Store, Unknown, WriteLock};
 
 use super::plan::{LoadPlan, Target};
-use super::publish::{JOURNAL, Journal, Publish};
+use super::publish::Publish;
 use super::stage::Stage;
 
 /// Where dockpack keeps what it is working on, below the data root. dockerd looks at none of it.
 const WORK: &str = ".dockpack";
 /// The staging directory of a load, below [`WORK`].
 const LOAD: &str = "load";
+/// The plan of a load that is staged, in the staging directory: whoever finds it finishes the load.
+const JOURNAL: &str = "journal.json";
+/// The journal before it is valid.
+const NEW_JOURNAL: &str = "journal.new";
 /// Room for what is written when all layers are in their place, in bytes: directory blocks and small files.
 const RESERVE: u64 = 1 << 20;
 /// The same for each layer.
@@ -82,77 +86,78 @@ impl LoadPlan {
         let root = store.root();
         observer.on(Event::Begin { what: "loading", total: Some(self.bytes()) });
         let staging = root.ensure_dir(WORK, 0o700)?.make_dir(LOAD, 0o700)?;
-        let staged = self.stage(store, snapshot, driver, &staging, metadata, archive, observer);
+        let staged = Staging { plan: &self, store, snapshot, driver, dir: &staging, observer }.fill(metadata, archive);
         if let Err(error) = staged {
             clean_up(root)?;
-            return Err(error);
+            return Err(if observer.wants_stop() { Error::Stopped } else { error });
         }
         observer.on(Event::End);
-        let report = LoadReport {
+        finish(root, &staging, &self, driver, lock).map_err(|error| Error::Unfinished(Box::new(error)))?;
+        Ok(LoadReport {
             images: self.images.len(),
             layers: self.layers.len(),
             layers_present: self.layers_present.len(),
             bytes: self.bytes(),
             seconds: begun.elapsed().as_secs_f64(),
-        };
-        finish(root, &staging, &Journal { plan: self }, driver, lock)?;
-        Ok(LoadReport { seconds: begun.elapsed().as_secs_f64(), ..report })
+        })
     }
+}
 
+/// What the staging directory is filled from.
+struct Staging<'a> {
+    plan: &'a LoadPlan,
+    store: &'a Store,
+    snapshot: &'a Snapshot,
+    driver: &'static dyn GraphDriver,
+    dir: &'a Dir,
+    observer: &'a dyn Observer,
+}
+
+impl Staging<'_> {
     /// Makes everything in the staging directory, proves the archive to its last byte, and makes it durable.
-    #[allow(clippy::too_many_arguments)]
-    fn stage(
-        &self,
-        store: &Store,
-        snapshot: &Snapshot,
-        driver: &'static dyn GraphDriver,
-        staging: &Dir,
-        metadata: &Metadata,
-        archive: &mut ArchiveReader,
-        observer: &dyn Observer,
-    ) -> Result<()> {
-        one_file_system(store)?;
-        let configs = staging.make_dir("configs", 0o700)?;
-        for image in self.images.iter().filter(|image| !self.images_present.contains(&image.id)) {
-            let config = metadata.blobs.get(&image.id.0).ok_or_else(|| archive.bad("a configuration is missing"))?;
-            configs.new_file(&image.id.hex(), config, 0o600)?;
-        }
-        Stage::new(self, driver, staging, store.home().cloned(), snapshot, observer)?.run(archive)?;
+    fn fill(&self, metadata: &Metadata, archive: &mut ArchiveReader) -> Result<()> {
+        one_file_system(self.store)?;
+        self.configs(metadata, archive)?;
+        let home = self.store.home().cloned();
+        Stage::new(self.plan, self.driver, self.dir, home, self.snapshot, self.observer)?.run(archive)?;
         // Crash here: the store is as it was, with a staging directory that the next run takes away.
         crash_point("load:staged");
-        staging.remove_tree("spool")?;
-        staging.reserve("reserve", RESERVE + RESERVE_PER_LAYER * self.layers.len() as u64)?;
-        let journal = serde_json::to_vec(&JournalRef { plan: self }).map_err(|error| archive.bad(error))?;
-        staging.new_file("journal.new", &journal, 0o600)?;
-        staging.sync_file_system()?;
-        staging.remove_file("reserve")?;
+        self.dir.remove_tree("spool")?;
+        self.dir.reserve("reserve", RESERVE + RESERVE_PER_LAYER * self.plan.layers.len() as u64)?;
+        let journal = serde_json::to_vec(self.plan).map_err(|error| archive.bad(error))?;
+        self.dir.new_file(NEW_JOURNAL, &journal, 0o600)?;
+        self.dir.sync_file_system()?;
+        self.dir.remove_file("reserve")?;
         // Crash here: as above; a journal under another name is none.
         crash_point("load:durable");
         Ok(())
     }
-}
 
-/// The journal, borrowed.
-#[derive(Serialize)]
-struct JournalRef<'a> {
-    plan: &'a LoadPlan,
+    fn configs(&self, metadata: &Metadata, archive: &ArchiveReader) -> Result<()> {
+        let configs = self.dir.make_dir("configs", 0o700)?;
+        for image in self.plan.images.iter().filter(|image| !self.plan.images_present.contains(&image.id)) {
+            let config = metadata.blobs.get(&image.id.0).ok_or_else(|| archive.bad("a configuration is missing"))?;
+            configs.new_file(&image.id.hex(), config, 0o600)?;
+        }
+        Ok(())
+    }
 }
 
 /// Makes the journal valid and publishes.
 fn finish(
     root: &Dir,
     staging: &Dir,
-    journal: &Journal,
+    plan: &LoadPlan,
     driver: &'static dyn GraphDriver,
     lock: &WriteLock,
 ) -> Result<()> {
     if staging.find(JOURNAL)?.is_none() {
-        staging.rename("journal.new", staging, JOURNAL)?;
+        staging.rename(NEW_JOURNAL, staging, JOURNAL)?;
         staging.sync()?;
     }
     // Crash here: everything is durable; the next run publishes it.
     crash_point("load:journal");
-    Publish::new(root, staging, &journal.plan, driver).run(lock)?;
+    Publish::new(root, staging, plan, driver).run(lock)?;
     // The journal goes first: what is left of the staging directory is then only garbage.
     staging.remove_file(JOURNAL)?;
     staging.sync()?;
@@ -165,7 +170,7 @@ fn finish(
 ///
 /// # Errors
 /// The file system refuses, or the journal cannot be read.
-pub fn recover(store: &Store, lock: &WriteLock) -> Result<Option<LoadPlan>> {
+pub(crate) fn recover(store: &Store, lock: &WriteLock) -> Result<Option<LoadPlan>> {
     let root = store.root();
     let staging = match root.dir(format!("{WORK}/{LOAD}")) {
         Err(error) if error.is_not_found() => return Ok(None),
@@ -178,12 +183,12 @@ pub fn recover(store: &Store, lock: &WriteLock) -> Result<Option<LoadPlan>> {
         }
         bytes => bytes?,
     };
-    let journal: Journal = serde_json::from_slice(&bytes).map_err(|error| Error::Parse {
+    let plan: LoadPlan = serde_json::from_slice(&bytes).map_err(|error| Error::Parse {
         path: staging.shown(JOURNAL),
         source: crate::error::ParseError::because("the journal of a load", error),
     })?;
-    finish(root, &staging, &journal, driver_of(&journal.plan.driver)?, lock)?;
-    Ok(Some(journal.plan))
+    finish(root, &staging, &plan, driver_of(&plan.driver)?, lock)?;
+    Ok(Some(plan))
 }
 
 /// Takes the staging directory away.

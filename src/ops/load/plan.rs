@@ -23,6 +23,9 @@ pub struct LoadPlan {
     pub images: Vec<ImageRecord>,
     /// Those of them that the target has already.
     pub images_present: BTreeSet<ImageId>,
+    /// Parents that such images have in the archive and not in the target.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parents: BTreeMap<ImageId, ImageId>,
     /// Layers to be built, parents before children.
     pub layers: Vec<PlannedLayer>,
     /// Layers of the images that the target has already, whole.
@@ -141,16 +144,18 @@ impl LoadPlan {
     /// Plans to bring `images`, chosen by [`select`], into a store of `driver`.
     pub(super) fn new(
         index: &ArchiveIndex,
-        images: Vec<ImageRecord>,
+        mut images: Vec<ImageRecord>,
         driver: &str,
         snapshot: &Snapshot,
         mut target: Target,
     ) -> Result<Self> {
+        keep_known_parents(&mut images, snapshot);
         let wanted: BTreeSet<ChainId> = images.iter().flat_map(ImageRecord::chain_ids).collect();
         let mut plan = Self {
             driver: driver.to_owned(),
             same_driver: index.driver == driver,
             images_present: images.iter().map(|image| image.id).filter(|id| snapshot.images.contains_key(id)).collect(),
+            parents: parents(&images, snapshot),
             layers: Vec::new(),
             layers_present: wanted.intersection(&target.whole).copied().collect(),
             references: references(&images, snapshot),
@@ -263,9 +268,24 @@ impl LoadPlan {
         self.layers.is_empty()
             && self.references.is_empty()
             && self.images.iter().all(|image| self.images_present.contains(&image.id))
+            && self.parents.is_empty()
             && self.diff_id_by_digest.is_empty()
             && self.v2_metadata_by_diff_id.is_empty()
     }
+}
+
+/// Forgets parents that will not be there: those that were not chosen.
+fn keep_known_parents(images: &mut [ImageRecord], snapshot: &Snapshot) {
+    let chosen: BTreeSet<ImageId> = images.iter().map(|image| image.id).collect();
+    for image in images {
+        image.parent = image.parent.filter(|parent| chosen.contains(parent) || snapshot.images.contains_key(parent));
+    }
+}
+
+/// Finds the parents that images of the target lack, because they came without them.
+fn parents(images: &[ImageRecord], snapshot: &Snapshot) -> BTreeMap<ImageId, ImageId> {
+    let lacks_it = |image: &&ImageRecord| snapshot.images.get(&image.id).is_some_and(|found| found.parent.is_none());
+    images.iter().filter(lacks_it).filter_map(|image| Some((image.id, image.parent?))).collect()
 }
 
 fn references(images: &[ImageRecord], snapshot: &Snapshot) -> Vec<Tagging> {

@@ -1,7 +1,5 @@
 //! Renames what is staged into its place. Every step can be done again: a crash is finished by doing all of them.
 
-use serde::{Deserialize, Serialize};
-
 use crate::crash::crash_point;
 use crate::driver::GraphDriver;
 use crate::error::{Error, FsError, Result};
@@ -11,15 +9,6 @@ use crate::store::{WriteLock, repositories};
 
 use super::plan::{LoadPlan, PlannedLayer};
 use super::stage::{DRIVER_DIR, RECORD_DIR};
-
-/// Name of the journal in the staging directory.
-pub(super) const JOURNAL: &str = "journal.json";
-
-/// What the journal holds: all that is needed to finish. The rest is in the staging directory.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Journal {
-    pub(super) plan: LoadPlan,
-}
 
 /// Publishes a load whose staging directory is complete, proved and durable.
 pub(super) struct Publish<'a> {
@@ -136,6 +125,11 @@ impl<'a> Publish<'a> {
                 dir.write_file(file, text.as_bytes(), 0o600)?;
                 dir.sync()?;
             }
+        }
+        for (image, parent) in &self.plan.parents {
+            let dir = places.metadata.ensure_dir(image.hex(), 0o700)?;
+            dir.write_file("parent", parent.to_string().as_bytes(), 0o600)?;
+            dir.sync()?;
         }
         places.contents.sync()?;
         Ok(places.metadata.sync()?)

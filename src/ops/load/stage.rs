@@ -9,7 +9,7 @@ use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId};
 use crate::layer::{ApplyError, Content, Members, RestoreError, TarError, apply, differences};
-use crate::progress::{Event, Observer};
+use crate::progress::{Event, Observer, check_stop};
 use crate::store::Snapshot;
 use crate::tarsplit::{Entries, Prover};
 
@@ -65,7 +65,10 @@ impl<'a> Stage<'a> {
 
     /// Reads the archive to its end and builds every planned layer.
     pub(super) fn run(mut self, archive: &mut ArchiveReader) -> Result<()> {
-        while let Some(member) = archive.next()? {
+        while let Some(member) = archive.next_part()? {
+            if self.observer.wants_stop() {
+                return Err(Error::Stopped);
+            }
             match member {
                 MemberName::TarSplit(chain) if self.planned(chain).is_some() => {
                     let layer = self.layers.make_dir(chain.hex(), 0o700)?;
@@ -216,6 +219,7 @@ struct Proved<'a, R> {
 
 impl<R: Read> Read for Proved<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        check_stop(self.observer)?;
         let got = self.stream.read(buffer)?;
         self.prover.update(&buffer[..got]).map_err(io::Error::other)?;
         self.observer.on(Event::Advance(got as u64));

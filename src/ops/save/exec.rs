@@ -13,7 +13,7 @@ use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{ChainId, DiffId, Sha256};
 use crate::layer::differences;
-use crate::progress::{Event, Observer};
+use crate::progress::{Event, Observer, check_stop};
 use crate::store::Store;
 use crate::tarsplit::{AssembleError, assemble};
 
@@ -203,6 +203,7 @@ impl<W: Write> Save<'_, W> {
         let mut out = Observed { out: member, observer: self.observer };
         match assemble(entries, &tree, &mut out) {
             Ok(_) => {}
+            Err(AssembleError::Sink(_)) if self.observer.wants_stop() => return Err(Error::Stopped),
             Err(AssembleError::Sink(error)) => return Err(self.output_failed(error)),
             Err(error) => return Err(bad(error.to_string())),
         }
@@ -222,6 +223,7 @@ struct Observed<'a, W> {
 
 impl<W: Write> Write for Observed<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        check_stop(self.observer)?;
         let written = self.out.write(bytes)?;
         self.observer.on(Event::Advance(written as u64));
         Ok(written)

@@ -55,7 +55,8 @@ impl Source {
             prediction.add(&member);
         }
         let mut failure = None;
-        let compared = compare(&self.layer, &mut |path| {
+        let whiteouts = driver.expected_whiteouts(&new, &prediction)?;
+        let compared = compare(&self.layer, whiteouts, &mut |path| {
             driver.expect(&new, &prediction, path).unwrap_or_else(|error| {
                 failure.get_or_insert(error);
                 None

@@ -1,0 +1,5 @@
+//! What tests are made with.
+
+pub(crate) mod command;
+pub(crate) mod store;
+pub(crate) mod tree;
