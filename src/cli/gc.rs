@@ -112,7 +112,7 @@ fn ask(store: &Store, options: &Options, ui: &Ui) -> Result<bool, Failure> {
     let plan = GcPlan::make(store, options, ui.observer())?;
     show(&plan, ui)?;
     if plan.entries.is_empty() {
-        ui.sum_up("nothing to remove", "");
+        ui.sum_up("would remove", "nothing");
         return Ok(false);
     }
     ui.print(|out| write!(out, "Remove {}? [y/N] ", sum(&plan)))?;
@@ -162,7 +162,7 @@ fn tell(plan: &GcPlan, report: &GcReport, ui: &Ui) -> Result<Exit, Failure> {
     let pieces = text::count(report.removed, "piece of garbage", "pieces of garbage");
     let size = text::size(report.disk);
     match (report.removed, report.kept) {
-        (0, _) => ui.sum_up("nothing removed", ""),
+        (0, _) => ui.sum_up("removed", "nothing"),
         (_, true) => ui.sum_up("moved to the trash", &format!("{pieces}, {size}; `dockpack gc --purge` deletes it")),
         (_, false) => ui.sum_up("removed", &format!("{pieces}, {size}, {:.1} s", report.seconds)),
     }

@@ -195,6 +195,11 @@ pub(super) fn names(edge: Edge) -> bool {
     matches!(edge, Edge::CacheId | Edge::MountId | Edge::InitId | Edge::Snapshot | Edge::Marks)
 }
 
+/// Tells whether what an edge comes from is damaged when the directory it leads to is gone, or has lost its name.
+pub(super) fn holds(edge: Edge) -> bool {
+    names(edge) && edge != Edge::Marks
+}
+
 /// Returns the directory below `layerdb/mounts` that a mount lies in. One whose name has slashes lies deep, and goes
 /// with the directory that is in `mounts` itself.
 pub(super) fn mount_dir(id: &ContainerId) -> &str {

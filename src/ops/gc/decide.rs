@@ -9,7 +9,7 @@ use crate::fsx::Kind;
 use crate::graph::{Id, Node, State};
 use crate::store::{Snapshot, Unknown};
 
-use super::candidates::{Candidate, Candidates, Step, mount_dir, names};
+use super::candidates::{Candidate, Candidates, Step, holds, mount_dir};
 use super::kind::GcKind;
 use super::plan::KeptWhy;
 use super::survey::Survey;
@@ -59,7 +59,7 @@ fn spread(candidates: &Candidates<'_>, kept: &mut BTreeMap<Id, KeptWhy>) {
         let mut next: Vec<Id> = graph.from(id).into_iter().map(|(_, to)| to).collect();
         match graph.node(id) {
             Node::Dir(_) if graph.state(id) != &State::Missing => {
-                next.extend(graph.to(id).into_iter().filter(|(edge, _)| names(*edge)).map(|(_, from)| from));
+                next.extend(graph.to(id).into_iter().filter(|(edge, _)| holds(*edge)).map(|(_, from)| from));
             }
             Node::Mount(name) => next.extend(&beside[mount_dir(name)]),
             _ => {}

@@ -171,6 +171,13 @@ impl GcPlan {
     #[must_use]
     pub fn again(&self, candidates: &Candidates<'_>, survey: &Survey, stale: Vec<Stale>) -> (Self, Vec<Skipped>) {
         let planned: HashMap<&str, &Part> = self.parts().map(|part| (part.path.as_str(), part)).collect();
+        let kinds: HashMap<&str, GcKind> = self
+            .entries
+            .iter()
+            .flat_map(|entry| entry.parts.iter().map(|part| (part.path.as_str(), entry.kind)))
+            .collect();
+        // What has become of a kind that must be asked for was not asked for.
+        let asked = |kind: GcKind, path: &str| kind.is_default() || kinds.get(path) == Some(&kind);
         let holds = |path: &String| {
             let now = survey.facts.get(path).map(|facts| &facts.identity);
             now.is_none_or(|now| planned.get(path.as_str()).is_some_and(|part| part.identity == *now))
@@ -179,9 +186,10 @@ impl GcPlan {
         let wanted = |found: &Candidate| {
             // A short name that is new need not go with its directory; it dangles then.
             let mut paths = found.paths.iter().filter(|(step, _)| *step != Step::Link || found.paths.len() == 1);
-            judge(paths.all(|(_, path)| holds(path)))
+            judge(paths.all(|(_, path)| holds(path) && asked(found.kind, path)))
         };
-        let now = Self::build(candidates, survey, stale, wanted, |_, path| judge(holds(path)));
+        let wanted_extra = |kind, path: &String| judge(holds(path) && asked(kind, path));
+        let now = Self::build(candidates, survey, stale, wanted, wanted_extra);
         let left: HashSet<&str> = now.parts().map(|part| part.path.as_str()).collect();
         let kept: HashMap<&str, &KeptWhy> = now.kept.iter().map(|kept| (kept.path.as_str(), &kept.why)).collect();
         let mut skipped = Vec::new();
