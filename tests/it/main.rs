@@ -6,6 +6,10 @@
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
+mod gc;
+#[cfg(feature = "cli")]
+mod gc_daemon;
+#[cfg(feature = "cli")]
 mod inspect;
 #[cfg(feature = "cli")]
 mod round_trip;

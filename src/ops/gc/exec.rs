@@ -1,6 +1,6 @@
 //! Carries a plan out, and finishes one that was interrupted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -57,7 +57,9 @@ impl GcPlan {
     /// # Errors
     /// Something is lost or cannot be read that everything depends on.
     pub fn make(store: &Store, options: &Options, observer: &dyn Observer) -> Result<Self> {
-        Self::with(store, options, observer, |candidates, survey, stale| Self::new(candidates, survey, stale, options))
+        Self::with(store, options, observer, BTreeSet::new(), |candidates, survey, stale| {
+            Self::new(candidates, survey, stale, options)
+        })
     }
 
     /// Checks this plan against the store as it is now, under the lock: returns what of it still holds, and what
@@ -75,13 +77,16 @@ impl GcPlan {
         }
         let takes = self.entries.iter().map(|entry| entry.kind).collect();
         let options = Options { only: takes, ..Options::default() };
-        Self::with(store, &options, observer, |candidates, survey, stale| self.again(candidates, survey, stale))
+        let more = self.parts().map(|part| part.path.clone()).collect();
+        Self::with(store, &options, observer, more, |candidates, survey, stale| self.again(candidates, survey, stale))
     }
 
+    /// Reads the store and looks at all that may go, and at `more`.
     fn with<T>(
         store: &Store,
         options: &Options,
         observer: &dyn Observer,
+        mut more: BTreeSet<String>,
         plan: impl FnOnce(&Candidates<'_>, &Survey, Vec<super::plan::Stale>) -> T,
     ) -> Result<T> {
         let records = Records::look(store)?;
@@ -93,7 +98,8 @@ impl GcPlan {
         let wants_stale = options.takes(GcKind::StaleDriver);
         // How much another driver's tree takes is only worth the time where it goes.
         let measured = if wants_stale { &stale[..] } else { &[] };
-        let survey = Survey::take(store, &snapshot, &candidates.paths_to_survey(measured), observer)?;
+        more.extend(candidates.paths_to_survey(measured));
+        let survey = Survey::take(store, &snapshot, &more, observer)?;
         Ok(plan(&candidates, &survey, stale))
     }
 

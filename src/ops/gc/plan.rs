@@ -184,6 +184,10 @@ impl GcPlan {
         };
         let judge = |all: bool| if all { Ok(()) } else { Err(KeptWhy::NotSelected) };
         let wanted = |found: &Candidate| {
+            // A build record has nothing of its own; what it leads to goes where such a kind was planned.
+            if found.paths.is_empty() && !kinds.values().any(|kind| *kind == found.kind) {
+                return judge(false);
+            }
             // A short name that is new need not go with its directory; it dangles then.
             let mut paths = found.paths.iter().filter(|(step, _)| *step != Step::Link || found.paths.len() == 1);
             judge(paths.all(|(_, path)| holds(path) && asked(found.kind, path)))

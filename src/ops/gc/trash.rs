@@ -9,13 +9,16 @@
 //!
 //! A transaction without a journal is one that has not begun, or has been deleted but for this directory.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::crash::crash_point;
 use crate::error::{Error, FsError, ParseError, Result};
-use crate::fsx::Dir;
+use crate::fsx::{Dir, Time};
 use crate::store::Store;
 
+use super::places::Places;
 use super::plan::{GcPlan, Part};
 
 /// Where dockpack keeps what it is working on, below the data root. dockerd looks at none of it.
@@ -55,6 +58,8 @@ pub(super) struct Journal {
     /// The trash is not to be emptied when all is in it.
     pub(super) keep: bool,
     pub(super) plan: GcPlan,
+    /// When the directories that things are moved out of were last changed: undoing changes them back.
+    pub(super) times: BTreeMap<String, Time>,
 }
 
 /// One transaction.
@@ -81,7 +86,15 @@ impl Trash {
         let apart = apart(store, &name, true)?;
         // Crash here: empty directories, which the next run takes away.
         crash_point("gc:trash");
-        let journal = Journal { keep, plan };
+        let places = Places::open(store)?;
+        let mut times = BTreeMap::new();
+        for part in plan.parts() {
+            let parent = part.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            if let (false, Some(dir)) = (times.contains_key(parent), places.dir(parent)?) {
+                times.insert(parent.to_owned(), dir.attrs(".")?.mtime);
+            }
+        }
+        let journal = Journal { keep, plan, times };
         let text = serde_json::to_vec(&journal).map_err(|error| parse_error(&dir, error))?;
         dir.write_file(JOURNAL, &text, 0o600)?;
         for dir in [&dir, &trash, &work, &root] {

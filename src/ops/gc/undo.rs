@@ -82,6 +82,11 @@ pub(super) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Result<Vec
     touched.drain().try_for_each(|(_, dir)| dir.sync())?;
     trash.sync()?;
     if trash.is_empty()? {
+        for (path, time) in &trash.journal.times {
+            if let Some(dir) = places.dir(path)? {
+                dir.set_mtime(".", *time)?;
+            }
+        }
         // Crash here: an empty transaction, which the next run takes away.
         crash_point("gc:undone");
         trash.remove(store)?;
