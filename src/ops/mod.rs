@@ -1,5 +1,9 @@
 //! The operations. Each has a plan, which is pure data, and an execution, which consumes it; [`inspect`] only looks.
 
+pub mod gc;
 pub mod inspect;
 pub mod load;
+mod recover;
 pub mod save;
+
+pub use recover::{Recovered, recover};

@@ -11,6 +11,9 @@ mod cli;
 mod daemons;
 #[cfg(feature = "cli")]
 mod damage;
+mod gc;
+#[cfg(feature = "cli")]
+mod gc_daemon;
 #[cfg(feature = "cli")]
 mod inspect;
 #[cfg(feature = "cli")]
