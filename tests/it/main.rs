@@ -6,6 +6,8 @@
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
+mod crash;
+#[cfg(feature = "cli")]
 mod daemons;
 #[cfg(feature = "cli")]
 mod damage;
