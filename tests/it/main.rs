@@ -8,6 +8,8 @@ mod bad_input;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
+mod crash;
+#[cfg(feature = "cli")]
 mod daemons;
 #[cfg(feature = "cli")]
 mod damage;
