@@ -3,3 +3,4 @@
 pub mod inspect;
 pub mod load;
 pub mod save;
+pub mod verify;
