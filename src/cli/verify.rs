@@ -15,6 +15,8 @@ use crate::ops::verify::{self, Broken, Effect, Found, Report, Request};
 
 /// How many findings of one code a person is shown of one object.
 const SHOWN: usize = 10;
+/// How many images without a name a person is shown one by one.
+const NAMELESS: usize = 3;
 
 pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let store = place.open()?;
@@ -69,7 +71,7 @@ fn write_object(findings: &[&Found], ui: &Ui, out: &mut dyn Write) -> io::Result
         let effect = (found.effect, found.breaks.as_ref());
         if !told.contains(&effect) && !(found.breaks.images.is_empty() && found.breaks.containers.is_empty()) {
             told.push(effect);
-            writeln!(out, "  breaks: {}{}", ui.clean(&broken(&found.breaks)), what(found.effect))?;
+            writeln!(out, "  breaks: {}{}", ui.clean(&broken(found, ui)), what(found.effect))?;
         }
     }
     Ok(())
@@ -95,13 +97,25 @@ fn named(found: &Found) -> String {
     }
 }
 
-fn broken(broken: &Broken) -> String {
-    let images = broken.images.iter().flat_map(|image| image.names());
+/// Names what is broken: images by their references, then containers, then how many images have no name.
+fn broken(found: &Found, ui: &Ui) -> String {
+    let broken = &found.breaks;
+    if found.effect == Effect::Daemon {
+        return "everything".to_owned();
+    }
+    let (named, nameless): (Vec<_>, Vec<_>) = broken.images.iter().partition(|image| !image.references.is_empty());
     let containers = broken.containers.iter().map(|container| match container.name.as_str() {
         "" => format!("container {}", container.id.short()),
         name => format!("container {name}"),
     });
-    let names: Vec<String> = images.chain(containers).collect();
+    let mut names: Vec<String> = named.iter().flat_map(|image| image.names()).collect();
+    names.sort();
+    names.extend(containers);
+    match nameless.len() {
+        0 => {}
+        number if number > NAMELESS && !ui.verbose() => names.push(format!("{number} images without a name")),
+        _ => names.extend(nameless.iter().map(|image| format!("image {}", image.id.short()))),
+    }
     names.join(", ")
 }
 

@@ -23,6 +23,11 @@ impl One<'_> {
         self.attributes("lower-id", &found, &[0o600, 0o644]);
         let Some(below) = &self.implied.below else { return Ok(()) };
         let has_root = |id: &str| self.checker.home.dir(format!("{id}/root")).is_ok();
+        // What is nearer than the first whole tree stands in `upper`, if it is there at all.
+        let is_whole = |id: &str| has_root(id) || self.checker.home.dir(format!("{id}/upper")).is_ok();
+        if !below.iter().all(|id| is_whole(id.as_str())) {
+            return Ok(());
+        }
         let lower = String::from_utf8_lossy(&lower_id.unwrap_or_default()).into_owned();
         match below.iter().find(|id| has_root(id.as_str())) {
             Some(expected) if expected.as_str() == lower => {}

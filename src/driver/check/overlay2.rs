@@ -75,11 +75,13 @@ impl One<'_> {
             let text = self.checker.home.read(format!("{id}/link"), super::super::FILE_LIMIT).ok()?;
             LinkId::parse(text.trim_ascii()).ok()
         };
-        let wrong = names.iter().zip(below).find(|(name, id)| match self.checker.target(name) {
-            Some(target) => target != format!("../{id}/diff").into_bytes(),
-            // The link is lost, which is a finding of its own: then the name itself must be right.
-            None => own_link(id).is_some_and(|own| own != **name),
-        });
+        // A short name is right by what the directory says of itself, or by where its link leads to. That the two
+        // differ is a finding of that directory, not of this one.
+        let leads_to = |name: &LinkId, id: &CacheId| {
+            self.checker.target(name).is_some_and(|target| target == format!("../{id}/diff").into_bytes())
+        };
+        let wrong =
+            names.iter().zip(below).find(|(name, id)| own_link(id).as_ref() != Some(*name) && !leads_to(name, id));
         if let Some((name, id)) = wrong {
             let leads = match self.checker.target(name) {
                 Some(target) => target.escape_ascii().to_string(),

@@ -47,22 +47,25 @@ pub(super) struct Meaning {
 }
 
 /// Looks a code up. One that is not listed breaks nothing.
-pub(super) fn meaning(code: &str) -> Meaning {
+pub(super) fn meaning(code: &str, subject: &str) -> Meaning {
     use Effect::{Content, Daemon, Names, None, Pull, Save, Start};
     use Reach::{Above, Everything, Itself, Nothing, Top};
     let (effect, reach) = match code {
         "references-unreadable" => (Daemon, Everything),
         "references-missing" => (Names, Everything),
-        "reference-without-image" | "reference-invalid" => (Names, Itself),
-        "image-invalid" | "image-unreadable" | "image-layer-missing" => (Start, Itself),
+        "reference-invalid" => (Names, Itself),
+        "reference-without-image" | "image-invalid" | "image-unreadable" | "image-layer-missing" => (Start, Itself),
         "layer-missing" | "layer-not-loadable" | "layer-unreadable" | "layer-directory-missing" => (Start, Above),
         "layer-cache-id-shared" => (Content, Above),
         "layer-chain-mismatch" | "layer-tar-split-missing" | "layer-tar-split-damaged" | "layer-digest-mismatch" => {
             (Save, Above)
         }
+        // What was stacked on the directory before has a `lower` of its own.
+        "driver-unreadable" if subject.ends_with("/lower") => (Start, Top),
         "driver-unreadable" | "driver-tree-missing" | "driver-short-name-lost" => (Start, Above),
         "lower-directory-missing" | "driver-lower-lost" | "driver-link-lost" => (Start, Top),
         "driver-lower-missing" | "driver-lower-mismatch" => (Content, Top),
+        "driver-short-name-wrong" => (Content, Above),
         "driver-links-missing" => (Start, Everything),
         "driver-work-missing" => (Save, Above),
         "mount-not-loadable" | "mount-unreadable" | "mount-directory-missing" | "mount-layer-missing" => (Start, Above),
@@ -84,6 +87,7 @@ pub(super) fn weigh(finding: &mut Finding) {
     let is_damage = matches!(
         finding.code,
         "reference-without-image"
+            | "reference-invalid"
             | "driver-link-lost"
             | "driver-short-name-lost"
             | "driver-lower-lost"

@@ -66,8 +66,23 @@ pub(super) fn prove(
         let is_unexplained = |problem: &Problem| problem.inode.is_none_or(|inode| !stamps.contains_key(&inode));
         proved.problems.extend(one.problems.into_iter().filter(is_unexplained).map(|problem| (chain, problem)));
     }
+    leave_lost_below_out(snapshot, &mut proved.problems);
     proved.problems.sort();
     Ok(proved)
+}
+
+/// Leaves out what a layer has only because the layer below, of which its tree is a copy, has lost it.
+fn leave_lost_below_out(snapshot: &Snapshot, problems: &mut Vec<(ChainId, Problem)>) {
+    let lost: HashSet<(ChainId, Vec<u8>)> = problems
+        .iter()
+        .filter(|(_, problem)| problem.code == "file-missing")
+        .map(|(chain, problem)| (*chain, problem.path.clone()))
+        .collect();
+    let below = |chain: &ChainId| snapshot.layers.get(chain).and_then(|layer| layer.parent);
+    problems.retain(|(chain, problem)| {
+        problem.code != "file-extra"
+            || !std::iter::successors(below(chain), below).any(|below| lost.contains(&(below, problem.path.clone())))
+    });
 }
 
 /// What was found in one layer.
@@ -134,14 +149,16 @@ impl Proof<'_> {
             }
         };
         let is_copy = self.driver.name() == "overlay";
-        let making = Making {
-            in_place: self.layer.cache_id.as_str().len() == BUILDKIT_NAME,
-            whiteouts: !is_copy,
-            root: is_copy && facts.lower_id.is_none(),
-        };
         let parent = match is_copy {
             true => self.parent_tree(if facts.lower_id.is_some() { "upper" } else { "root" }),
             false => None,
+        };
+        let is_whole = is_copy && facts.lower_id.is_none();
+        let making = Making {
+            in_place: self.layer.cache_id.as_str().len() == BUILDKIT_NAME,
+            whiteouts: !is_copy,
+            root: is_whole,
+            orphan: is_whole && self.layer.parent.is_some() && parent.is_none(),
         };
         let mut check = TreeCheck::new(&headers, making);
         let walked = check.run(&tree.0, parent.as_ref());

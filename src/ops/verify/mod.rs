@@ -27,7 +27,7 @@
 //! |---|---|---|
 //! | `references-unreadable` | `repositories.json` is empty, cut or no JSON | dockerd does not start |
 //! | `references-missing` | it is gone, and there are images | all names |
-//! | `reference-without-image` | the image that a reference names is not there | the reference |
+//! | `reference-without-image` | the image that a reference names is not there | that image |
 //! | `reference-invalid` | an entry that is no image ID | the reference |
 //! | `image-invalid`, `image-unreadable` | a configuration is changed, or no configuration | the image |
 //! | `layer-missing` | an entry of layerdb is gone | all above |
@@ -38,7 +38,8 @@
 //! | `layer-tar-split-missing`, `layer-tar-split-damaged` | headers of the tar are lost | saving all above |
 //! | `layer-digest-mismatch` | all files are right, and the tar is not | saving all above |
 //! | `driver-links-missing` | `overlay2/l` is gone | everything |
-//! | `driver-short-name-lost` | `l/<link>` is gone or leads elsewhere | all above |
+//! | `driver-short-name-lost` | `l/<link>` is gone | all above |
+//! | `driver-short-name-wrong` | `l/<link>` leads elsewhere | all above see other files |
 //! | `driver-link-lost` | `link` is gone or empty | images with the layer on top |
 //! | `driver-lower-missing`, `driver-lower-mismatch`, `driver-lower-lost` | dockerd would mount other parents, or none | images with the layer on top |
 //! | `driver-tree-missing` | `diff`, `root` or `upper` is gone | all above |
@@ -57,6 +58,7 @@
 
 mod blast;
 mod codes;
+mod consequences;
 mod content;
 mod headers;
 mod report;
@@ -173,7 +175,7 @@ impl Maker<'_> {
     fn found(&self, mut finding: Finding, file: Option<String>) -> Found {
         codes::weigh(&mut finding);
         let object = self.blast.object(&finding.subject);
-        let mut meaning = meaning(finding.code);
+        let mut meaning = meaning(finding.code, &finding.subject);
         if finding.code == "driver-work-missing" && object.as_ref().is_some_and(|node| self.blast.is_writable(node)) {
             meaning = codes::Meaning { effect: Effect::Start, reach: Reach::Top };
         }

@@ -11,6 +11,8 @@ use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId};
 use crate::store::{Layer, Snapshot, Store};
 
+use super::consequences;
+
 /// First bytes of a gzip stream.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
@@ -24,8 +26,24 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Vec<Fi
     let (tar_splits, directories) = rayon::join(|| tar_splits(store, snapshot), || directories(store, snapshot));
     findings.extend(tar_splits);
     findings.extend(directories);
-    leave_consequences_out(store, snapshot, graph, &mut findings);
+    short_names(store, snapshot, &mut findings);
+    consequences::leave_out(snapshot, graph, &mut findings);
+    findings.sort();
+    findings.dedup();
     findings
+}
+
+/// Tells short names that lead elsewhere from those that are gone.
+fn short_names(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]) {
+    let Some(Ok(links)) = store.home().map(|home| home.dir("l")) else { return };
+    for finding in findings.iter_mut().filter(|finding| finding.code == "driver-short-name-lost") {
+        let name = finding.subject.rsplit('/').next().unwrap_or_default();
+        let dir = CacheId::parse(name.as_bytes()).ok().and_then(|id| snapshot.driver_dirs.get(&id));
+        let link = dir.and_then(|dir| dir.link.as_ref());
+        if link.is_some_and(|link| matches!(links.find(link.as_str()), Ok(Some(_)))) {
+            finding.code = "driver-short-name-wrong";
+        }
+    }
 }
 
 /// Tells a file of references that is lost from one that was never written.
@@ -179,75 +197,9 @@ fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
 }
 
 /// Returns the directories of a layer and all below it, nearest first.
-fn stack(snapshot: &Snapshot, top: Option<ChainId>) -> Vec<&CacheId> {
+pub(super) fn stack(snapshot: &Snapshot, top: Option<ChainId>) -> Vec<&CacheId> {
     let next = |layer: &&Layer| layer.parent.and_then(|parent| snapshot.layers.get(&parent));
     let first = top.and_then(|top| snapshot.layers.get(&top));
     std::iter::successors(first, next).map(|layer| &layer.cache_id).collect()
 }
 
-/// Leaves out what only follows from something else that was found.
-fn leave_consequences_out(store: &Store, snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>) {
-    let driver = store.driver();
-    let has = |code: &str| findings.iter().any(|finding| finding.code == code);
-    let (no_links, bad_references) = (has("driver-links-missing"), has("references-unreadable"));
-    let bad_images: BTreeSet<String> = findings
-        .iter()
-        .filter(|finding| matches!(finding.code, "image-invalid" | "image-unreadable"))
-        .filter_map(|finding| finding.subject.rsplit('/').next().map(str::to_owned))
-        .collect();
-    let lost_directories: BTreeSet<&CacheId> = snapshot
-        .layers
-        .values()
-        .map(|layer| &layer.cache_id)
-        .filter(|id| !snapshot.driver_dirs.contains_key(*id))
-        .collect();
-    let parent_is_lost = |subject: &str| {
-        let hex = subject.rsplit('/').next().unwrap_or_default();
-        let chain = ChainId::from_hex(hex.as_bytes()).ok();
-        let id = chain.and_then(|chain| graph.find(&Node::Layer(chain)));
-        id.and_then(|id| graph.follow(id, Edge::ParentLayer)).is_some_and(|parent| !graph.is_present(parent))
-    };
-    // A directory that is stacked on one that is gone, by layerdb.
-    let stands_on_lost = |subject: &str| {
-        let name = subject.rsplit('/').next().unwrap_or_default();
-        implied_below(snapshot, name).iter().any(|id| lost_directories.contains(id))
-    };
-    findings.retain(|finding| match finding.code {
-        "driver-short-name-lost" => !no_links,
-        "driver-lower-lost" => !no_links && !stands_on_lost(&finding.subject),
-        "lower-directory-missing" => !stands_on_lost(&finding.subject),
-        "reference-without-image" => {
-            let image = snapshot.references.get(&finding.subject);
-            !image.is_some_and(|image| bad_images.contains(&image.hex()))
-        }
-        "image-unreadable" => !has_invalid(snapshot, &finding.subject),
-        "references-empty" => !bad_references,
-        "layer-not-loadable" => !parent_is_lost(&finding.subject),
-        // What BuildKit keeps of a layer that is gone is told with the layer.
-        _ => true,
-    });
-    let whole_lower: BTreeSet<String> = findings
-        .iter()
-        .filter(|finding| finding.code == "driver-lower-mismatch" && finding.subject.starts_with(driver))
-        .map(|finding| finding.subject.clone())
-        .collect();
-    findings.retain(|finding| finding.code != "driver-lower-lost" || !whole_lower.contains(&finding.subject));
-    findings.sort();
-    findings.dedup();
-}
-
-/// Tells whether a configuration is one that dockerd skips, for which there is a finding with the reason.
-fn has_invalid(snapshot: &Snapshot, subject: &str) -> bool {
-    snapshot.findings.iter().any(|finding| finding.code == "image-invalid" && finding.subject == subject)
-}
-
-/// Returns what layerdb says is below a directory.
-fn implied_below<'s>(snapshot: &'s Snapshot, name: &str) -> Vec<&'s CacheId> {
-    let layer = snapshot.layers.values().find(|layer| layer.cache_id.as_str() == name);
-    if let Some(layer) = layer {
-        return stack(snapshot, layer.parent);
-    }
-    let is = |id: &Option<CacheId>| id.as_ref().is_some_and(|id| id.as_str() == name);
-    let mount = snapshot.mounts.values().find(|mount| is(&mount.mount_id) || is(&mount.init_id));
-    mount.map(|mount| stack(snapshot, mount.parent)).unwrap_or_default()
-}

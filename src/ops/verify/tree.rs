@@ -37,6 +37,8 @@ pub(super) struct Making {
     pub(super) whiteouts: bool,
     /// The header of the root itself is used.
     pub(super) root: bool,
+    /// The tree began as a copy of one that is not there: what is not in the tar may be from there.
+    pub(super) orphan: bool,
 }
 
 /// Compares trees with headers.
@@ -279,6 +281,7 @@ impl<'a> TreeCheck<'a> {
         match found.kind {
             // No tar has sockets.
             Kind::Socket => {}
+            _ if self.making.orphan => {}
             _ if found.is_whiteout() && self.making.whiteouts => {
                 self.damage(path, "whiteout-extra", "it hides what lies below, and the layer does not".to_owned());
             }
