@@ -277,7 +277,7 @@ Examples:
   dockpack verify nginx:alpine         one image with all its layers
   dockpack verify --quick              how things are tied together; no file of a layer is read
   dockpack verify -i backup.tar.zst    an archive
-  dockpack verify --json | jq -r '.findings[].breaks.images[].references[]' | sort -u")]
+  dockpack verify --json | jq -r '.findings[].breaks[].images[].references[]' | sort -u")]
 pub struct VerifyArgs {
     /// Verify only these images: references, IDs, or beginnings of IDs [default: everything]
     #[arg(value_name = "REF")]

@@ -66,12 +66,11 @@ fn write_object(findings: &[&Found], ui: &Ui, out: &mut dyn Write) -> io::Result
             writeln!(out, "           … and {more} more; -v shows all")?;
         }
     }
-    let mut told: Vec<(Effect, &Broken)> = Vec::new();
-    for found in findings {
-        let effect = (found.effect, found.breaks.as_ref());
-        if !told.contains(&effect) && !(found.breaks.images.is_empty() && found.breaks.containers.is_empty()) {
-            told.push(effect);
-            writeln!(out, "  breaks: {}{}", ui.clean(&broken(found, ui)), what(found.effect))?;
+    let mut told: Vec<&Broken> = Vec::new();
+    for broken in findings.iter().flat_map(|found| &found.breaks) {
+        if !told.contains(&&**broken) {
+            told.push(broken);
+            writeln!(out, "  breaks: {}{}", ui.clean(&names(broken, ui)), what(broken.effect))?;
         }
     }
     Ok(())
@@ -98,9 +97,8 @@ fn named(found: &Found) -> String {
 }
 
 /// Names what is broken: images by their references, then containers, then how many images have no name.
-fn broken(found: &Found, ui: &Ui) -> String {
-    let broken = &found.breaks;
-    if found.effect == Effect::Daemon {
+fn names(broken: &Broken, ui: &Ui) -> String {
+    if broken.effect == Effect::Daemon {
         return "everything".to_owned();
     }
     let (named, nameless): (Vec<_>, Vec<_>) = broken.images.iter().partition(|image| !image.references.is_empty());
@@ -121,7 +119,6 @@ fn broken(found: &Found, ui: &Ui) -> String {
 
 fn what(effect: Effect) -> &'static str {
     match effect {
-        Effect::None => "",
         Effect::Names => " (the names are lost)",
         Effect::Pull => " (pulling goes wrong)",
         Effect::Save => " (saving and pushing)",

@@ -12,9 +12,11 @@ use crate::store::Snapshot;
 
 use super::codes::{Effect, Meaning, Reach};
 
-/// What breaks by a finding.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// Images and containers that break by a finding, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Broken {
+    /// What it does to them.
+    pub effect: Effect,
     /// Images, sorted by ID.
     pub images: Vec<BrokenImage>,
     /// Containers, sorted by ID.
@@ -59,7 +61,7 @@ pub(super) struct Blast<'a> {
     driver: &'a str,
     /// References of images, also of those that are not there.
     references: BTreeMap<ImageId, Vec<String>>,
-    known: RefCell<HashMap<(Option<Id>, Reach), Arc<Broken>>>,
+    known: RefCell<HashMap<(Option<Id>, Meaning), Arc<Broken>>>,
     /// What something keeps.
     kept: crate::graph::Reach,
 }
@@ -112,41 +114,37 @@ impl<'a> Blast<'a> {
     /// Returns what breaks by something that is wrong with `node`.
     pub(super) fn broken(&self, node: Option<&Node>, meaning: Meaning) -> Arc<Broken> {
         let at = node.and_then(|node| self.graph.find(node));
-        let key = (at, meaning.reach);
-        let all = match self.known.borrow().get(&key) {
-            Some(known) => Some(Arc::clone(known)),
-            None => None,
-        };
-        let all = all.unwrap_or_else(|| {
-            let found = Arc::new(self.find(node, at, meaning.reach));
-            self.known.borrow_mut().insert(key, Arc::clone(&found));
-            found
-        });
-        // What cannot be saved or pulled runs all the same.
-        match meaning.effect {
-            Effect::Save | Effect::Pull | Effect::Names if !all.containers.is_empty() => {
-                Arc::new(Broken { containers: Vec::new(), ..(*all).clone() })
-            }
-            _ => all,
+        if node.is_some() && at.is_none() {
+            return Arc::new(self.find(node, at, meaning));
         }
+        let known = self.known.borrow().get(&(at, meaning)).cloned();
+        known.unwrap_or_else(|| {
+            let found = Arc::new(self.find(node, at, meaning));
+            self.known.borrow_mut().insert((at, meaning), Arc::clone(&found));
+            found
+        })
     }
 
-    fn find(&self, node: Option<&Node>, at: Option<Id>, reach: Reach) -> Broken {
-        let found: Vec<Id> = match (reach, at) {
+    fn find(&self, node: Option<&Node>, at: Option<Id>, meaning: Meaning) -> Broken {
+        let is_alone = meaning.reach == Reach::Itself;
+        let found: Vec<Id> = match (meaning.reach, at) {
             (Reach::Everything, _) => self.graph.ids().collect(),
-            (Reach::Nothing, _) | (_, None) => Vec::new(),
-            (Reach::Above, Some(at)) => self.above(at),
-            (Reach::Top, Some(at)) => self.on_top(at),
+            (_, None) => Vec::new(),
+            (Reach::Above, Some(at)) => self.climb(at, |edge| edge == Edge::ParentLayer || is_mounted_with(edge)),
+            (Reach::Mounted, Some(at)) => {
+                self.climb(self.graph.follow(at, Edge::CacheId).unwrap_or(at), is_mounted_with)
+            }
+            (Reach::Top, Some(at)) => self.climb(at, is_stacked_on),
             (Reach::Itself, Some(at)) => vec![at],
         };
-        let mut broken = Broken::default();
+        let mut broken = Broken { effect: meaning.effect, images: Vec::new(), containers: Vec::new() };
         for id in found {
             match self.graph.node(id) {
-                Node::Image(image) if self.is_there(id) || reach == Reach::Itself => {
+                Node::Image(image) if is_alone || *self.graph.state(id) != State::Missing => {
                     broken.images.push(self.image(*image));
                 }
                 Node::Container(container) => broken.containers.push(self.container(container)),
-                Node::Tag(name) | Node::Digest(name) if reach == Reach::Itself => {
+                Node::Tag(name) | Node::Digest(name) if is_alone => {
                     if let Some(image) = self.snapshot.references.get(name) {
                         broken.images.push(BrokenImage { id: *image, references: vec![name.clone()] });
                     }
@@ -154,17 +152,17 @@ impl<'a> Blast<'a> {
                 _ => {}
             }
         }
-        // An image that is referred to and not there is no node of a layer's.
-        if let (Some(Node::Image(image)), None) = (node, at) {
+        // An image that nothing refers to, and of which the configuration is damaged, is no node.
+        if let (Some(Node::Image(image)), None, true) = (node, at, is_alone) {
             broken.images.push(self.image(*image));
+        }
+        if matches!(meaning.effect, Effect::Save | Effect::Pull | Effect::Names) {
+            // What cannot be saved or found runs all the same.
+            broken.containers.clear();
         }
         broken.images.sort();
         broken.containers.sort();
         broken
-    }
-
-    fn is_there(&self, id: Id) -> bool {
-        *self.graph.state(id) != State::Missing
     }
 
     fn image(&self, id: ImageId) -> BrokenImage {
@@ -176,32 +174,21 @@ impl<'a> Blast<'a> {
         BrokenContainer { id: id.clone(), name }
     }
 
-    /// Climbs to all that needs the files of `at`. A container needs the layers of its image, not the image.
-    fn above(&self, at: Id) -> Vec<Id> {
-        let needs = |edge: Edge| {
-            matches!(
-                edge,
-                Edge::Top
-                    | Edge::ParentLayer
-                    | Edge::CacheId
-                    | Edge::Lower
-                    | Edge::MountParent
-                    | Edge::MountId
-                    | Edge::InitId
-                    | Edge::Writes
-                    | Edge::ImageMount
-            )
-        };
-        self.graph.above(at, needs, |_| true).into_iter().map(|keeper| keeper.root).collect()
+    fn climb(&self, at: Id, climbed: impl Fn(Edge) -> bool) -> Vec<Id> {
+        self.graph.above(at, climbed, |_| true).into_iter().map(|keeper| keeper.root).collect()
     }
+}
 
-    /// Climbs to the images of which `at` is the topmost layer, or its directory; and from a container's
-    /// directories to the container.
-    fn on_top(&self, at: Id) -> Vec<Id> {
-        let needs =
-            |edge: Edge| matches!(edge, Edge::Top | Edge::CacheId | Edge::MountId | Edge::InitId | Edge::Writes);
-        self.graph.above(at, needs, |_| true).into_iter().map(|keeper| keeper.root).collect()
-    }
+/// Tells whether what an edge comes from is mounted with what it leads to. A container needs the layers of its image,
+/// not the image.
+fn is_mounted_with(edge: Edge) -> bool {
+    is_stacked_on(edge) || matches!(edge, Edge::Lower | Edge::MountParent | Edge::ImageMount)
+}
+
+/// Tells whether an edge leads to a layer's directory from the images of which the layer is the topmost, or to a
+/// container's directory from the container.
+fn is_stacked_on(edge: Edge) -> bool {
+    matches!(edge, Edge::Top | Edge::CacheId | Edge::MountId | Edge::InitId | Edge::Writes)
 }
 
 /// Finds the object at a path below `image/<driver>`.

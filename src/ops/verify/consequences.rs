@@ -29,6 +29,8 @@ struct Causes<'a> {
     lost: BTreeSet<&'a CacheId>,
     /// Directories of layers of which layerdb itself contradicts what is below.
     doubtful: BTreeSet<&'a CacheId>,
+    /// Directories whose `lower` names something that is not there.
+    lower_lost: BTreeSet<String>,
     /// Paths of what cannot be understood, with a finding that says why.
     explained: BTreeSet<String>,
 }
@@ -66,6 +68,7 @@ impl<'a> Causes<'a> {
             stacks,
             lost,
             doubtful: doubtful.map(|(_, layer)| &layer.cache_id).collect(),
+            lower_lost: subjects("driver-lower-lost"),
             explained: subjects("image-invalid"),
         }
     }
@@ -76,7 +79,9 @@ impl<'a> Causes<'a> {
         match finding.code {
             "driver-short-name-lost" => self.no_links,
             "driver-lower-lost" | "lower-directory-missing" => self.no_links || self.stands_on(name, &self.lost),
-            "driver-lower-mismatch" => self.stands_on(name, &self.doubtful),
+            "driver-lower-mismatch" => {
+                self.stands_on(name, &self.doubtful) || self.lower_lost.contains(&finding.subject)
+            }
             "reference-without-image" => {
                 let image = self.snapshot.references.get(&finding.subject);
                 image.is_some_and(|image| self.bad_images.contains(&image.hex()))

@@ -81,7 +81,7 @@ pub use codes::Effect;
 pub use report::{Checked, Found, Report, SCHEMA, Summary};
 
 use blast::Blast;
-use codes::{Reach, meaning};
+use codes::{Meaning, Reach, meanings};
 
 /// What to verify.
 #[derive(Debug, Clone, Default)]
@@ -159,9 +159,11 @@ impl<'r> Scope<'r> {
     }
 
     fn concerns(&self, graph: &Graph, found: &Found) -> bool {
-        found.effect == Effect::Daemon
+        let breaks_one = |broken: &Arc<Broken>| {
+            broken.effect == Effect::Daemon || broken.images.iter().any(|image| self.images.contains(&image.id))
+        };
+        found.breaks.iter().any(breaks_one)
             || found.object.as_ref().is_some_and(|node| self.has(graph, node))
-            || found.breaks.images.iter().any(|image| self.images.contains(&image.id))
     }
 }
 
@@ -175,21 +177,21 @@ impl Maker<'_> {
     fn found(&self, mut finding: Finding, file: Option<String>) -> Found {
         codes::weigh(&mut finding);
         let object = self.blast.object(&finding.subject);
-        let mut meaning = meaning(finding.code, &finding.subject);
+        let mut meanings = meanings(self.view.driver(), finding.code, &finding.subject);
         if finding.code == "driver-work-missing" && object.as_ref().is_some_and(|node| self.blast.is_writable(node)) {
-            meaning = codes::Meaning { effect: Effect::Start, reach: Reach::Top };
+            meanings = vec![Meaning { effect: Effect::Start, reach: Reach::Top }];
         }
         let garbage = object.as_ref().is_some_and(|node| matches!(node, Node::Dir(_)) && !self.blast.is_kept(node));
         if garbage {
             // Nothing needs it; gc takes it away.
             finding.severity = Severity::Note;
         }
-        let breaks = match finding.severity {
-            Severity::Note => Arc::default(),
-            _ => self.blast.broken(object.as_ref(), meaning),
-        };
+        if finding.severity == Severity::Note {
+            meanings.clear();
+        }
+        let breaks = meanings.into_iter().map(|meaning| self.blast.broken(object.as_ref(), meaning));
+        let breaks = breaks.filter(|broken| !broken.images.is_empty() || !broken.containers.is_empty()).collect();
         let path = object.as_ref().and_then(|node| self.view.path_of(node));
-        let effect = if finding.severity == Severity::Note { Effect::None } else { meaning.effect };
-        Found { finding, object, path, file, effect, breaks }
+        Found { finding, object, path, file, breaks }
     }
 }

@@ -1,6 +1,6 @@
 //! What a verification found, as a document.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -8,8 +8,7 @@ use serde::Serialize;
 use crate::finding::{Finding, Severity};
 use crate::graph::Node;
 
-use super::blast::{Broken, BrokenContainer, BrokenImage};
-use super::codes::Effect;
+use super::blast::Broken;
 
 /// Number of the document's form.
 pub const SCHEMA: u32 = 1;
@@ -72,15 +71,13 @@ pub struct Found {
     /// The node within the layer that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// What it does to what is broken by it.
-    pub effect: Effect,
-    /// What is broken by it.
+    /// What breaks by it, and how; nothing for a note.
     #[serde(serialize_with = "shared")]
-    pub breaks: Arc<Broken>,
+    pub breaks: Vec<Arc<Broken>>,
 }
 
-fn shared<S: serde::Serializer>(broken: &Arc<Broken>, serializer: S) -> Result<S::Ok, S::Error> {
-    broken.as_ref().serialize(serializer)
+fn shared<S: serde::Serializer>(broken: &[Arc<Broken>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(broken.iter().map(Arc::as_ref))
 }
 
 impl Report {
@@ -105,14 +102,17 @@ impl Report {
 impl Summary {
     fn of(findings: &[Found]) -> Self {
         let count = |severity| findings.iter().filter(|found| found.finding.severity == severity).count();
-        let damage = || findings.iter().filter(|found| found.finding.severity == Severity::Damage);
-        let images: BTreeSet<&BrokenImage> = damage().flat_map(|found| &found.breaks.images).collect();
-        let containers: BTreeSet<&BrokenContainer> = damage().flat_map(|found| &found.breaks.containers).collect();
+        let damage = findings.iter().filter(|found| found.finding.severity == Severity::Damage);
+        // Files of one layer break the same: each set is looked at once.
+        let sets: HashMap<*const Broken, &Broken> =
+            damage.flat_map(|found| &found.breaks).map(|broken| (Arc::as_ptr(broken), &**broken)).collect();
+        let images: BTreeSet<_> = sets.values().flat_map(|broken| &broken.images).map(|image| image.id).collect();
+        let containers: BTreeSet<_> = sets.values().flat_map(|broken| &broken.containers).collect();
         Self {
             damage: count(Severity::Damage),
             warnings: count(Severity::Warning),
             notes: count(Severity::Note),
-            broken_images: images.iter().map(|image| image.id).collect::<BTreeSet<_>>().len(),
+            broken_images: images.len(),
             broken_containers: containers.len(),
         }
     }

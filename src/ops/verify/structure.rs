@@ -88,7 +88,9 @@ fn shared_directories(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Fin
         users.entry(&layer.cache_id).or_default().push(*chain);
     }
     for (id, chains) in users.iter().filter(|(_, chains)| chains.len() > 1) {
-        let chains: Vec<String> = chains.iter().map(ToString::to_string).collect();
+        let mut chains: Vec<&ChainId> = chains.iter().collect();
+        chains.sort_by_key(|chain| stack(snapshot, Some(**chain)).len());
+        let chains: Vec<String> = chains.into_iter().map(ToString::to_string).collect();
         let evidence = format!("it is the directory of layers {}", chains.join(" and "));
         findings.push(Finding::damage("layer-cache-id-shared", format!("{}/{id}", store.driver()), evidence));
     }
