@@ -4,6 +4,8 @@
 //! their names.
 
 #[cfg(feature = "cli")]
+mod bad_input;
+#[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
 mod daemons;
