@@ -22,6 +22,7 @@ Examples:
   dockpack save nginx:alpine -o nginx.tar.zst
   dockpack load -i nginx.tar.zst
   dockpack gc --dry-run                      what nothing needs, and no Docker command finds
+  dockpack verify                            prove every byte of the store, name what is damaged
 
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 something is damaged; 4 a daemon works on the store.";
 
@@ -93,6 +94,7 @@ pub enum Command {
     Save(SaveArgs),
     Load(LoadArgs),
     Gc(GcArgs),
+    Verify(VerifyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -323,6 +325,31 @@ pub struct GcArgs {
     /// Do not take this kind of garbage; may be given several times
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub skip: Vec<GcKind>,
+}
+
+/// Prove a store or an archive bit by bit, and name what is damaged
+///
+/// Proves each image's configuration and each layer against their digests, each file of a layer against the headers of
+/// the layer's tar, and everything that Docker keeps around them. Says of each thing that is damaged what is wrong
+/// with it, which file in it, and which images and containers break by it. Exits with 3 where anything is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack verify                      the whole store
+  dockpack verify nginx:alpine         one image with all its layers
+  dockpack verify --quick              how things are tied together; no file of a layer is read
+  dockpack verify -i backup.tar.zst    an archive
+  dockpack verify --json | jq -r '.findings[].breaks[].images[].references[]' | sort -u")]
+pub struct VerifyArgs {
+    /// Verify only these images: references, IDs, or beginnings of IDs [default: everything]
+    #[arg(value_name = "REF")]
+    pub refs: Vec<String>,
+    /// Look only at how things are tied together, and at no file of a layer
+    #[arg(long, conflicts_with = "input")]
+    pub quick: bool,
+    /// Verify an archive instead of the store; - is standard input
+    #[arg(short, long, value_name = "ARCHIVE", conflicts_with = "refs")]
+    pub input: Option<PathBuf>,
 }
 
 /// Print shell completions

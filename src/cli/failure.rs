@@ -17,7 +17,6 @@ pub(super) enum Exit {
     /// It was not asked for in the right way.
     Usage = 2,
     /// It is done, and something is damaged.
-    #[expect(dead_code, reason = "for verify")]
     Findings = 3,
     /// Something else works on the store.
     InUse = 4,

@@ -22,6 +22,7 @@ mod table;
 mod text;
 mod tree;
 mod ui;
+mod verify;
 mod why;
 
 pub use args::Cli;

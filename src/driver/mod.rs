@@ -1,5 +1,6 @@
 //! Graph drivers: how each keeps a layer's tree on disk.
 
+pub(crate) mod check;
 mod listing;
 pub(crate) mod overlay;
 pub(crate) mod overlay2;

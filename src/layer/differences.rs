@@ -99,6 +99,12 @@ pub(crate) struct Expected {
     pub(crate) whiteout: bool,
     /// Nodes of the same group are names of one inode.
     pub(crate) group: Option<Group>,
+    /// Length of a file.
+    pub(crate) size: Option<u64>,
+    /// What a symbolic link says.
+    pub(crate) target: Option<Vec<u8>>,
+    /// Number of a device.
+    pub(crate) device: Option<(u32, u32)>,
 }
 
 /// Names of one inode.
@@ -126,6 +132,7 @@ impl Expected {
             xattrs,
             whiteout: attrs.is_whiteout(),
             group: Some(Group::Inherited(attrs.inode)),
+            ..Self::default()
         }
     }
 
@@ -147,6 +154,15 @@ impl Expected {
             xattrs: member.xattrs.clone(),
             whiteout: false,
             group: None,
+            size: (member.kind == MemberKind::File).then_some(member.size),
+            target: match &member.kind {
+                MemberKind::Symlink(target) => Some(target.clone()),
+                _ => None,
+            },
+            device: match member.kind {
+                MemberKind::Char(major, minor) | MemberKind::Block(major, minor) => Some((major, minor)),
+                _ => None,
+            },
         }
     }
 
@@ -193,6 +209,11 @@ impl Prediction {
         Some(Expected { group: Some(Group::Tar(index)), ..self.nodes[index].clone() })
     }
 
+    /// Returns all nodes, by path.
+    pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = (&[u8], &Expected)> {
+        self.by_path.iter().map(|(path, index)| (&path[..], &self.nodes[*index]))
+    }
+
     /// Tells whether unpacking may change the time of a directory that was there before.
     pub(crate) fn touches(&self, directory: &[u8]) -> bool {
         self.touched.contains(directory)
@@ -232,6 +253,8 @@ impl Prediction {
             let Some(shared) = self.by_path.get(target).copied() else { return };
             let node = &mut self.nodes[shared];
             expected.kind = node.kind;
+            (expected.size, expected.device) = (node.size, node.device);
+            expected.target.clone_from(&node.target);
             if node.kind == Some(Kind::Symlink) {
                 expected.mtime = node.mtime;
             }

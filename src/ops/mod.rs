@@ -5,5 +5,6 @@ pub mod inspect;
 pub mod load;
 mod recover;
 pub mod save;
+pub mod verify;
 
 pub use recover::{Recovered, recover};

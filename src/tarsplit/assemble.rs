@@ -63,6 +63,20 @@ pub fn assemble(
     tree: &LayerTree,
     sink: &mut impl Write,
 ) -> Result<u64, AssembleError> {
+    assemble_past(entries, tree, sink, &mut |_, error| Err(error))
+}
+
+/// As [`assemble`], but asks `bad` whether to go on where a file, called by its name in the tar, is not what it was.
+/// What `sink` gets of such a file is not what belongs there.
+///
+/// # Errors
+/// What `bad` returns, and see [`AssembleError`].
+pub fn assemble_past(
+    entries: impl Iterator<Item = Result<Entry, ParseError>>,
+    tree: &LayerTree,
+    sink: &mut impl Write,
+    bad: &mut dyn FnMut(&[u8], AssembleError) -> Result<(), AssembleError>,
+) -> Result<u64, AssembleError> {
     let mut length = 0;
     let mut buffer = vec![0; CHUNK];
     for entry in entries {
@@ -72,19 +86,34 @@ pub fn assemble(
                 sink.write_all(&bytes).map_err(AssembleError::Sink)?;
             }
             Entry::File { name, size, crc } if size > 0 => {
-                let mut file = tree.open(&name)?;
-                copy_proved(&mut file, &name, size, crc, &mut buffer, sink).map_err(|error| match error {
-                    AssembleError::Changed { name, .. } if is_metacopy(tree, &name) => {
-                        AssembleError::Changed { name, what: "its data is in a lower layer (overlayfs metacopy)" }
-                    }
-                    error => error,
-                })?;
+                match copy_file(tree, &name, size, crc, &mut buffer, sink) {
+                    Ok(()) => {}
+                    Err(error @ AssembleError::Sink(_)) => return Err(error),
+                    Err(error) => bad(&name, error)?,
+                }
                 length += size;
             }
             Entry::File { .. } => {}
         }
     }
     Ok(length)
+}
+
+fn copy_file(
+    tree: &LayerTree,
+    name: &[u8],
+    size: u64,
+    crc: Option<Crc64>,
+    buffer: &mut [u8],
+    sink: &mut impl Write,
+) -> Result<(), AssembleError> {
+    let mut file = tree.open(name)?;
+    copy_proved(&mut file, name, size, crc, buffer, sink).map_err(|error| match error {
+        AssembleError::Changed { name, .. } if is_metacopy(tree, &name) => {
+            AssembleError::Changed { name, what: "its data is in a lower layer (overlayfs metacopy)" }
+        }
+        error => error,
+    })
 }
 
 fn copy_proved(

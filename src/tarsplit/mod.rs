@@ -8,10 +8,11 @@
 
 mod assemble;
 mod entries;
-
 mod prove;
+mod segments;
 
-pub use assemble::{AssembleError, LayerTree, assemble};
+pub use assemble::{AssembleError, LayerTree, assemble, assemble_past};
 pub(crate) use entries::is_header_only;
 pub use entries::{Crc64, Entries, Entry};
 pub use prove::{Mismatch, Prover};
+pub use segments::Segments;

@@ -23,6 +23,8 @@ mod round_trip;
 mod store;
 mod support;
 mod trees;
+#[cfg(feature = "cli")]
+mod verify;
 
 /// A file that is not listed would never be run.
 #[test]

@@ -8,7 +8,7 @@ use crate::fsx::Dir;
 use crate::layer::differences::{Compared, Prediction, compare};
 use crate::layer::{Content, Members, TarError};
 use crate::store::Store;
-use crate::tarsplit::{Entries, Entry};
+use crate::tarsplit::{Entries, Entry, Segments};
 
 use crate::archive::LayerRecord;
 
@@ -88,33 +88,4 @@ pub(super) fn tar_size<R: Read>(entries: Entries<R>) -> Result<u64, ParseError> 
         };
     }
     Ok(length)
-}
-
-/// The segments of a tar-split in a row: a tar without the content of its files.
-struct Segments<R> {
-    entries: Entries<R>,
-    segment: io::Cursor<Vec<u8>>,
-}
-
-impl<R: Read> Segments<R> {
-    fn new(entries: Entries<R>) -> Self {
-        Self { entries, segment: io::Cursor::default() }
-    }
-}
-
-impl<R: Read> Read for Segments<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let got = self.segment.read(buffer)?;
-            if got > 0 || buffer.is_empty() {
-                return Ok(got);
-            }
-            match self.entries.next() {
-                None => return Ok(0),
-                Some(Ok(Entry::Segment(bytes))) => self.segment = io::Cursor::new(bytes),
-                Some(Ok(Entry::File { .. })) => {}
-                Some(Err(error)) => return Err(io::Error::other(error)),
-            }
-        }
-    }
 }

@@ -1,0 +1,135 @@
+//! Compares the files that a graph driver keeps around a tree with what layerdb implies.
+//!
+//! What a directory's own files say is read by [`super::list`]; here it is held against the layers: dockerd follows
+//! the driver's files without a look at layerdb, and where both differ, what it mounts is not the image.
+
+mod overlay;
+mod overlay2;
+
+use crate::error::FsError;
+use crate::finding::Finding;
+use crate::fsx::{Attrs, Dir, Kind};
+use crate::id::{CacheId, LinkId};
+
+/// What layerdb implies of one directory of the driver.
+#[derive(Debug)]
+pub(crate) struct Implied<'a> {
+    /// The directory.
+    pub(crate) id: &'a CacheId,
+    /// What it is stacked on, nearest first; `None` where nothing says.
+    pub(crate) below: Option<Vec<&'a CacheId>>,
+    /// Whether it is the directory of a layer, not of a container or of BuildKit's.
+    pub(crate) is_layer: bool,
+    /// Whether something is stacked on it.
+    pub(crate) has_child: bool,
+}
+
+/// Checks directories of one driver.
+#[derive(Debug)]
+pub(crate) struct Checker<'a> {
+    driver: &'a str,
+    home: &'a Dir,
+    /// Owner and group of the home: those of every directory in it.
+    owner: Option<(u32, u32)>,
+    /// Short names (`overlay2`).
+    links: Option<Dir>,
+    /// Whether the engine that made the store marks parents with `committed`.
+    marks_parents: bool,
+}
+
+impl<'a> Checker<'a> {
+    /// Prepares to check directories in the home of `driver`; `first` are some of them.
+    pub(crate) fn new(driver: &'a str, home: &'a Dir, some: impl Iterator<Item = &'a CacheId>) -> Self {
+        let owner = home.attrs(".").ok().map(|found| (found.uid, found.gid));
+        let mut some = some;
+        let has_mark =
+            |id: &CacheId| home.dir(id.as_str()).is_ok_and(|dir| matches!(dir.find("committed"), Ok(Some(_))));
+        Self {
+            driver,
+            home,
+            owner,
+            links: home.dir("l").ok(),
+            marks_parents: driver == "overlay2" && some.any(has_mark),
+        }
+    }
+
+    /// Checks what all directories need.
+    pub(crate) fn home(&self) -> Vec<Finding> {
+        match self.driver {
+            "overlay2" | "fuse-overlayfs" if self.links.is_none() => {
+                let evidence = "the directory of short names is missing: no layer with a parent can be mounted";
+                vec![Finding::damage("driver-links-missing", format!("{}/l", self.driver), evidence)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Checks one directory that is there. Of other drivers nothing is known.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub(crate) fn check(&self, implied: &Implied<'_>) -> Result<Vec<Finding>, FsError> {
+        let dir = self.home.dir(implied.id.as_str())?;
+        let mut one = One { checker: self, implied, dir, findings: Vec::new() };
+        match self.driver {
+            "overlay2" => one.overlay2()?,
+            "overlay" => one.overlay()?,
+            _ => {}
+        }
+        Ok(one.findings)
+    }
+
+    /// Returns where a short name leads to.
+    fn target(&self, link: &LinkId) -> Option<Vec<u8>> {
+        self.links.as_ref()?.read_link(link.as_str()).ok()
+    }
+}
+
+/// One directory that is being checked.
+struct One<'a> {
+    checker: &'a Checker<'a>,
+    implied: &'a Implied<'a>,
+    dir: Dir,
+    findings: Vec<Finding>,
+}
+
+impl One<'_> {
+    fn path(&self) -> String {
+        format!("{}/{}", self.checker.driver, self.implied.id)
+    }
+
+    fn damage(&mut self, code: &'static str, evidence: impl ToString) {
+        self.findings.push(Finding::damage(code, self.path(), evidence));
+    }
+
+    fn warn(&mut self, code: &'static str, evidence: impl ToString) {
+        self.findings.push(Finding::warning(code, self.path(), evidence));
+    }
+
+    /// Checks mode and owner of a file or directory that the driver made, `name` below the layer's directory.
+    fn attributes(&mut self, name: &str, found: &Attrs, modes: &[u32]) {
+        let shown = if name == "." { "the directory" } else { name };
+        if !modes.contains(&found.mode) {
+            self.warn("driver-mode", format!("{shown}: expected mode {:o}, found {:o}", modes[0], found.mode));
+        }
+        let owner = (found.uid, found.gid);
+        if let Some(expected) = self.checker.owner.filter(|expected| *expected != owner) {
+            let evidence =
+                format!("{shown}: expected owner {}:{}, found {}:{}", expected.0, expected.1, owner.0, owner.1);
+            self.warn("driver-owner", evidence);
+        }
+    }
+
+    /// Looks for something that the driver makes; says so where it is not there or of another kind.
+    fn made(&mut self, name: &str, kind: Kind, code: &'static str) -> Result<Option<Attrs>, FsError> {
+        let found = self.dir.find(name)?;
+        match found {
+            Some(found) if found.kind == kind => return Ok(Some(found)),
+            Some(_) => {
+                self.damage(code, format!("{name} is no {}", if kind == Kind::File { "file" } else { "directory" }))
+            }
+            None => self.damage(code, format!("{name} is missing")),
+        }
+        Ok(None)
+    }
+}

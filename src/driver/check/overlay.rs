@@ -1,0 +1,43 @@
+//! `overlay`: `root`, or `lower-id`, `upper` and `work` of a directory.
+
+use crate::driver::read_text;
+use crate::error::FsError;
+use crate::fsx::Kind;
+
+use super::One;
+
+impl One<'_> {
+    pub(super) fn overlay(&mut self) -> Result<(), FsError> {
+        let own = self.dir.attrs(".")?;
+        self.attributes(".", &own, &[0o710, 0o700]);
+        let lower_id = read_text(&self.dir, "lower-id")?;
+        if self.dir.find("root")?.is_some() || (self.implied.is_layer && lower_id.is_none()) {
+            self.made("root", Kind::Directory, "driver-tree-missing")?;
+            return Ok(());
+        }
+        self.made("upper", Kind::Directory, "driver-tree-missing")?;
+        if let Some(found) = self.made("work", Kind::Directory, "driver-work-missing")? {
+            self.attributes("work", &found, &[0o700]);
+        }
+        let Some(found) = self.made("lower-id", Kind::File, "driver-lower-missing")? else { return Ok(()) };
+        self.attributes("lower-id", &found, &[0o600, 0o644]);
+        let Some(below) = &self.implied.below else { return Ok(()) };
+        let has_root = |id: &str| self.checker.home.dir(format!("{id}/root")).is_ok();
+        // What is nearer than the first whole tree stands in `upper`, if it is there at all.
+        let is_whole = |id: &str| has_root(id) || self.checker.home.dir(format!("{id}/upper")).is_ok();
+        if !below.iter().all(|id| is_whole(id.as_str())) {
+            return Ok(());
+        }
+        let lower = String::from_utf8_lossy(&lower_id.unwrap_or_default()).into_owned();
+        match below.iter().find(|id| has_root(id.as_str())) {
+            Some(expected) if expected.as_str() == lower => {}
+            Some(expected) => {
+                let evidence = format!("lower-id names {}, and {expected} is below", lower.escape_debug());
+                self.damage("driver-lower-mismatch", evidence);
+            }
+            // What is below is gone, which is a finding of its own.
+            None => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! `overlay2`: `link`, `l/`, `lower`, `work` and `committed` of a directory.
+
+use crate::driver::read_text;
+use crate::error::FsError;
+use crate::fsx::Kind;
+use crate::id::{CacheId, LinkId};
+
+use super::One;
+
+impl One<'_> {
+    pub(super) fn overlay2(&mut self) -> Result<(), FsError> {
+        let own = self.dir.attrs(".")?;
+        // 17.03 made them 0700.
+        self.attributes(".", &own, &[0o710, 0o700]);
+        self.made("diff", Kind::Directory, "driver-tree-missing")?;
+        // The reader of the home says where `link` is lost, or where its short name leads elsewhere.
+        if let Some(found) = self.dir.find("link")? {
+            // Some releases wrote it with the mode 0666.
+            self.attributes("link", &found, &[0o644, 0o666]);
+        }
+        self.lower()?;
+        if self.implied.has_child && self.checker.marks_parents && self.dir.find("committed")?.is_none() {
+            self.warn("driver-committed-missing", "committed is missing, and a layer lies above");
+        }
+        Ok(())
+    }
+
+    fn lower(&mut self) -> Result<(), FsError> {
+        let text = match read_text(&self.dir, "lower") {
+            Ok(text) => text,
+            // The reader of the home says so.
+            Err(_) => return Ok(()),
+        };
+        let has_parent = match &self.implied.below {
+            Some(below) => !below.is_empty(),
+            None => text.is_some(),
+        };
+        match (&text, has_parent) {
+            (None, true) => {
+                self.damage("driver-lower-missing", "lower is missing: what lies below would not be mounted")
+            }
+            (Some(text), false) => {
+                let evidence = format!("it has no parent, and lower says {}", text.escape_ascii());
+                self.damage("driver-lower-mismatch", evidence);
+            }
+            (Some(text), true) => {
+                if let Some(found) = self.dir.find("lower")? {
+                    self.attributes("lower", &found, &[0o644, 0o666]);
+                }
+                self.compare_lower(text);
+            }
+            (None, false) => {}
+        }
+        if has_parent && let Some(found) = self.made("work", Kind::Directory, "driver-work-missing")? {
+            self.attributes("work", &found, &[0o700]);
+        }
+        Ok(())
+    }
+
+    /// Compares the short names in `lower`, each by where its link leads to, with what is implied.
+    fn compare_lower(&mut self, text: &[u8]) {
+        let Some(below) = &self.implied.below else { return };
+        let names: Option<Vec<LinkId>> = text
+            .split(|byte| *byte == b':')
+            .map(|part| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok()))
+            .collect();
+        // What cannot be parsed is told by the reader of the home.
+        let Some(names) = names else { return };
+        if names.len() != below.len() {
+            let evidence = format!("lower names {} directories, and {} are below", names.len(), below.len());
+            self.damage("driver-lower-mismatch", evidence);
+            return;
+        }
+        let own_link = |id: &CacheId| {
+            let text = self.checker.home.read(format!("{id}/link"), super::super::FILE_LIMIT).ok()?;
+            LinkId::parse(text.trim_ascii()).ok()
+        };
+        // A short name is right by what the directory says of itself, or by where its link leads to. That the two
+        // differ is a finding of that directory, not of this one.
+        let leads_to = |name: &LinkId, id: &CacheId| {
+            self.checker.target(name).is_some_and(|target| target == format!("../{id}/diff").into_bytes())
+        };
+        let wrong =
+            names.iter().zip(below).find(|(name, id)| own_link(id).as_ref() != Some(*name) && !leads_to(name, id));
+        if let Some((name, id)) = wrong {
+            let leads = match self.checker.target(name) {
+                Some(target) => target.escape_ascii().to_string(),
+                None => "nothing".to_owned(),
+            };
+            let evidence = format!("lower names l/{name}, which leads to {leads}, where {id} is below");
+            self.damage("driver-lower-mismatch", evidence);
+        }
+    }
+}

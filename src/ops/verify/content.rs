@@ -1,0 +1,254 @@
+//! Proves layers: every byte against the diff ID, every node against the headers of the tar.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
+
+use rayon::prelude::*;
+use sha2::Digest as _;
+
+use crate::driver::{self, GraphDriver};
+use crate::error::{Error, Result};
+use crate::finding::Severity;
+use crate::fsx::Dir;
+use crate::id::{ChainId, Sha256};
+use crate::layer::TarError;
+use crate::progress::{Event, Observer, check_stop};
+use crate::store::{Layer, Snapshot, Store};
+use crate::tarsplit::{AssembleError, Entries, LayerTree, assemble_past};
+
+use super::headers::{Headers, Stamp};
+use super::tree::{Inode, Making, Problem, TreeCheck, text};
+
+/// Length of the names that BuildKit draws for directories.
+const BUILDKIT_NAME: usize = 25;
+
+/// What was found in the layers.
+#[derive(Debug, Default)]
+pub(super) struct Proved {
+    /// Problems, by layer.
+    pub(super) problems: Vec<(ChainId, Problem)>,
+    /// Number of nodes that were compared.
+    pub(super) nodes: u64,
+    /// Bytes of tar that were hashed.
+    pub(super) bytes: u64,
+}
+
+/// Proves these layers, several at a time.
+pub(super) fn prove(
+    store: &Store,
+    snapshot: &Snapshot,
+    layers: &[(ChainId, &Layer)],
+    observer: &dyn Observer,
+) -> Result<Proved> {
+    let driver = driver::by_name(store.driver())
+        .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
+    observer.on(Event::Begin { what: "verifying", total: Some(layers.iter().map(|(_, layer)| layer.size).sum()) });
+    // The longest first, so that none is left alone at the end.
+    let mut order: Vec<&(ChainId, &Layer)> = layers.iter().collect();
+    order.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
+    let one = |(chain, layer): &&(ChainId, &Layer)| {
+        let mut proof = Proof { store, snapshot, driver, layer, observer, found: One::default() };
+        proof.run(*chain).map(|()| (*chain, proof.found))
+    };
+    let found: Vec<(ChainId, One)> = order.par_iter().with_max_len(1).map(one).collect::<Result<_>>()?;
+    observer.on(Event::End);
+    // A hard link to a file below gives that file, in the layer below too, what its own header says.
+    let stamps: HashMap<Inode, Vec<Stamp>> = found.iter().fold(HashMap::new(), |mut all, (_, one)| {
+        for (inode, stamp) in &one.stamps {
+            all.entry(*inode).or_insert_with(Vec::new).push(*stamp);
+        }
+        all
+    });
+    let mut proved = Proved::default();
+    for (chain, one) in found {
+        proved.nodes += one.nodes;
+        proved.bytes += one.bytes;
+        let is_unexplained = |problem: &Problem| problem.inode.is_none_or(|inode| !stamps.contains_key(&inode));
+        proved.problems.extend(one.problems.into_iter().filter(is_unexplained).map(|problem| (chain, problem)));
+    }
+    leave_lost_below_out(snapshot, &mut proved.problems);
+    proved.problems.sort();
+    Ok(proved)
+}
+
+/// Leaves out what a layer has only because the layer below, of which its tree is a copy, has lost it.
+fn leave_lost_below_out(snapshot: &Snapshot, problems: &mut Vec<(ChainId, Problem)>) {
+    let lost: HashSet<(ChainId, Vec<u8>)> = problems
+        .iter()
+        .filter(|(_, problem)| problem.code == "file-missing")
+        .map(|(chain, problem)| (*chain, problem.path.clone()))
+        .collect();
+    let below = |chain: &ChainId| snapshot.layers.get(chain).and_then(|layer| layer.parent);
+    problems.retain(|(chain, problem)| {
+        problem.code != "file-extra"
+            || !std::iter::successors(below(chain), below).any(|below| lost.contains(&(below, problem.path.clone())))
+    });
+}
+
+/// What was found in one layer.
+#[derive(Debug, Default)]
+struct One {
+    problems: Vec<Problem>,
+    stamps: Vec<(Inode, Stamp)>,
+    nodes: u64,
+    bytes: u64,
+}
+
+/// The proof of one layer.
+struct Proof<'a> {
+    store: &'a Store,
+    snapshot: &'a Snapshot,
+    driver: &'static dyn GraphDriver,
+    layer: &'a Layer,
+    observer: &'a dyn Observer,
+    found: One,
+}
+
+impl Proof<'_> {
+    fn run(&mut self, chain: ChainId) -> Result<()> {
+        self.observer.on(Event::Object(&chain.short()));
+        // What is not there was found by the look at the structure.
+        let (Some(image), Some(home)) = (self.store.image(), self.store.home()) else { return Ok(()) };
+        let Ok(record) = image.dir(format!("layerdb/sha256/{}", chain.hex())) else { return Ok(()) };
+        let Ok(layer) = home.dir(self.layer.cache_id.as_str()) else { return Ok(()) };
+        let Ok(tree) = self.driver.tree(&layer) else { return Ok(()) };
+        if !self.layer.has_tar_split {
+            return Ok(());
+        }
+        match self.attributes(&record, &layer, &tree) {
+            Ok(true) => self.bytes(&record, &tree),
+            Ok(false) => Ok(()),
+            Err(error) => {
+                self.damage(b"", "tree-unreadable", error);
+                self.bytes(&record, &tree)
+            }
+        }
+    }
+
+    fn damage(&mut self, path: &[u8], code: &'static str, evidence: impl ToString) {
+        let (path, evidence) = (path.to_vec(), evidence.to_string());
+        self.found.problems.push(Problem { path, code, severity: Severity::Damage, evidence, inode: None });
+    }
+
+    /// Compares every node with the headers; tells whether tar-split can be read.
+    fn attributes(&mut self, record: &Dir, layer: &Dir, tree: &LayerTree) -> Result<bool> {
+        let facts = self.driver.facts(layer)?;
+        let entries = Entries::new(record.file("tar-split.json.gz")?);
+        let headers = match Headers::read(entries, self.driver.keeps_whiteouts(&facts)) {
+            Ok(headers) => headers,
+            Err(TarError::Read(error)) => {
+                self.damage(b"", "layer-tar-split-damaged", error);
+                return Ok(false);
+            }
+            Err(error) => {
+                let evidence = format!("attributes cannot be compared: {error}");
+                let severity = Severity::Warning;
+                let code = "layer-headers-unknown";
+                self.found.problems.push(Problem { path: Vec::new(), code, severity, evidence, inode: None });
+                return Ok(true);
+            }
+        };
+        let is_copy = self.driver.name() == "overlay";
+        let parent = match is_copy {
+            true => self.parent_tree(if facts.lower_id.is_some() { "upper" } else { "root" }),
+            false => None,
+        };
+        let is_whole = is_copy && facts.lower_id.is_none();
+        let making = Making {
+            in_place: self.layer.cache_id.as_str().len() == BUILDKIT_NAME,
+            whiteouts: !is_copy,
+            root: is_whole,
+            orphan: is_whole && self.layer.parent.is_some() && parent.is_none(),
+        };
+        let mut check = TreeCheck::new(&headers, making);
+        let walked = check.run(&tree.0, parent.as_ref());
+        self.found.stamps = if is_copy { check.stamps(&tree.0) } else { Vec::new() };
+        self.found.nodes += check.files;
+        self.found.problems.append(&mut check.problems);
+        walked?;
+        Ok(true)
+    }
+
+    /// Opens the tree of the layer below, which this one began as a copy of.
+    fn parent_tree(&self, name: &str) -> Option<Dir> {
+        let parent = self.snapshot.layers.get(&self.layer.parent?)?;
+        self.store.home()?.dir(format!("{}/{name}", parent.cache_id)).ok()
+    }
+
+    /// Assembles the tar: CRC-64 of each file, SHA-256 of the whole.
+    fn bytes(&mut self, record: &Dir, tree: &LayerTree) -> Result<()> {
+        let bad: HashSet<Vec<u8>> = self.found.problems.iter().map(|problem| problem.path.clone()).collect();
+        let is_known = |path: &[u8]| {
+            let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
+            above.chain([path]).any(|path| bad.contains(path))
+        };
+        let entries = Entries::new(record.file("tar-split.json.gz")?);
+        let mut sink = Hash { digest: sha2::Sha256::new(), observer: self.observer, length: 0 };
+        let (mut whole, mut problems) = (true, Vec::new());
+        let assembled = assemble_past(entries, tree, &mut sink, &mut |name, error| {
+            whole = false;
+            let path = cleaned(name);
+            let (code, what) = match &error {
+                AssembleError::Changed { what, .. } => ("file-content", (*what).to_owned()),
+                error => ("file-unreadable", error.to_string()),
+            };
+            if !is_known(&path) {
+                problems.push((path, code, what));
+            }
+            Ok(())
+        });
+        self.found.bytes = sink.length;
+        for (path, code, what) in problems {
+            self.damage(&path, code, what);
+        }
+        match assembled {
+            Ok(_) if whole => {
+                let found = Sha256::finish(sink.digest);
+                if found != self.layer.diff.0 {
+                    let evidence =
+                        format!("expected {}, found sha256:{}, and every file is right", self.layer.diff, found.hex());
+                    self.damage(b"", "layer-digest-mismatch", evidence);
+                }
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(AssembleError::Sink(_)) => Err(Error::Stopped),
+            Err(error) => {
+                self.damage(b"", "layer-tar-split-damaged", error);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Cleans a name in a tar as unpacking does.
+fn cleaned(name: &[u8]) -> Vec<u8> {
+    let parts: Vec<&[u8]> = name.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+    parts.join(&b'/')
+}
+
+/// Hashes, and tells the observer.
+struct Hash<'a> {
+    digest: sha2::Sha256,
+    observer: &'a dyn Observer,
+    length: u64,
+}
+
+impl Write for Hash<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        check_stop(self.observer)?;
+        self.digest.update(bytes);
+        self.length += bytes.len() as u64;
+        self.observer.on(Event::Advance(bytes.len() as u64));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Returns the path of a problem as text, where it is about one node.
+pub(super) fn file_of(problem: &Problem) -> Option<String> {
+    (!problem.path.is_empty()).then(|| text(&problem.path))
+}

@@ -1,0 +1,99 @@
+//! What the headers of a layer's tar say of its tree.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+
+use crate::fsx::Time;
+use crate::layer::differences::{Expected, Prediction};
+use crate::layer::{Content, Member, MemberKind, Members, TarError};
+use crate::tarsplit::{Entries, Segments};
+
+/// A further name of a file.
+#[derive(Debug)]
+pub(super) struct HardLink {
+    /// Path of the file that the tar links to.
+    pub(super) target: Vec<u8>,
+    /// What its own header does to the file: mode, owner and time.
+    pub(super) stamp: Stamp,
+}
+
+/// Attributes that unpacking gives a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Stamp {
+    pub(super) mode: u32,
+    pub(super) owner: (u32, u32),
+    pub(super) mtime: Time,
+}
+
+/// What unpacking a layer's tar gives, and takes away.
+#[derive(Debug)]
+pub(super) struct Headers {
+    prediction: Prediction,
+    /// Hard links, by their paths.
+    pub(super) links: HashMap<Vec<u8>, HardLink>,
+    /// Paths that the layer takes away from its parent's tree.
+    hidden: HashSet<Vec<u8>>,
+    /// Directories of which nothing of the parent's is left.
+    opaque: HashSet<Vec<u8>>,
+}
+
+impl Headers {
+    /// Reads the headers that tar-split has.
+    pub(super) fn read(entries: Entries<impl Read>, whiteouts_are_kept: bool) -> Result<Self, TarError> {
+        let mut headers = Self {
+            prediction: Prediction::new(whiteouts_are_kept),
+            links: HashMap::new(),
+            hidden: HashSet::new(),
+            opaque: HashSet::new(),
+        };
+        let mut members = Members::new(Segments::new(entries), Content::Elided);
+        while let Some(member) = members.next_member()? {
+            headers.add(&member);
+        }
+        Ok(headers)
+    }
+
+    fn add(&mut self, member: &Member) {
+        self.prediction.add(member);
+        let (above, name) = match member.path.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (&member.path[..slash], &member.path[slash + 1..]),
+            None => (&b""[..], &member.path[..]),
+        };
+        match name.strip_prefix(b".wh.") {
+            Some(b".wh..opq") => drop(self.opaque.insert(above.to_vec())),
+            Some(hidden) if above.is_empty() => drop(self.hidden.insert(hidden.to_vec())),
+            Some(hidden) => drop(self.hidden.insert([above, b"/", hidden].concat())),
+            None => {
+                if let MemberKind::HardLink(target) = &member.kind {
+                    let stamp = Stamp { mode: member.mode, owner: (member.uid, member.gid), mtime: member.mtime };
+                    self.links.insert(member.path.clone(), HardLink { target: target.clone(), stamp });
+                }
+            }
+        }
+    }
+
+    /// Returns what is expected at `path`; `None` where the tar has nothing there.
+    pub(super) fn get(&self, path: &[u8]) -> Option<Expected> {
+        self.prediction.get(path)
+    }
+
+    /// Returns all that is expected, by path.
+    pub(super) fn nodes(&self) -> impl ExactSizeIterator<Item = (&[u8], &Expected)> {
+        self.prediction.nodes()
+    }
+
+    /// Tells whether the tar has something at `path`, or below it.
+    pub(super) fn knows(&self, path: &[u8]) -> bool {
+        self.prediction.touches(path) || self.links.contains_key(path) || self.prediction.get(path).is_some()
+    }
+
+    /// Tells whether the layer takes away what its parent has at `path`.
+    pub(super) fn hides(&self, path: &[u8]) -> bool {
+        self.hidden.contains(path)
+    }
+
+    /// Tells whether nothing that the parent has in this directory is left.
+    pub(super) fn is_opaque(&self, directory: &[u8]) -> bool {
+        self.opaque.contains(directory)
+    }
+}

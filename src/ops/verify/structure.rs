@@ -1,0 +1,206 @@
+//! What can be told without reading a file of a layer: how references, images, layers, directories, mounts and
+//! containers are tied together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+
+use crate::driver::check::{Checker, Implied};
+use crate::finding::Finding;
+use crate::graph::{Edge, Graph, Node, State};
+use crate::id::{BlobDigest, CacheId, ChainId};
+use crate::store::{Layer, Snapshot, Store};
+
+use super::consequences;
+
+/// First bytes of a gzip stream.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// Finds what is wrong with how things are tied together. Findings that only follow from others are left out.
+pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = snapshot.findings.iter().chain(graph.findings()).cloned().collect();
+    references(store, snapshot, &mut findings);
+    layers(graph, &mut findings);
+    shared_directories(store, snapshot, &mut findings);
+    distribution(store, snapshot, &mut findings);
+    let (tar_splits, directories) = rayon::join(|| tar_splits(store, snapshot), || directories(store, snapshot));
+    findings.extend(tar_splits);
+    findings.extend(directories);
+    short_names(store, snapshot, &mut findings);
+    consequences::leave_out(snapshot, graph, &mut findings);
+    findings.sort();
+    findings.dedup();
+    findings
+}
+
+/// Tells short names that lead elsewhere from those that are gone.
+fn short_names(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]) {
+    let Some(Ok(links)) = store.home().map(|home| home.dir("l")) else { return };
+    for finding in findings.iter_mut().filter(|finding| finding.code == "driver-short-name-lost") {
+        let name = finding.subject.rsplit('/').next().unwrap_or_default();
+        let dir = CacheId::parse(name.as_bytes()).ok().and_then(|id| snapshot.driver_dirs.get(&id));
+        let link = dir.and_then(|dir| dir.link.as_ref());
+        if link.is_some_and(|link| matches!(links.find(link.as_str()), Ok(Some(_)))) {
+            finding.code = "driver-short-name-wrong";
+        }
+    }
+}
+
+/// Tells a file of references that is lost from one that was never written.
+fn references(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
+    let Some(image) = store.image() else { return };
+    let is_missing = matches!(image.find("repositories.json"), Ok(None));
+    if !is_missing || snapshot.images.is_empty() {
+        return;
+    }
+    findings.retain(|finding| finding.code != "references-empty");
+    let subject = format!("image/{}/repositories.json", store.driver());
+    let was_tagged = snapshot.images.values().any(|image| image.last_updated.is_some());
+    let was_pulled = !snapshot.distribution.diff_id_by_digest.is_empty();
+    let evidence = format!("the file is missing, and there are {} images", snapshot.images.len());
+    findings.push(match was_tagged || was_pulled {
+        true => Finding::damage("references-missing", subject, evidence),
+        false => Finding::warning("references-missing", subject, evidence),
+    });
+}
+
+/// Names each layer that is missing, once: not by every image that needs it.
+fn layers(graph: &Graph, findings: &mut Vec<Finding>) {
+    findings.retain(|finding| !matches!(finding.code, "image-layer-missing" | "mount-layer-missing"));
+    for id in graph.ids() {
+        let Node::Layer(chain) = graph.node(id) else { continue };
+        let is_lowest = graph.follow(id, Edge::ParentLayer).is_none_or(|parent| graph.is_present(parent));
+        if *graph.state(id) == State::Missing && is_lowest {
+            let named_by: Vec<&str> = graph.to(id).into_iter().map(|(_, from)| graph.node(from).kind()).collect();
+            let kinds: BTreeSet<&str> = named_by.iter().copied().collect();
+            let kinds: Vec<&str> = kinds.into_iter().collect();
+            let evidence = format!("there is no such entry in layerdb, and it is named by: {}", kinds.join(", "));
+            findings.push(Finding::damage("layer-missing", chain, evidence));
+        }
+    }
+}
+
+/// Names a directory that several layers have, once for all of them.
+fn shared_directories(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
+    findings.retain(|finding| finding.code != "layer-cache-id-shared");
+    let mut users: BTreeMap<&CacheId, Vec<ChainId>> = BTreeMap::new();
+    for (chain, layer) in &snapshot.layers {
+        users.entry(&layer.cache_id).or_default().push(*chain);
+    }
+    for (id, chains) in users.iter().filter(|(_, chains)| chains.len() > 1) {
+        let mut chains: Vec<&ChainId> = chains.iter().collect();
+        chains.sort_by_key(|chain| stack(snapshot, Some(**chain)).len());
+        let chains: Vec<String> = chains.into_iter().map(ToString::to_string).collect();
+        let evidence = format!("it is the directory of layers {}", chains.join(" and "));
+        findings.push(Finding::damage("layer-cache-id-shared", format!("{}/{id}", store.driver()), evidence));
+    }
+}
+
+/// Holds the two maps of `distribution/` against each other.
+fn distribution(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Source {
+        digest: Option<BlobDigest>,
+    }
+    let maps = &snapshot.distribution;
+    let mut by_blob: BTreeMap<BlobDigest, BTreeSet<_>> = BTreeMap::new();
+    for (diff, text) in &maps.v2_metadata_by_diff_id {
+        let Ok(sources) = serde_json::from_str::<Vec<Source>>(text) else { continue };
+        for blob in sources.into_iter().filter_map(|source| source.digest) {
+            by_blob.entry(blob).or_default().insert(*diff);
+        }
+    }
+    for (blob, diff) in &maps.diff_id_by_digest {
+        if let Some(others) = by_blob.get(blob).filter(|diffs| !diffs.contains(diff)) {
+            let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+            let subject = format!("image/{}/distribution/diffid-by-digest/sha256/{}", store.driver(), blob.hex());
+            let evidence = format!("it says {diff}, and v2metadata-by-diffid has the blob for {}", others.join(", "));
+            findings.push(Finding::warning("distribution-mismatch", subject, evidence));
+        }
+    }
+}
+
+/// Looks at the first bytes of each tar-split.
+fn tar_splits(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
+    let Some(image) = store.image() else { return Vec::new() };
+    let check = |chain: &ChainId| {
+        use std::io::Read as _;
+        let mut file = image.file(format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex())).ok()?;
+        let mut start = Vec::new();
+        file.by_ref().take(2).read_to_end(&mut start).ok()?;
+        let evidence = match &start[..] {
+            [] => "tar-split.json.gz is empty",
+            start if *start != GZIP => "tar-split.json.gz is no gzip",
+            _ => return None,
+        };
+        Some(Finding::damage("layer-tar-split-damaged", chain, evidence))
+    };
+    let layers: Vec<&ChainId> =
+        snapshot.layers.iter().filter(|(_, layer)| layer.has_tar_split).map(|(chain, _)| chain).collect();
+    layers.into_par_iter().filter_map(check).collect()
+}
+
+/// Compares each directory of the driver with what layerdb implies of it.
+fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
+    let Some(home) = store.home() else { return Vec::new() };
+    let checker = Checker::new(store.driver(), home, snapshot.driver_dirs.keys());
+    let mut findings = checker.home();
+    let implied = implied(snapshot);
+    let checked: Vec<Finding> = implied
+        .par_iter()
+        .flat_map_iter(|implied| {
+            checker.check(implied).unwrap_or_else(|error| match error.is_not_found() {
+                true => Vec::new(),
+                false => {
+                    vec![Finding::damage("driver-unreadable", format!("{}/{}", store.driver(), implied.id), error)]
+                }
+            })
+        })
+        .collect();
+    findings.extend(checked);
+    findings
+}
+
+/// Says of each directory that is there what layerdb implies.
+fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
+    let mut below: BTreeMap<&CacheId, (Vec<&CacheId>, bool)> = BTreeMap::new();
+    let mut parents: BTreeSet<&CacheId> = BTreeSet::new();
+    for layer in snapshot.layers.values() {
+        let stack = stack(snapshot, layer.parent);
+        parents.extend(stack.first());
+        below.insert(&layer.cache_id, (stack, true));
+    }
+    for mount in snapshot.mounts.values() {
+        // A mount whose layer is not there is a finding of its own; then nothing is implied.
+        if mount.parent.is_some_and(|parent| !snapshot.layers.contains_key(&parent)) {
+            continue;
+        }
+        let mut stack = stack(snapshot, mount.parent);
+        parents.extend(stack.first());
+        if let Some(init) = &mount.init_id {
+            below.insert(init, (stack.clone(), false));
+            stack.insert(0, init);
+            parents.insert(init);
+        }
+        if let Some(id) = &mount.mount_id {
+            below.insert(id, (stack, false));
+        }
+    }
+    snapshot
+        .driver_dirs
+        .keys()
+        .map(|id| {
+            let known = below.remove(id);
+            let is_layer = known.as_ref().is_some_and(|(_, is_layer)| *is_layer);
+            Implied { id, below: known.map(|(below, _)| below), is_layer, has_child: parents.contains(id) }
+        })
+        .collect()
+}
+
+/// Returns the directories of a layer and all below it, nearest first.
+pub(super) fn stack(snapshot: &Snapshot, top: Option<ChainId>) -> Vec<&CacheId> {
+    let next = |layer: &&Layer| layer.parent.and_then(|parent| snapshot.layers.get(&parent));
+    let first = top.and_then(|top| snapshot.layers.get(&top));
+    std::iter::successors(first, next).map(|layer| &layer.cache_id).collect()
+}

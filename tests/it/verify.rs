@@ -1,0 +1,353 @@
+//! What `verify` says of real stores, whole and with one defect each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+
+use insta::assert_snapshot;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::command::{load, run, save};
+use crate::support::engine::Engine;
+use crate::support::store::{Contents, REAL, driver_of, memory_dir, project, stack, temp_dir, unpack};
+
+/// Verifies and returns the exit code and the document.
+fn verify(root: &Path, arguments: &[&str]) -> (i32, Value) {
+    let outcome = run(root, [&["verify", "--json"], arguments].concat());
+    let code = outcome.status.code().expect("an exit code");
+    assert!(matches!(code, 0 | 3), "{code}: {}", outcome.stderr);
+    (code, serde_json::from_slice(&outcome.stdout).expect("a document"))
+}
+
+fn findings(document: &Value) -> &[Value] {
+    document["findings"].as_array().expect("findings")
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// Fails where anything but notes is found.
+#[track_caller]
+fn assert_clean(root: &Path) {
+    for arguments in [&[][..], &["--quick"]] {
+        let (code, document) = verify(root, arguments);
+        let bad: Vec<&Value> = findings(&document).iter().filter(|found| found["severity"] != "note").collect();
+        assert!(code == 0 && bad.is_empty(), "{bad:#?}");
+        assert!(document["checked"]["layers"].as_u64() > Some(0));
+    }
+}
+
+/// What a store's identities mean, so that snapshots do not depend on the run that made the fixture.
+struct Roles {
+    names: BTreeMap<String, String>,
+    /// Chain IDs of each image's layers, by image ID.
+    stacks: BTreeMap<String, Vec<String>>,
+    /// Chain IDs by driver directory.
+    chains: BTreeMap<String, String>,
+}
+
+impl Roles {
+    fn of(root: &Path, driver: &str) -> Self {
+        let contents = Contents::read(root, driver);
+        let mut roles = Self { names: BTreeMap::new(), stacks: BTreeMap::new(), chains: BTreeMap::new() };
+        // The image that is damaged gives its names first.
+        let mut references: Vec<_> = contents.references.iter().collect();
+        references.sort_by_key(|(name, _)| (*name != "nginx:alpine", name.contains('@'), *name));
+        for (reference, id) in references {
+            roles.name(id, format!("[image {reference}]"));
+            let layers = stack(&contents.images[id]);
+            for (at, (chain, diff)) in layers.iter().enumerate() {
+                roles.name(chain, format!("[layer {at} of {reference}]"));
+                roles.name(diff, format!("[diff {at} of {reference}]"));
+                let cache_id = &contents.layers[chain];
+                roles.name(cache_id, format!("[dir {at} of {reference}]"));
+                if let Ok(link) = fs::read_to_string(root.join(driver).join(cache_id).join("link")) {
+                    roles.name(&link, format!("[link {at} of {reference}]"));
+                }
+            }
+        }
+        for (id, config) in &contents.images {
+            roles.stacks.insert(id.clone(), stack(config).into_iter().map(|(chain, _)| chain).collect());
+        }
+        roles.chains = contents.layers.iter().map(|(chain, cache_id)| (cache_id.clone(), chain.clone())).collect();
+        for entry in fs::read_dir(root.join("containers")).expect("containers") {
+            let path = entry.expect("a container").path();
+            let config: Value =
+                serde_json::from_slice(&fs::read(path.join("config.v2.json")).expect("a file")).expect("JSON");
+            let (id, name) = (text(&config, "ID"), text(&config, "Name").trim_start_matches('/'));
+            let mount = root.join("image").join(driver).join("layerdb/mounts").join(id).join("mount-id");
+            let mount = fs::read_to_string(mount).expect("a mount");
+            roles.name(id, format!("[container {name}]"));
+            if let Ok(link) = fs::read_to_string(root.join(driver).join(format!("{mount}-init/link"))) {
+                roles.name(&link, format!("[link of init of {name}]"));
+            }
+            roles.name(&mount, format!("[dir of {name}]"));
+        }
+        roles
+    }
+
+    fn name(&mut self, id: &str, role: String) {
+        self.names.entry(id.to_owned()).or_insert(role);
+    }
+
+    /// Puts roles in the place of identities, and `…` in the place of times and other digests.
+    fn steady(&self, line: &str) -> String {
+        let mut line = line.to_owned();
+        for (id, role) in &self.names {
+            line = line.replace(id, role);
+        }
+        let mut steady = String::new();
+        for word in line.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
+            let bare = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+            let is_digest = bare.len() == 64 && bare.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let is_time = bare.len() >= 9 && bare.bytes().all(|byte| byte.is_ascii_digit());
+            let is_column = steady.ends_with("column ");
+            steady += if is_digest || is_time || is_column { "…" } else { bare };
+            steady += &word[bare.len()..];
+        }
+        steady
+    }
+
+    /// Writes a document in lines.
+    fn lines(&self, code: i32, document: &Value) -> String {
+        let mut lines = format!("  exit {code}\n");
+        for found in findings(document).iter().filter(|found| found["severity"] != "note") {
+            let file = found["file"].as_str().map(|file| format!("{file}: ")).unwrap_or_default();
+            let mut line = format!(
+                "  {} {} {}: {file}{}",
+                text(found, "severity"),
+                text(found, "code"),
+                text(found, "subject"),
+                text(found, "evidence")
+            );
+            for broken in found["breaks"].as_array().expect("a list") {
+                let (named, nameless) = images(broken);
+                let mut names: Vec<String> = named.into_iter().collect();
+                names.extend(containers(broken).into_iter().map(|name| format!("container {name}")));
+                if nameless > 0 {
+                    names.push(format!("{nameless} without a name"));
+                }
+                write!(line, "\n    {}: {}", text(broken, "effect"), names.join(", ")).expect("text");
+            }
+            lines += &self.steady(&line);
+            lines.push('\n');
+        }
+        lines
+    }
+
+    /// Proves what breaks by findings about layers against the configurations of all images.
+    fn check_blast(&self, defect: &str, document: &Value) {
+        for found in findings(document).iter().filter(|found| found["severity"] != "note") {
+            let id = text(&found["object"], "id");
+            let chain = match text(&found["object"], "kind") {
+                "layer" => id.trim_start_matches("sha256:").to_owned(),
+                "dir" => match self.chains.get(id) {
+                    Some(chain) => chain.clone(),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            let code = text(found, "code");
+            let top_only = ["driver-link-lost", "driver-lower-missing", "driver-lower-mismatch", "driver-unreadable"];
+            if code == "layer-cache-id-shared" {
+                // Its directory is that of two layers.
+                continue;
+            }
+            let uses = |stack: &Vec<String>| match top_only.contains(&code) {
+                true => stack.last() == Some(&chain),
+                false => stack.contains(&chain),
+            };
+            let wanted: BTreeSet<&str> =
+                self.stacks.iter().filter(|(_, stack)| uses(stack)).map(|(id, _)| id.as_str()).collect();
+            let breaks_nothing = ["driver-mode", "driver-owner", "driver-committed-missing"].contains(&code);
+            let wanted = if breaks_nothing { BTreeSet::new() } else { wanted };
+            let sets = found["breaks"].as_array().expect("a list").iter();
+            let images = sets.flat_map(|broken| broken["images"].as_array().expect("images"));
+            let broken: BTreeSet<&str> = images.map(|image| text(image, "id").trim_start_matches("sha256:")).collect();
+            assert_eq!(broken, wanted, "{defect}: {code}");
+        }
+    }
+}
+
+/// Returns the references of broken images, and how many have none.
+fn images(broken: &Value) -> (BTreeSet<String>, usize) {
+    let images = broken["images"].as_array().expect("images");
+    let references = |image: &Value| image["references"].as_array().expect("references").clone();
+    let named = images.iter().flat_map(references).map(|name| name.as_str().expect("text").to_owned()).collect();
+    (named, images.iter().filter(|image| references(image).is_empty()).count())
+}
+
+fn containers(broken: &Value) -> Vec<String> {
+    let containers = broken["containers"].as_array().expect("containers");
+    let name = |container: &Value| match text(container, "name") {
+        "" => text(container, "id").to_owned(),
+        name => name.to_owned(),
+    };
+    let mut names: Vec<String> = containers.iter().map(name).collect();
+    names.sort();
+    names
+}
+
+/// Lists the defects that a driver's stores can have.
+fn defects(driver: &str) -> Vec<String> {
+    let output = Command::new(project("fixtures/damage")).args(["--list", driver]).output().expect("fixtures/damage");
+    let list = String::from_utf8(output.stdout).expect("text");
+    list.lines().map(str::to_owned).collect()
+}
+
+fn damage(defect: &str, root: &Path) {
+    let status = Command::new(project("fixtures/damage")).arg(defect).arg(root).status().expect("fixtures/damage");
+    assert!(status.success(), "{defect}");
+}
+
+/// An empty directory in memory, where a file in memory can have every attribute.
+fn fast_dir() -> TempDir {
+    let memory = memory_dir();
+    let probe = memory.path().join("probe");
+    fs::write(&probe, "").expect("a file");
+    let takes = |key: &str| rustix::fs::setxattr(&probe, key, b"x", rustix::fs::XattrFlags::empty()).is_ok();
+    if takes("user.x") && takes("trusted.x") { memory } else { temp_dir() }
+}
+
+/// Does every kind of damage to a store of its own, and returns what is said of each.
+fn damaged(fixture: &str) -> String {
+    let temp = fast_dir();
+    let base = temp.path().join("base");
+    unpack(fixture, &base);
+    let roles = Roles::of(&base, driver_of(fixture));
+    let defects = defects(driver_of(fixture));
+    let waiting = Mutex::new(defects.iter().rev().collect::<Vec<_>>());
+    let said = Mutex::new(BTreeMap::new());
+    let work = || {
+        while let Some(defect) = { waiting.lock().expect("not poisoned").pop() } {
+            let root = temp.path().join(defect);
+            let status = Command::new("cp").arg("-a").arg(&base).arg(&root).status().expect("cp");
+            assert!(status.success());
+            damage(defect, &root);
+            let (code, document) = verify(&root, &[]);
+            roles.check_blast(defect, &document);
+            said.lock().expect("not poisoned").insert(defect, roles.lines(code, &document));
+            fs::remove_dir_all(&root).expect("removes");
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(work);
+        }
+    });
+    let said = said.into_inner().expect("not poisoned");
+    defects.iter().map(|defect| format!("{defect}\n{}", said[defect])).collect()
+}
+
+#[test]
+fn clean_stores_have_no_findings() {
+    for fixture in REAL {
+        let temp = temp_dir();
+        unpack(fixture, temp.path());
+        assert_clean(temp.path());
+        let (_, document) = verify(temp.path(), &["nginx:alpine"]);
+        assert_eq!(document["checked"]["layers"], 6);
+        assert_eq!(findings(&document), [] as [Value; 0]);
+        // What was saved and loaded is as good as what the engine made.
+        let archive = temp.path().join("all.tar.zst");
+        save(temp.path(), &["--all"], &archive);
+        let rebuilt = temp_dir();
+        let _ = load(rebuilt.path(), &archive, &[]);
+        assert_clean(rebuilt.path());
+    }
+}
+
+#[test]
+fn every_defect_of_overlay2_is_named() {
+    assert_snapshot!(damaged("28-overlay2"));
+}
+
+#[test]
+fn every_defect_of_overlay_is_named() {
+    assert_snapshot!(damaged("20-overlay"));
+}
+
+/// What looks at no file of a layer finds everything else.
+#[test]
+fn quick_finds_what_is_not_in_files() {
+    let temp = temp_dir();
+    unpack("28-overlay2", temp.path());
+    for (defect, code) in [("byte-changed", None), ("work-gone", Some("driver-work-missing"))] {
+        damage(defect, temp.path());
+        let (_, document) = verify(temp.path(), &["--quick"]);
+        let codes: Vec<_> = findings(&document).iter().filter(|found| found["severity"] == "damage").collect();
+        assert_eq!(codes.first().map(|found| text(found, "code")), code);
+        assert_eq!(document["checked"]["bytes"], 0);
+    }
+}
+
+/// One image is verified: damage elsewhere is not told, damage in what it shares with others is.
+#[test]
+fn one_image() {
+    let temp = temp_dir();
+    unpack("28-overlay2", temp.path());
+    damage("byte-changed", temp.path());
+    for (image, code) in [("nginx:alpine", 3), ("bk:1", 0), ("alpine:3.4", 0)] {
+        assert_eq!(verify(temp.path(), &[image]).0, code, "{image}");
+    }
+    let outcome = run(temp.path(), ["verify", "no:such"]).failed(1);
+    assert!(outcome.stderr.contains("no image no:such"), "{}", outcome.stderr);
+}
+
+/// What a person is shown.
+#[test]
+fn the_report() {
+    let temp = temp_dir();
+    unpack("28-overlay2", temp.path());
+    let roles = Roles::of(temp.path(), "overlay2");
+    for defect in ["bytes-changed-in-two-files", "file-mode", "short-name-gone", "mount-id-empty"] {
+        damage(defect, temp.path());
+    }
+    let outcome = run(temp.path(), ["verify"]);
+    assert_eq!(outcome.status.code(), Some(3));
+    let mut said = format!("{}---\n{}", String::from_utf8(outcome.stdout).expect("text"), outcome.stderr);
+    for (id, role) in &roles.names {
+        said = said.replace(id, role);
+        said = said.replace(id.get(..12).expect("a long ID"), role);
+    }
+    assert_snapshot!(said);
+}
+
+/// A store in which containers ran, images were built and removed, has no findings, while the engine runs and after.
+fn used(version: &'static str, driver: &'static str) {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    unpack(&format!("{version}-{driver}"), &root);
+    let engine = Engine::start(version, driver, temp.path());
+    engine.docker(&["start", "nginx"]);
+    for image in ["nginx:alpine", "bk:1", "nasty:1"] {
+        engine.docker(&["run", "--name", &image.replace(':', "-"), "--network", "none", image, "true"]);
+    }
+    engine.docker(&["commit", "changed", "committed:1"]);
+    engine.docker(&["run", "-d", "--name", "running", "--network", "none", "committed:1", "sleep", "600"]);
+    engine.docker(&["save", "-o", "/dev/null", "nasty:2"]);
+    assert_clean(&root);
+    engine.docker(&["rm", "-f", "running"]);
+    engine.stop();
+    assert_clean(&root);
+}
+
+#[test]
+fn daemon_20_overlay_leaves_nothing_to_find() {
+    used("20", "overlay");
+}
+
+#[test]
+fn daemon_20_overlay2_leaves_nothing_to_find() {
+    used("20", "overlay2");
+}
+
+#[test]
+fn daemon_28_overlay2_leaves_nothing_to_find() {
+    used("28", "overlay2");
+}
