@@ -6,7 +6,7 @@
 //! directory is the same. Content is never listed: content is in the tar, and proved.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::io::{BufRead, Write};
+use std::io::{BufRead, BufReader, Write};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -430,6 +430,39 @@ fn remove_whiteout(dir: &Dir, path: &[u8]) -> Result<(), RestoreError> {
     Ok(above.set_times(".", before, before)?)
 }
 
+/// Tells whether two names are of two inodes that are alike: a file with the same content, a link that says the same, a
+/// device of the same number.
+fn is_same(dir: &Dir, name: &[u8], from: &Dir, first: &[u8]) -> Result<bool, FsError> {
+    let (one, other) = (dir.attrs(name)?, from.attrs(first)?);
+    if one.kind != other.kind || one.inode == other.inode {
+        return Ok(false);
+    }
+    match one.kind {
+        Kind::File => is_same_content(dir, name, from, first),
+        Kind::Symlink => Ok(dir.read_link(name)? == from.read_link(first)?),
+        Kind::Char | Kind::Block => Ok(one.device == other.device),
+        Kind::Fifo => Ok(true),
+        Kind::Directory | Kind::Socket => Ok(false),
+    }
+}
+
+fn is_same_content(dir: &Dir, name: &[u8], from: &Dir, first: &[u8]) -> Result<bool, FsError> {
+    let (mut one, mut other) = (BufReader::new(dir.file(name)?), BufReader::new(from.file(first)?));
+    let failed = |error| FsError::new("read", dir.shown(name), error);
+    loop {
+        let (part, counterpart) = (one.fill_buf().map_err(failed)?, other.fill_buf().map_err(failed)?);
+        let length = part.len().min(counterpart.len());
+        if part[..length] != counterpart[..length] || (length == 0 && part.len() != counterpart.len()) {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(true);
+        }
+        one.consume(length);
+        other.consume(length);
+    }
+}
+
 fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> {
     if difference.gone {
         return remove_whiteout(dir, &difference.path.0);
@@ -446,6 +479,10 @@ fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> 
     }
     if let Some(first) = &difference.link {
         let (from, first) = dir.parent_of(&first.0)?;
+        // What is in a layer is proved by its tar: a link must not put anything else there.
+        if !is_same(&above, name, &from, first)? {
+            return Err(ParseError::new("a hard link to an equal node", &difference.path.0).into());
+        }
         above.remove_file(name)?;
         above.hard_link(&from, first, name)?;
         above.set_times(".", before, before)?;
