@@ -7,4 +7,5 @@ mod member;
 
 pub use apply::{ApplyError, Whiteouts, apply};
 pub use differences::RestoreError;
+pub(crate) use member::clean;
 pub use member::{Content, Member, MemberKind, Members, TarError};
