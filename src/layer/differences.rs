@@ -17,6 +17,7 @@ use crate::fsx::{Attrs, Dir, Kind, Time, XattrName};
 
 use super::apply::split;
 use super::member::{Member, MemberKind};
+use super::shared::Shared;
 
 /// Longest line of a list, in bytes.
 const LINE_LIMIT: u64 = 16 << 20;
@@ -388,8 +389,8 @@ pub(crate) fn write_list(list: &[Difference]) -> Vec<u8> {
     out
 }
 
-/// Makes a rebuilt layer directory what the list says.
-pub(crate) fn restore(dir: &Dir, list: impl BufRead) -> Result<(), RestoreError> {
+/// Makes a rebuilt layer directory what the list says. `shared` are files of it that are not this layer's to change.
+pub(crate) fn restore(dir: &Dir, list: impl BufRead, shared: &Shared) -> Result<(), RestoreError> {
     let mut times = Vec::new();
     let mut list = list.take(u64::MAX);
     let mut line = Vec::new();
@@ -402,7 +403,7 @@ pub(crate) fn restore(dir: &Dir, list: impl BufRead) -> Result<(), RestoreError>
         }
         let difference: Difference = serde_json::from_slice(&line)
             .map_err(|error| ParseError::because("a line of the list of differences", error))?;
-        restore_node(dir, &difference)?;
+        restore_node(dir, &difference, shared)?;
         if let Some(mtime) = difference.mtime {
             times.push((difference.path.0, mtime));
         }
@@ -463,7 +464,7 @@ fn is_same_content(dir: &Dir, name: &[u8], from: &Dir, first: &[u8]) -> Result<b
     }
 }
 
-fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> {
+fn restore_node(dir: &Dir, difference: &Difference, shared: &Shared) -> Result<(), RestoreError> {
     if difference.gone {
         return remove_whiteout(dir, &difference.path.0);
     }
@@ -487,6 +488,7 @@ fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> 
         above.hard_link(&from, first, name)?;
         above.set_times(".", before, before)?;
     }
+    shared.part(&above, name)?;
     let kind = above.attrs(name)?.kind;
     if let Some((uid, gid)) = difference.owner {
         // Takes setuid bits and capabilities away: they follow.

@@ -10,7 +10,9 @@ use crate::driver::{GraphDriver, NewLayer};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId};
-use crate::layer::{ApplyError, Content, MemberKind, Members, RestoreError, TarError, apply, clean, differences};
+use crate::layer::{
+    ApplyError, Content, MemberKind, Members, RestoreError, Shared, TarError, apply, clean, differences,
+};
 use crate::progress::{Event, Observer, check_stop};
 use crate::store::Snapshot;
 use crate::tarsplit::{Entries, Prover, Segments};
@@ -36,6 +38,8 @@ pub(super) struct Stage<'a> {
     /// Driver directories of layers that the target has.
     present: BTreeMap<ChainId, CacheId>,
     built: BTreeSet<ChainId>,
+    /// Files that layers of the target and new ones share.
+    shared: Shared,
     observer: &'a dyn Observer,
 }
 
@@ -61,6 +65,7 @@ impl<'a> Stage<'a> {
             home,
             present,
             built: BTreeSet::new(),
+            shared: Shared::default(),
             observer,
         })
     }
@@ -150,12 +155,15 @@ impl<'a> Stage<'a> {
         let parent = record.parent.map(|chain| self.directory(chain)).transpose()?;
         let lower = record.facts.lower_id.as_ref().map(|id| self.by_cache_id(id)).transpose()?;
         let new = NewLayer { facts: &record.facts, parent: parent.as_ref(), lower: lower.as_ref() };
-        let (tree, whiteouts) = self.driver.begin(&dir, &new)?;
+        let begun = self.driver.begin(&dir, &new)?;
+        if record.parent.is_some_and(|parent| self.present.contains_key(&parent)) {
+            self.shared.extend(begun.linked);
+        }
 
         let prover = Prover::new(Entries::new(entry.file(TAR_SPLIT)?));
         let proved = Proved { stream, prover, observer: self.observer };
         let mut members = Members::new(proved, Content::Present);
-        apply(&mut members, &tree, whiteouts)?;
+        apply(&mut members, &begun.tree, begun.whiteouts, &self.shared)?;
         let mut proved = members.into_stream();
         io::copy(&mut proved, &mut io::sink()).map_err(BuildError::Stream)?;
         proved.prover.finish().map_err(|error| BuildError::Stream(io::Error::other(error)))?;
@@ -163,7 +171,7 @@ impl<'a> Stage<'a> {
 
         if layer.restores {
             let list = BufReader::new(staged.file(DIFFERENCES)?);
-            differences::restore(&dir, list)?;
+            differences::restore(&dir, list, &self.shared)?;
         }
         write_record(&entry, layer)?;
         if let Some(parent) = record.parent.filter(|parent| self.built.contains(parent)) {
