@@ -3,21 +3,24 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
+use sha2::Digest as _;
 
 use super::frames::FrameReader;
+use super::output::digest_member;
+use crate::id::Sha256;
 
 /// Bytes read from a file or pipe at once.
 const CHUNK: usize = 1 << 20;
 
-/// Header of the gzip streams that dockpack writes: no name, no time, unknown system.
-const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+/// Bytes that are looked at to tell what a stream is.
+const START: u64 = 10;
 
 /// Gives out the tar within an archive.
 pub enum Input {
     /// zstd frames.
     Zstd(Box<FrameReader<BufReader<Box<dyn Read + Send>>>>),
-    /// A gzip stream, and its header.
-    Gzip(Box<GzDecoder<BufReader<Box<dyn Read + Send>>>>, Vec<u8>),
+    /// A gzip stream.
+    Gzip(Box<GzDecoder<Digested<BufReader<Box<dyn Read + Send>>>>>),
     /// A plain tar.
     Plain(BufReader<Box<dyn Read + Send>>),
 }
@@ -26,7 +29,7 @@ impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Zstd(_) => "Input::Zstd",
-            Self::Gzip(..) => "Input::Gzip",
+            Self::Gzip(_) => "Input::Gzip",
             Self::Plain(_) => "Input::Plain",
         })
     }
@@ -45,7 +48,7 @@ impl Input {
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 Ok(Self::Zstd(Box::new(FrameReader::new(stream)?)))
             }
-            [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(GzDecoder::new(stream)), start)),
+            [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(GzDecoder::new(Digested::new(stream))))),
             [b'B', b'Z', b'h', ..] => other("bzip2"),
             [0xfd, b'7', b'z', b'X', b'Z', ..] => other("xz"),
             _ => Ok(Self::Plain(stream)),
@@ -65,20 +68,61 @@ impl Input {
         match self {
             Self::Zstd(frames) if frames.is_proved() => Ok(()),
             Self::Zstd(_) => Err(io::Error::other("zstd: the seek table is missing")),
-            Self::Gzip(gzip, header) => match gzip.get_mut().fill_buf()? {
-                [] if *header == GZIP_HEADER => Ok(()),
-                [] => Err(io::Error::other("gzip: wrong header")),
-                _ => Err(goes_on()),
-            },
+            Self::Gzip(gzip) => {
+                let Digested { inner, digest } = gzip.get_mut();
+                let expected = digest_member(Sha256::finish(std::mem::take(digest)));
+                let mut found = Vec::new();
+                inner.take(expected.len() as u64).read_to_end(&mut found)?;
+                match found == expected {
+                    true if inner.fill_buf()?.is_empty() => Ok(()),
+                    true => Err(goes_on()),
+                    false => Err(io::Error::other("gzip: wrong digest of the compressed bytes")),
+                }
+            }
             Self::Plain(_) => Ok(()),
         }
+    }
+}
+
+/// Digests what is consumed.
+#[derive(Debug)]
+pub struct Digested<R> {
+    inner: R,
+    digest: sha2::Sha256,
+}
+
+impl<R> Digested<R> {
+    fn new(inner: R) -> Self {
+        Self { inner, digest: sha2::Sha256::new() }
+    }
+}
+
+impl<R: BufRead> Read for Digested<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(buffer)?;
+        self.digest.update(&buffer[..got]);
+        Ok(got)
+    }
+}
+
+impl<R: BufRead> BufRead for Digested<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        // What was filled is still there: filling again reads nothing.
+        if let (Ok(available), true) = (self.inner.fill_buf(), amount > 0) {
+            self.digest.update(&available[..amount]);
+        }
+        self.inner.consume(amount);
     }
 }
 
 /// Reads the first bytes, as far as there are some, and gives them with a stream that still has them.
 fn peek(mut stream: Box<dyn Read + Send>) -> io::Result<(Vec<u8>, Box<dyn Read + Send>)> {
     let mut start = Vec::new();
-    (&mut stream).take(GZIP_HEADER.len() as u64).read_to_end(&mut start)?;
+    (&mut stream).take(START).read_to_end(&mut start)?;
     Ok((start.clone(), Box::new(io::Cursor::new(start).chain(stream))))
 }
 
@@ -86,7 +130,7 @@ impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Zstd(frames) => frames.read(buffer),
-            Self::Gzip(gzip, _) => gzip.read(buffer),
+            Self::Gzip(gzip) => gzip.read(buffer),
             Self::Plain(plain) => plain.read(buffer),
         }
     }

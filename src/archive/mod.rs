@@ -18,6 +18,7 @@
 //! The tar is plain, in gzip, or in zstd frames ([`frames`]): one for the metadata, then one or more for the
 //! layers.
 
+mod ahead;
 pub mod frames;
 mod index;
 mod input;

@@ -8,6 +8,9 @@ use crate::reference::Reference;
 
 use super::index::ArchiveIndex;
 
+/// Annotation of `index.json`: digest of `dockpack/archive.json`.
+const DIGEST: &str = "dockpack.archive.digest";
+
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// What a manifest is made of.
@@ -30,16 +33,21 @@ pub(crate) fn oci_manifest(config: &Descriptor, layers: &[(DiffId, u64)]) -> Vec
 }
 
 /// Returns `oci-layout`, `index.json` and `manifest.json` with their names. `manifests` are the OCI manifests of
-/// the index's images, in its order.
-pub(crate) fn documents(index: &ArchiveIndex, manifests: &[Descriptor]) -> [(&'static str, Vec<u8>); 3] {
+/// the index's images, in its order; `digest` is of the index's own bytes. So a reader knows that none of the
+/// metadata was changed before it acts on it.
+pub(crate) fn documents(
+    index: &ArchiveIndex,
+    digest: Sha256,
+    manifests: &[Descriptor],
+) -> [(&'static str, Vec<u8>); 3] {
     [
         ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
-        ("index.json", oci_index(index, manifests)),
+        ("index.json", oci_index(index, digest, manifests)),
         ("manifest.json", docker_manifest(index)),
     ]
 }
 
-fn oci_index(index: &ArchiveIndex, manifests: &[Descriptor]) -> Vec<u8> {
+fn oci_index(index: &ArchiveIndex, digest: Sha256, manifests: &[Descriptor]) -> Vec<u8> {
     let mut entries = Vec::new();
     for (image, manifest) in index.images.iter().zip(manifests) {
         let entry = json!({"mediaType": MANIFEST, "digest": manifest.digest, "size": manifest.size});
@@ -61,6 +69,7 @@ fn oci_index(index: &ArchiveIndex, manifests: &[Descriptor]) -> Vec<u8> {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": entries,
+        "annotations": {DIGEST: digest},
     }))
 }
 

@@ -3,8 +3,10 @@
 use std::io::{self, Write};
 
 use flate2::write::GzEncoder;
+use sha2::Digest as _;
 
 use super::frames::FrameWriter;
+use crate::id::Sha256;
 
 /// How zstd compresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,17 +24,53 @@ pub struct ZstdOptions {
 pub enum Compression {
     /// zstd frames with a seek table; `docker load` reads them since 23.
     Zstd(ZstdOptions),
-    /// One gzip stream, which every Docker reads.
+    /// gzip, which every Docker reads: a member with the tar, and one with the digest of the first.
     Gzip,
     /// None.
     Plain,
+}
+
+/// A gzip member that is empty and holds the digest of the compressed bytes before it: many changes to a deflate stream
+/// decode to the same content. Every reader of gzip takes several members in a row for one stream.
+pub(super) fn digest_member(digest: Sha256) -> Vec<u8> {
+    const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255];
+    // An extra field "DP" of 32 bytes.
+    const FIELD: [u8; 6] = [36, 0, b'D', b'P', 32, 0];
+    // No data, of which CRC-32 and length are zero.
+    const NOTHING: [u8; 10] = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    [&HEADER[..], &FIELD, digest.bytes(), &NOTHING].concat()
+}
+
+/// Digests what is written.
+#[derive(Debug)]
+pub(super) struct Digesting<W> {
+    out: W,
+    digest: sha2::Sha256,
+}
+
+impl<W> Digesting<W> {
+    fn new(out: W) -> Self {
+        Self { out, digest: sha2::Sha256::new() }
+    }
+}
+
+impl<W: Write> Write for Digesting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Takes the tar and gives it out compressed.
 #[derive(Debug)]
 pub(super) enum Output<W: Write> {
     Zstd(Box<FrameWriter<W>>),
-    Gzip(Box<GzEncoder<W>>),
+    Gzip(Box<GzEncoder<Digesting<W>>>),
     Plain(W),
 }
 
@@ -43,7 +81,7 @@ impl<W: Write> Output<W> {
                 Self::Zstd(Box::new(FrameWriter::new(out, level, window, threads)?))
             }
             // The level that `gzip` has by default; its header then tells nothing that a reader cannot know.
-            Compression::Gzip => Self::Gzip(Box::new(GzEncoder::new(out, flate2::Compression::new(6)))),
+            Compression::Gzip => Self::Gzip(Box::new(GzEncoder::new(Digesting::new(out), flate2::Compression::new(6)))),
             Compression::Plain => Self::Plain(out),
         })
     }
@@ -59,7 +97,11 @@ impl<W: Write> Output<W> {
     pub(super) fn finish(self) -> io::Result<W> {
         match self {
             Self::Zstd(frames) => frames.finish(),
-            Self::Gzip(gzip) => gzip.finish(),
+            Self::Gzip(gzip) => {
+                let Digesting { mut out, digest } = gzip.finish()?;
+                out.write_all(&digest_member(Sha256::finish(digest)))?;
+                Ok(out)
+            }
             Self::Plain(out) => Ok(out),
         }
     }

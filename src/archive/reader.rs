@@ -8,6 +8,7 @@ use sha2::Digest as _;
 use crate::error::Error;
 use crate::id::{ChainId, Sha256};
 
+use super::ahead::ReadAhead;
 use super::index::{ArchiveIndex, FORMAT};
 use super::input::Input;
 use super::oci::{Descriptor, documents, oci_manifest};
@@ -50,7 +51,7 @@ impl MemberName {
 /// Reads an archive from front to back.
 #[derive(Debug)]
 pub struct ArchiveReader {
-    input: Input,
+    input: ReadAhead,
     /// The archive's name, for messages.
     name: String,
     /// Digests of the members that were read, by name.
@@ -86,7 +87,13 @@ impl ArchiveReader {
     pub fn new(stream: Box<dyn Read + Send>, name: &str) -> Result<Self, Error> {
         let name = name.to_owned();
         match Input::new(stream) {
-            Ok(input) => Ok(Self { input, name, sums: BTreeMap::new(), open: None, budget: METADATA_LIMIT }),
+            Ok(input) => Ok(Self {
+                input: ReadAhead::new(input),
+                name,
+                sums: BTreeMap::new(),
+                open: None,
+                budget: METADATA_LIMIT,
+            }),
             Err(error) => Err(Error::Archive { name, reason: error.to_string() }),
         }
     }
@@ -174,7 +181,9 @@ impl ArchiveReader {
             }
             manifests.push(Descriptor { digest, size: manifest.len() as u64 });
         }
-        for ((name, expected), found) in documents(index, &manifests).iter().zip(documents_read) {
+        for ((name, expected), found) in
+            documents(index, Sha256::of(&documents_read[3]), &manifests).iter().zip(documents_read)
+        {
             if expected != found {
                 return Err(self.bad(format!("{name} and {INDEX} tell of different images")));
             }

@@ -6,6 +6,10 @@
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
+mod daemons;
+#[cfg(feature = "cli")]
+mod damage;
+#[cfg(feature = "cli")]
 mod gc;
 #[cfg(feature = "cli")]
 mod gc_daemon;

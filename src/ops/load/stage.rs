@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read, Write};
 
+use rustix::io::Errno;
+
 use crate::archive::{ArchiveReader, MemberName};
 use crate::driver::{GraphDriver, NewLayer};
 use crate::error::{Error, FsError, Result};
@@ -244,11 +246,30 @@ impl BuildError {
     /// Tells what the archive has to do with it.
     fn of(self, layer: &PlannedLayer, archive: &ArchiveReader) -> Error {
         match self {
-            Self::Fs(error) | Self::Apply(ApplyError::Fs(error)) | Self::Restore(RestoreError::Fs(error)) => {
+            Self::Fs(error) => error.into(),
+            Self::Apply(ApplyError::Fs(error)) | Self::Restore(RestoreError::Fs(error)) if is_of_host(&error) => {
                 error.into()
             }
             Self::Stream(error) | Self::Apply(ApplyError::Tar(TarError::Read(error))) => archive.read_failed(&error),
             error => archive.bad(format!("layer {}: {error}", layer.record.chain.short())),
         }
     }
+}
+
+/// Tells whether a file system call failed for want of something that this host has not, rather than for what an
+/// archive asks for.
+fn is_of_host(error: &FsError) -> bool {
+    use io::ErrorKind;
+    let kinds = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::FileTooLarge,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::OutOfMemory,
+        ErrorKind::PermissionDenied,
+        ErrorKind::TooManyLinks,
+        ErrorKind::Unsupported,
+    ];
+    let errnos = [Errno::IO, Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    kinds.contains(&error.source.kind()) || error.source.raw_os_error().is_some_and(|code| errnos.contains(&code))
 }

@@ -123,10 +123,11 @@ impl<W: Write> Save<'_, W> {
             blobs.insert(image.id.0, config.clone());
             blobs.insert(digest, manifest);
         }
-        for (name, bytes) in documents(index, &manifests) {
+        let own = serde_json::to_vec(index).map_err(io::Error::other)?;
+        for (name, bytes) in documents(index, Sha256::of(&own), &manifests) {
             self.archive.add(name, &bytes)?;
         }
-        self.archive.add(INDEX, &serde_json::to_vec(index).map_err(io::Error::other)?)?;
+        self.archive.add(INDEX, &own)?;
         for (digest, bytes) in &blobs {
             self.archive.add(&blob(digest), bytes)?;
         }

@@ -1,5 +1,7 @@
 //! What tests are made with.
 
+pub(crate) mod archive;
 pub(crate) mod command;
+pub(crate) mod engine;
 pub(crate) mod store;
 pub(crate) mod tree;

@@ -20,6 +20,12 @@ pub(crate) fn temp_dir() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
 }
 
+/// An empty directory in memory, where the system has such: for what writes small files many thousand times.
+#[must_use]
+pub(crate) fn memory_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| temp_dir())
+}
+
 /// A file of the project.
 #[must_use]
 pub(crate) fn project(path: &str) -> PathBuf {

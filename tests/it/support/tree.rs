@@ -19,8 +19,7 @@ const BOOKKEEPING: [&str; 5] = ["origin", "impure", "nlink", "uuid", "upper"];
 pub(crate) struct Allow {
     /// Whiteouts may have other times and be hard links of others.
     pub(crate) whiteouts: bool,
-    /// The extended attributes in [`BOOKKEEPING`] may be there or not; so may the whiteout that overlayfs keeps in its
-    /// own work directory, to make others of it by links (`work/work/#1a2b`).
+    /// The extended attributes in [`BOOKKEEPING`] may be there or not.
     pub(crate) bookkeeping: bool,
 }
 
@@ -84,11 +83,6 @@ struct Node {
 impl Node {
     fn is_whiteout(&self) -> bool {
         self.kind == "character device" && self.device == (0, 0)
-    }
-
-    fn is_scratch(&self, path: &[u8]) -> bool {
-        let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
-        self.is_whiteout() && matches!(parts[..], [_, b"work", b"work", [b'#', ..]])
     }
 }
 
@@ -167,8 +161,7 @@ impl Tree {
         let mut add = |path: &[u8], aspect, wanted: String, found: String| {
             deviations.push(Deviation { path: path.to_vec(), aspect, wanted, found });
         };
-        let free = |path: &[u8], node: &Node| allow.bookkeeping && node.is_scratch(path);
-        for (path, one) in self.0.iter().filter(|(path, node)| !free(path, node)) {
+        for (path, one) in &self.0 {
             match found.0.get(path) {
                 None => add(path, Aspect::Missing, one.kind.to_owned(), "nothing".to_owned()),
                 Some(other) => compare(one, other, allow, &mut |aspect, wanted, found| {
@@ -176,7 +169,7 @@ impl Tree {
                 }),
             }
         }
-        for (path, other) in found.0.iter().filter(|(path, node)| !self.0.contains_key(*path) && !free(path, node)) {
+        for (path, other) in found.0.iter().filter(|(path, _)| !self.0.contains_key(*path)) {
             add(path, Aspect::Extra, "nothing".to_owned(), other.kind.to_owned());
         }
         deviations.sort();
