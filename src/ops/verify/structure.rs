@@ -204,4 +204,3 @@ pub(super) fn stack(snapshot: &Snapshot, top: Option<ChainId>) -> Vec<&CacheId> 
     let first = top.and_then(|top| snapshot.layers.get(&top));
     std::iter::successors(first, next).map(|layer| &layer.cache_id).collect()
 }
-
