@@ -88,6 +88,14 @@ pub enum Error {
         /// Why it cannot be read.
         reason: String,
     },
+    /// A file or directory of the store is lost, and without it everything would look like garbage.
+    #[error("cannot tell what is garbage without {}: {reason}", path.display())]
+    Lost {
+        /// The file or directory.
+        path: PathBuf,
+        /// How it is known to be lost.
+        reason: String,
+    },
     /// There is no Docker store at the root.
     #[error("no Docker store at {}", root.display())]
     NoStore {

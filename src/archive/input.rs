@@ -15,14 +15,17 @@ const CHUNK: usize = 1 << 20;
 /// Bytes that are looked at to tell what a stream is.
 const START: u64 = 10;
 
+/// Compressed bytes.
+type Stream = BufReader<Box<dyn Read + Send>>;
+
 /// Gives out the tar within an archive.
 pub enum Input {
     /// zstd frames.
-    Zstd(Box<FrameReader<BufReader<Box<dyn Read + Send>>>>),
+    Zstd(Box<FrameReader<Stream>>),
     /// A gzip stream.
-    Gzip(Box<GzDecoder<Digested<BufReader<Box<dyn Read + Send>>>>>),
+    Gzip(Box<GzDecoder<Digested<Stream>>>),
     /// A plain tar.
-    Plain(BufReader<Box<dyn Read + Send>>),
+    Plain(Stream),
 }
 
 impl std::fmt::Debug for Input {

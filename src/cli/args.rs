@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::ops::gc::GcKind;
+
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default().bold())
     .usage(AnsiColor::Yellow.on_default().bold())
@@ -19,6 +21,7 @@ Examples:
   dockpack df                                what takes how much, and what of it could go
   dockpack save nginx:alpine -o nginx.tar.zst
   dockpack load -i nginx.tar.zst
+  dockpack gc --dry-run                      what nothing needs, and no Docker command finds
   dockpack verify                            prove every byte of the store, name what is damaged
 
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 something is damaged; 4 a daemon works on the store.";
@@ -90,6 +93,7 @@ pub enum Command {
     Df(DfArgs),
     Save(SaveArgs),
     Load(LoadArgs),
+    Gc(GcArgs),
     Verify(VerifyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -263,6 +267,64 @@ pub struct LoadArgs {
     /// Show what would be done and change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Find what nothing reaches, and remove it
+///
+/// Docker forgets directories when it is killed, when a removal fails, and by bugs; none of its commands finds them
+/// again. This does: it follows every reference, container, mount and build record to all that they need, and what is
+/// left is garbage. Shows the plan and asks; Docker must not run when it goes on.
+///
+/// What is removed goes to a trash on the same disk first, and is deleted when all is in it. An interrupted run is
+/// finished by the next one. What cannot be read is taken for used, and told.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack gc --dry-run                      what would be removed; also beside a running Docker
+  dockpack gc                                the same, and asks
+  dockpack gc -y --older-than 24h            from a timer, while Docker is stopped
+  dockpack gc --plan gc.json                 write the plan; look at it; then:
+  dockpack gc --apply gc.json                remove what is in it and still garbage
+  dockpack gc -y --keep                      only move it to the trash
+  dockpack gc --undo                         bring it back
+  dockpack gc --purge                        delete what is in the trash
+
+Kinds: untagged-images, image-metadata, unreferenced-layers, broken-layers, removing-layers, write-sets, dead-mounts,
+dead-containers, orphan-directories, self-tests, dangling-links, temp-files, old-temp. Only where --only asks for them:
+leaked-build-cache, distribution-records, stale-driver.
+
+Exit status 1 also means that something was kept that should be looked at.")]
+pub struct GcArgs {
+    /// Show what would be removed, and remove nothing
+    #[arg(long, conflicts_with_all = ["apply", "undo", "purge", "yes", "keep"])]
+    pub dry_run: bool,
+    /// Write the plan to a file as JSON, and remove nothing; - is standard output
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["apply", "undo", "purge", "yes", "keep"])]
+    pub plan: Option<PathBuf>,
+    /// Remove what a plan file says; what has changed or is in use by now is skipped and named
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["undo", "purge", "older_than", "only", "skip"])]
+    pub apply: Option<PathBuf>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Leave what is removed in the trash, for --undo; its disk space is given back by --purge
+    #[arg(long, conflicts_with_all = ["undo", "purge"])]
+    pub keep: bool,
+    /// Put back what is in the trash: the last removal, or the one of this name
+    #[arg(long, value_name = "TXN", num_args = 0..=1, conflicts_with_all = ["purge", "older_than", "only", "skip"])]
+    pub undo: Option<Option<String>>,
+    /// Delete what is in the trash
+    #[arg(long, conflicts_with_all = ["older_than", "only", "skip"])]
+    pub purge: bool,
+    /// Take only what was last changed longer ago (30m, 24h, 7days)
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub older_than: Option<std::time::Duration>,
+    /// Take only this kind of garbage; may be given several times
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub only: Vec<GcKind>,
+    /// Do not take this kind of garbage; may be given several times
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub skip: Vec<GcKind>,
 }
 
 /// Prove a store or an archive bit by bit, and name what is damaged

@@ -83,6 +83,10 @@ fn hints(error: &Error) -> Vec<String> {
         Error::Fs(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
             vec!["Docker's store belongs to root: try it with sudo".to_owned()]
         }
+        Error::Lost { path, .. } if path.ends_with("repositories.json") => vec![
+            "--skip untagged-images keeps every image; else bring the file back, or tag the images again".to_owned(),
+        ],
+        Error::Lost { .. } => vec!["bring it back from a backup, or load the images again".to_owned()],
         Error::NoStore { .. } => vec!["--root names another data root".to_owned()],
         Error::ContainerdStore { .. } => vec![
             "dockpack reads the stores of graph drivers; `ctr -n moby images export` saves from this one".to_owned(),
@@ -106,7 +110,7 @@ fn hints(error: &Error) -> Vec<String> {
         Error::InUse { .. } => {
             vec!["stop it first: systemctl stop docker.socket docker.service".to_owned()]
         }
-        Error::Unfinished(_) => vec!["mend the cause and run `dockpack load` again: it finishes first".to_owned()],
+        Error::Unfinished(_) => vec!["mend the cause and run it again: it finishes first".to_owned()],
         Error::UnsupportedDriver { .. } => vec!["dockpack saves and loads layers of overlay and overlay2".to_owned()],
         Error::Stopped => vec!["nothing is left half done; it can be run again".to_owned()],
         Error::NewerArchive { .. } => vec!["a newer dockpack reads it; docker load does too".to_owned()],

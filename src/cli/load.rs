@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::args::LoadArgs;
 use super::failure::{Exit, Failure};
 use super::interrupt;
+use super::recovered;
 use super::run::Place;
 use super::table::Table;
 use super::text;
@@ -15,7 +16,8 @@ use super::ui::Ui;
 use crate::archive::{ArchiveReader, LayoutReader, Metadata};
 use crate::error::Error;
 use crate::fsx::{is_dir, open_input};
-use crate::ops::load::{LoadPlan, LoadReport, recover, select};
+use crate::ops::load::{LoadPlan, LoadReport, select};
+use crate::ops::recover;
 use crate::store::{Store, WriteLock};
 
 /// The document of `--json`.
@@ -39,10 +41,7 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
     }
     interrupt::take();
     let lock = WriteLock::take(&store)?;
-    if let Some(finished) = recover(&store, &lock)? {
-        let images = text::count(finished.images.len(), "image", "images");
-        ui.note(&format!("finished a load that was interrupted: {images}"));
-    }
+    recovered::tell(&recover(&store, &lock, ui.observer())?, ui);
     // What was finished may have made directories.
     let store = target(place, &metadata)?;
     let done = LoadPlan::make(&store, &metadata, images).and_then(|(plan, snapshot)| {

@@ -16,7 +16,7 @@ use crate::layer::Whiteouts;
 use crate::layer::differences::{Expected, Prediction};
 use crate::tarsplit::LayerTree;
 
-pub(crate) use listing::{Listing, list};
+pub(crate) use listing::{Listing, is_known, list};
 
 /// A directory of the graph driver, as far as its own files tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,6 +27,8 @@ pub struct DriverDir {
     pub lost: Vec<LinkId>,
     /// `overlay2`'s short name, where it can be read.
     pub link: Option<LinkId>,
+    /// `overlay2`: short names in `l/` that lead to this directory, whatever it calls itself.
+    pub names: Vec<LinkId>,
 }
 
 /// What a driver keeps of a layer besides the tree: what an exact rebuild needs to know.

@@ -388,6 +388,18 @@ impl Dir {
             .map_err(|errno| self.fail("change times of", name, errno))
     }
 
+    /// Sets the time of last change alone; of a link itself, not its target.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn set_mtime(&self, name: impl AsRef<[u8]>, change: Time) -> Result<()> {
+        let name = one_name(name.as_ref());
+        let mut times = timestamps(change, change);
+        times.last_access.tv_nsec = rustix::fs::UTIME_OMIT;
+        rustix::fs::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| self.fail("change times of", name, errno))
+    }
+
     /// Path of a name through this directory's descriptor: there is no `lgetxattrat` before Linux 6.13, and
     /// devices and links cannot be opened for it. The last component is not followed by the `l…xattr` calls.
     fn through_fd(&self, name: &[u8]) -> Vec<u8> {

@@ -11,8 +11,10 @@ mod publish;
 mod real;
 mod remove;
 mod resolve;
+mod walk;
 
 pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
 pub use output::{OutputDir, OutputFile};
 pub use real::{is_dir, open_input, real_path};
+pub use walk::{Footprint, Inode, Linked};

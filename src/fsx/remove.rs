@@ -3,7 +3,7 @@
 use rustix::fs::AtFlags;
 
 use super::attrs::Kind;
-use super::dir::{Dir, one_name};
+use super::dir::{Dir, Entry, one_name};
 use crate::error::FsError;
 
 impl Dir {
@@ -39,12 +39,23 @@ impl Dir {
             return self.remove_file(name);
         }
         let inner = self.dir(name)?;
-        for entry in inner.entries()? {
-            match entry.kind {
-                Kind::Directory => inner.remove_tree(&entry.name)?,
-                _ => inner.remove_file(&entry.name)?,
+        let entries = inner.entries()?;
+        let mut open = vec![(inner, entries, name.to_vec())];
+        // A stack of its own: how deep a tree is, is up to whoever made it.
+        while let Some((dir, entries, _)) = open.last_mut() {
+            match entries.pop() {
+                Some(Entry { name, kind: Kind::Directory }) => {
+                    let inner = dir.dir(&name)?;
+                    let entries = inner.entries()?;
+                    open.push((inner, entries, name));
+                }
+                Some(entry) => dir.remove_file(&entry.name)?,
+                None => {
+                    let name = open.pop().map(|(_, _, name)| name).unwrap_or_default();
+                    open.last().map_or(self, |(dir, ..)| dir).remove_dir(name)?;
+                }
             }
         }
-        self.remove_dir(name)
+        Ok(())
     }
 }

@@ -39,11 +39,13 @@ impl Builder<'_> {
             self.add(reference_node(key), State::Present);
         }
         for (id, container) in &snapshot.containers {
-            let state = match container.readable {
-                true => State::Present,
-                false => State::Broken("its configuration cannot be read".to_owned()),
+            let state = match (container.readable, container.config_missing) {
+                (true, _) => State::Present,
+                (false, false) => State::Broken("its configuration cannot be read".to_owned()),
+                (false, true) => State::Broken("it has no configuration".to_owned()),
             };
-            self.add(Node::Container(id.clone()), state);
+            let place = self.add(Node::Container(id.clone()), state);
+            self.graph.inner[place].owned = !snapshot.is_abandoned(id);
         }
         for (key, record) in &snapshot.build_records {
             let id = self.add(Node::BuildRecord(key.clone()), State::Present);
@@ -53,7 +55,7 @@ impl Builder<'_> {
             self.add(Node::Image(*id), State::Present);
         }
         // What an unreadable container mounts is not known: then every mount may be someone's.
-        let all_owned = snapshot.containers.values().any(|container| !container.readable)
+        let all_owned = snapshot.containers.iter().any(|(id, c)| !c.readable && !snapshot.is_abandoned(id))
             || snapshot.unreadable.iter().any(|unreadable| unreadable.what == Unknown::Containers);
         for (id, mount) in &snapshot.mounts {
             let state = match mount.mount_id {

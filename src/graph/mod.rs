@@ -214,7 +214,8 @@ impl Edge {
 struct Vertex {
     node: Node,
     state: State,
-    /// For mounts and build records: something that is not a node owns it.
+    /// For mounts and build records: something that is not a node owns it. For containers: it is more than what a
+    /// create or rm left that was cut off.
     owned: bool,
 }
 

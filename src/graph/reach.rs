@@ -21,12 +21,14 @@ pub struct Roots {
     pub build_records: bool,
     /// What BuildKit lost track of stays: it never comes back for it, but its names are in `snapshots.db`.
     pub leaked_build_records: bool,
+    /// Directories of containers stay although a create or rm that was cut off left them without a configuration.
+    pub abandoned_containers: bool,
 }
 
 impl Default for Roots {
     /// Everything stays that dockerd or BuildKit would not remove by itself.
     fn default() -> Self {
-        Self { untagged_images: true, build_records: true, leaked_build_records: true }
+        Self { untagged_images: true, build_records: true, leaked_build_records: true, abandoned_containers: true }
     }
 }
 
@@ -69,7 +71,8 @@ impl Graph {
     fn is_root(&self, id: Id, roots: Roots) -> bool {
         let owned = self.inner[id].owned;
         match self.node(id) {
-            Node::Tag(_) | Node::Digest(_) | Node::Container(_) => true,
+            Node::Tag(_) | Node::Digest(_) => true,
+            Node::Container(_) => owned || roots.abandoned_containers,
             Node::Mount(_) => owned,
             Node::BuildRecord(_) if owned => roots.build_records,
             Node::BuildRecord(_) => roots.leaked_build_records,

@@ -1,6 +1,10 @@
 //! The operations. Each has a plan, which is pure data, and an execution, which consumes it; [`inspect`] only looks.
 
+pub mod gc;
 pub mod inspect;
 pub mod load;
+mod recover;
 pub mod save;
 pub mod verify;
+
+pub use recover::{Recovered, recover};

@@ -90,6 +90,8 @@ pub(crate) fn parse(id: &ContainerId, text: &[u8]) -> Result<Container, ParseErr
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Container {
         readable: true,
+        config_missing: false,
+        has_run: false,
         name: config.name.unwrap_or_default().trim_start_matches('/').to_owned(),
         image: config.image.and_then(|image| image.parse().ok()),
         driver: config.driver.unwrap_or_default(),
@@ -128,18 +130,25 @@ fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, C
         let listed = !notes.unreadable.is_empty();
         return (listed.then(|| (id, Container::default())), notes);
     };
-    // Only the listing finds what a crash left beside the file.
-    notes.list(&dir, &at, Unknown::Containers);
-    let container = match found(dir.read("config.v2.json", LIMIT)) {
-        Ok(Some(text)) => parse(&id, &text).map_err(|error| error.to_string()),
-        Ok(None) => Err("it is missing".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    let container = container.unwrap_or_else(|reason| {
+    // The listing finds, too, what a crash left beside the file.
+    let entries = notes.list(&dir, &at, Unknown::Containers);
+    let has_run = entries.iter().any(|entry| is_of_a_start(&entry.name));
+    let mut unreadable = |reason: String| {
         notes.unreadable(Unknown::Containers, &path, reason);
         Container::default()
-    });
-    (Some((id, container)), notes)
+    };
+    let container = match found(dir.read("config.v2.json", LIMIT)) {
+        Ok(Some(text)) => parse(&id, &text).unwrap_or_else(|error| unreadable(error.to_string())),
+        // What that means depends on the writable layer.
+        Ok(None) => Container { config_missing: true, ..Container::default() },
+        Err(error) => unreadable(error.to_string()),
+    };
+    (Some((id, Container { has_run, ..container })), notes)
+}
+
+/// Tells whether dockerd makes a file of this name when it starts a container: its log, or what it mounts into it.
+fn is_of_a_start(name: &[u8]) -> bool {
+    matches!(name, b"hostname" | b"hosts" | b"resolv.conf" | b"local-logs") || name.ends_with(b".log")
 }
 
 #[cfg(test)]

@@ -163,10 +163,12 @@ impl Fields {
             None => Ok(None),
             text => field(text, "parent", parse_digest).map(Some),
         };
+        let (diff, size, cache_id) = (line("diff"), line("size"), line("cache-id"));
+        look_at_cache_id(cache_id.as_deref(), at, notes);
         Self {
-            diff: field(line("diff"), "diff", parse_digest),
-            size: field(line("size"), "size", parse_size),
-            cache_id: field(line("cache-id"), "cache-id", |text| parse_line(text, CacheId::parse)),
+            diff: field(diff, "diff", parse_digest),
+            size: field(size, "size", parse_size),
+            cache_id: field(cache_id, "cache-id", |text| parse_line(text, CacheId::parse)),
             parent,
             has_tar_split: matches!(dir.find("tar-split.json.gz"), Ok(Some(attrs)) if attrs.kind == Kind::File),
         }
@@ -184,6 +186,16 @@ impl Fields {
             parent: self.parent.clone()?,
             has_tar_split: self.has_tar_split,
         })
+    }
+}
+
+/// Says that a `cache-id` is there and no name: no crash writes that.
+fn look_at_cache_id(text: Option<&[u8]>, at: &str, notes: &mut Notes) {
+    let text = text.unwrap_or_default().trim_ascii();
+    if let Err(error) = CacheId::parse(text)
+        && !text.iter().all(|byte| *byte == 0)
+    {
+        notes.findings.push(Finding::damage("cache-id-invalid", at, error));
     }
 }
 
@@ -250,6 +262,7 @@ fn read_write_sets(image: &Dir, at: &str) -> Notes {
             let at = below(at, entry.name.escape_ascii());
             let Some(set) = notes.open_entry(&dir, &entry, &at, Unknown::Layers) else { continue };
             cache_id = notes.line(&set, "cache-id", &at, Unknown::Layers);
+            look_at_cache_id(cache_id.as_deref(), &at, &mut notes);
         }
         let cache_id = cache_id.and_then(|text| CacheId::parse(text.trim_ascii()).ok());
         notes.stray(StrayKind::WriteSet, at, &entry.name, cache_id);

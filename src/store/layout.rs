@@ -151,6 +151,11 @@ impl Store {
         &self.driver
     }
 
+    /// Returns the names of the graph drivers that this store is not of.
+    pub(crate) fn other_drivers(&self) -> impl Iterator<Item = &'static str> {
+        DRIVERS.into_iter().filter(|driver| *driver != self.driver)
+    }
+
     /// Returns `image/<driver>`, where it is there.
     #[must_use]
     pub fn image(&self) -> Option<&Dir> {

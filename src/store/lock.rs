@@ -70,6 +70,17 @@ impl WriteLock {
         Ok(Self { file, root, made })
     }
 
+    /// Tells whether something else holds the lock of a store: its name where the kernel tells, else no more than
+    /// that. Makes nothing.
+    #[must_use]
+    pub fn holder(store: &Store) -> Option<String> {
+        let file = store.root().file_to_lock(LOCK).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Some(holder(&file).unwrap_or_else(|| "another process".to_owned())),
+            _ => None,
+        }
+    }
+
     /// Lets go after nothing was written. What was made for the lock is taken away.
     ///
     /// # Errors

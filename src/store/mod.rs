@@ -12,6 +12,7 @@ mod distribution;
 mod imagedb;
 mod layerdb;
 mod layout;
+mod live;
 mod lock;
 mod mounts;
 mod notes;
@@ -26,6 +27,7 @@ use crate::finding::Finding;
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId};
 
 pub use layout::{Configured, Store};
+pub use live::InUse;
 pub use lock::WriteLock;
 pub(crate) use notes::{Notes, found};
 
@@ -171,6 +173,10 @@ pub struct Mount {
 pub struct Container {
     /// Whether `config.v2.json` could be read and says the same ID. Where not, nothing below is known.
     pub readable: bool,
+    /// There is no `config.v2.json` at all. dockerd neither loads nor removes such a directory.
+    pub config_missing: bool,
+    /// There is a file that dockerd makes when it starts a container.
+    pub has_run: bool,
     /// Name without the leading slash.
     pub name: String,
     /// The image it was made from.
@@ -181,6 +187,16 @@ pub struct Container {
     pub state: String,
     /// Entries of `layerdb/mounts` that its image mounts use (Docker 28).
     pub image_mounts: Vec<ContainerId>,
+}
+
+impl Snapshot {
+    /// Tells whether a directory of `containers/` is what is left of a create or rm that was cut off: it has no
+    /// configuration, and either no writable layer any more, or one that was never started.
+    #[must_use]
+    pub fn is_abandoned(&self, id: &ContainerId) -> bool {
+        let container = self.containers.get(id);
+        container.is_some_and(|c| c.config_missing && !(c.has_run && self.mounts.contains_key(id)))
+    }
 }
 
 /// One thing BuildKit keeps: a lease's or cache record's snapshot key, resolved through `snapshots.db`.

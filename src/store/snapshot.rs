@@ -37,6 +37,7 @@ impl Store {
             notes.append(more);
         }
         snapshot.build_records = build.records(&snapshot);
+        snapshot.look_for_lost_containers(&mut notes);
         snapshot.look_for_lost_references(&self.image_path(), &mut notes);
         snapshot.weigh(self.driver(), &mut notes);
         snapshot.take(notes);
@@ -91,6 +92,20 @@ impl Snapshot {
         if self.references.is_empty() && !self.images.is_empty() && !is_unreadable {
             let evidence = format!("it names nothing, and there are {} images", self.images.len());
             notes.findings.push(Finding::note("references-empty", format!("{image}/repositories.json"), evidence));
+        }
+    }
+
+    /// Tells containers whose configuration is lost from what is left of one that was never whole, or is gone.
+    fn look_for_lost_containers(&self, notes: &mut Notes) {
+        for (id, _) in self.containers.iter().filter(|(_, container)| container.config_missing) {
+            let path = format!("containers/{id}/config.v2.json");
+            match self.is_abandoned(id) {
+                true => {
+                    let evidence = "there is no config.v2.json: what a create or rm left that was cut off";
+                    notes.findings.push(Finding::warning("container-abandoned", format!("containers/{id}"), evidence));
+                }
+                false => notes.unreadable(Unknown::Containers, &path, "it is missing"),
+            }
         }
     }
 

@@ -8,9 +8,14 @@ mod bad_input;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
+mod crash;
+#[cfg(feature = "cli")]
 mod daemons;
 #[cfg(feature = "cli")]
 mod damage;
+mod gc;
+#[cfg(feature = "cli")]
+mod gc_daemon;
 #[cfg(feature = "cli")]
 mod inspect;
 #[cfg(feature = "cli")]

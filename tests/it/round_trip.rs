@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::command::{dockpack, load, outcome, run, save};
 use crate::support::store::{
-    Contents, REAL, assert_nothing_else, assert_same_images, driver_of, names, stack, temp_dir, unpack,
+    Contents, REAL, assert_nothing_else, assert_same_images, driver_of, is_below_tree, names, stack, temp_dir, unpack,
 };
 use crate::support::tree::{Allow, Untouched, assert_same};
 
@@ -230,12 +230,6 @@ fn what_is_there_is_skipped() {
         let _ = load(&target, &all, &[]);
         assert_same_images(&lab.root(), &target, lab.driver);
     }
-}
-
-/// Tells whether a path is within a layer's tree, not one of the driver's own files around it.
-fn is_below_tree(path: &[u8]) -> bool {
-    let mut parts = path.split(|byte| *byte == b'/').skip(1);
-    parts.next().is_some_and(|part| matches!(part, b"diff" | b"root" | b"upper"))
 }
 
 #[test]

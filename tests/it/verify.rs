@@ -402,7 +402,11 @@ fn used(version: &'static str, driver: &'static str) {
     }
     engine.docker(&["commit", "changed", "committed:1"]);
     engine.docker(&["run", "-d", "--name", "running", "--network", "none", "committed:1", "sleep", "600"]);
-    engine.docker(&["save", "-o", "/dev/null", "nasty:2"]);
+    let saved = temp.path().join("saved.tar");
+    engine.docker(&["save", "-o", saved.to_str().expect("text"), "nasty:2", "bk:1"]);
+    let (code, document) = verify(&root, &["-i", saved.to_str().expect("text")]);
+    assert_eq!((code, findings(&document)), (0, &[] as &[Value]));
+    assert_eq!(document["checked"]["images"], 2);
     assert_clean(&root);
     engine.docker(&["rm", "-f", "running"]);
     engine.stop();

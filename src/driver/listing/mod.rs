@@ -44,6 +44,11 @@ pub(crate) fn list(driver: &str, home: &Dir) -> Listing {
     }
 }
 
+/// Tells whether it is known where this driver keeps its directories.
+pub(crate) fn is_known(driver: &str) -> bool {
+    matches!(driver, "overlay2" | "fuse-overlayfs" | "overlay" | "vfs" | "btrfs" | "aufs")
+}
+
 /// Lists directories of which only the names tell something.
 fn names(home: &Dir, name: &str, at: &str) -> Listing {
     let mut listing = Listing::default();

@@ -172,6 +172,11 @@ fn resolve(at: &str, raw: Vec<Raw>, links: &Links, mut notes: Notes) -> Listing 
         }
         dirs.insert(dir.id.clone(), found);
     }
+    for (name, id) in links {
+        if let Some(dir) = dirs.get_mut(id) {
+            dir.names.push(name.clone());
+        }
+    }
     for (name, id) in links.iter().filter(|(name, _)| !needed.contains(name)) {
         let owner_says_otherwise = by_id.get(id).is_some_and(|link| *link != name);
         if !ids.contains(id) || owner_says_otherwise {

@@ -120,7 +120,8 @@ proptest! {
     /// The graph keeps exactly what a walk over the snapshot's own maps keeps.
     #[test]
     fn reach_is_what_a_naive_walk_finds(store in random_store(), untagged: bool, owned: bool, leaked: bool) {
-        let roots = Roots { untagged_images: untagged, build_records: owned, leaked_build_records: leaked };
+        let all = Roots::default();
+        let roots = Roots { untagged_images: untagged, build_records: owned, leaked_build_records: leaked, ..all };
         let graph = store.graph();
         let reach = graph.reach(&graph.roots(roots));
         let kept: BTreeSet<Node> = graph.ids().filter(|id| reach.has(*id)).map(|id| graph.node(id).clone()).collect();

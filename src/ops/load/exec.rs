@@ -170,7 +170,7 @@ fn finish(
 ///
 /// # Errors
 /// The file system refuses, or the journal cannot be read.
-pub fn recover(store: &Store, lock: &WriteLock) -> Result<Option<LoadPlan>> {
+pub(crate) fn recover(store: &Store, lock: &WriteLock) -> Result<Option<LoadPlan>> {
     let root = store.root();
     let staging = match root.dir(format!("{WORK}/{LOAD}")) {
         Err(error) if error.is_not_found() => return Ok(None),

@@ -11,5 +11,6 @@ mod plan;
 mod publish;
 mod stage;
 
-pub use exec::{LoadReport, recover};
+pub use exec::LoadReport;
+pub(super) use exec::recover;
 pub use plan::{LoadPlan, PlannedLayer, Tagging, select};

@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod command;
+pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod store;
 pub(crate) mod tree;

@@ -169,6 +169,56 @@ pub(crate) fn assert_nothing_else(root: &Path, driver: &str) {
     assert_eq!(names(&root.join(driver)), Vec::from_iter(dirs));
 }
 
+/// Fails where a store names something that is not there or cannot be used: a reference without its image, an image
+/// without a layer, a layer without its directory.
+#[track_caller]
+pub(crate) fn assert_sound(root: &Path, driver: &str) {
+    let contents = Contents::read(root, driver);
+    for (reference, id) in &contents.references {
+        assert!(contents.images.contains_key(id), "{reference} leads to an image that is not there");
+    }
+    for (chain, cache_id) in &contents.layers {
+        let entry = root.join("image").join(driver).join("layerdb/sha256").join(chain);
+        for file in ["size", "tar-split.json.gz"] {
+            assert!(entry.join(file).is_file(), "layer {chain} has no {file}");
+        }
+        let home = root.join(driver);
+        let dir = home.join(cache_id);
+        let text = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
+        if driver == "overlay2" {
+            let lower = text("lower");
+            let short = [format!("l/{}", text("link"))];
+            for link in short.iter().map(String::as_str).chain(lower.split(':').filter(|link| !link.is_empty())) {
+                assert!(home.join(link).is_dir(), "{link}, which {cache_id} needs, leads nowhere");
+            }
+            assert_eq!(lower.is_empty(), !entry.join("parent").exists(), "lower of {cache_id}");
+        } else {
+            let lower = text("lower-id");
+            assert!(dir.join("root").is_dir() || dir.join("upper").is_dir(), "{cache_id} is empty");
+            assert!(lower.is_empty() || home.join(&lower).join("root").is_dir(), "lower-id of {cache_id}");
+        }
+    }
+}
+
+/// Fails where images of a store are not sound, or their layers hold anything else than in another store.
+#[track_caller]
+pub(crate) fn assert_sound_part(whole: &Path, part: &Path, driver: &str) {
+    assert_sound(part, driver);
+    let contents = Contents::read(part, driver);
+    if !contents.layers.is_empty() {
+        let below_tree = |tree: Tree| tree.only(is_below_tree);
+        let trees = [whole, part].map(|root| below_tree(contents.layer_trees(root)));
+        assert_same(&trees[0], &trees[1], Allow::REBUILT);
+    }
+}
+
+/// Tells whether a path in a tree of layers is within a layer's own tree, not one of the driver's files around it.
+#[must_use]
+pub(crate) fn is_below_tree(path: &[u8]) -> bool {
+    let mut parts = path.split(|byte| *byte == b'/').skip(1);
+    parts.next().is_some_and(|part| matches!(part, b"diff" | b"root" | b"upper"))
+}
+
 /// Lists a directory, sorted.
 #[must_use]
 pub(crate) fn names(dir: &Path) -> Vec<String> {

@@ -1,0 +1,24 @@
+//! What commands that change a store say of interrupted ones that they finished first.
+
+use super::text;
+use super::ui::Ui;
+use crate::ops::Recovered;
+
+pub(super) fn tell(recovered: &Recovered, ui: &Ui) {
+    if let Some(finished) = &recovered.load {
+        let images = text::count(finished.images.len(), "image", "images");
+        ui.note(&format!("finished a load that was interrupted: {images}"));
+    }
+    for report in &recovered.gc {
+        let removed = text::count(report.removed, "piece of garbage", "pieces of garbage");
+        match report.kept {
+            true => {
+                ui.note(&format!("finished a gc that was interrupted: {removed} in the trash, {}", report.transaction))
+            }
+            false => ui.note(&format!("finished a gc that was interrupted: {removed}, {}", text::size(report.disk))),
+        }
+        for skipped in &report.skipped {
+            ui.warn(&format!("kept {}: {}", ui.clean(&skipped.path), ui.clean(&skipped.reason)));
+        }
+    }
+}

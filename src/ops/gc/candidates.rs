@@ -1,0 +1,229 @@
+//! What may be garbage: everything that no root reaches, with its kind and where it lies. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::graph::{Edge, Graph, Id, Node, Reach, Roots, State};
+use crate::id::{CacheId, ContainerId};
+use crate::store::{Snapshot, Stray, StrayKind};
+
+use super::kind::GcKind;
+use super::plan::Stale;
+
+/// Steps of a removal, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Metadata and configurations of images, children first.
+    Image,
+    /// Entries of `layerdb/mounts`.
+    Mount,
+    /// Entries of `layerdb/sha256`, children first.
+    Layer,
+    /// Short names of directories.
+    Link,
+    /// Directories of the graph driver.
+    Directory,
+    /// Everything else.
+    Rest,
+}
+
+impl Step {
+    /// All steps, in their order.
+    pub const ALL: [Self; 6] = [Self::Image, Self::Mount, Self::Layer, Self::Link, Self::Directory, Self::Rest];
+}
+
+/// A node that no root reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) id: Id,
+    pub(super) kind: GcKind,
+    /// What of it lies where, relative to the data root. Not everything need be there.
+    pub(super) paths: Vec<(Step, String)>,
+    /// How many layers or images lie below it: what has more goes first.
+    pub(super) depth: usize,
+}
+
+/// What may be garbage.
+#[derive(Debug)]
+pub struct Candidates<'s> {
+    pub(super) snapshot: &'s Snapshot,
+    pub(super) graph: &'s Graph,
+    pub(super) driver: &'s str,
+    /// What the roots reach, and nothing but that.
+    pub(super) reached: Reach,
+    pub(super) found: Vec<Candidate>,
+}
+
+impl<'s> Candidates<'s> {
+    /// Finds everything that no root reaches. Roots are references, containers, mounts with an owner, and what
+    /// BuildKit's leases and records name.
+    #[must_use]
+    pub fn find(snapshot: &'s Snapshot, graph: &'s Graph, driver: &'s str) -> Self {
+        let roots = Roots {
+            untagged_images: false,
+            build_records: true,
+            leaked_build_records: false,
+            abandoned_containers: false,
+        };
+        let reached = graph.reach(&graph.roots(roots));
+        let mut candidates = Self { snapshot, graph, driver, reached, found: Vec::new() };
+        let strays: HashMap<&str, &Stray> = snapshot.strays.iter().map(|stray| (stray.path.as_str(), stray)).collect();
+        let mut depths = HashMap::new();
+        for id in graph.ids() {
+            if candidates.reached.has(id) || graph.state(id) == &State::Missing {
+                continue;
+            }
+            let Some(kind) = candidates.kind(id, &strays) else { continue };
+            let paths = candidates.paths(id);
+            let depth = depth(graph, id, &mut depths);
+            candidates.found.push(Candidate { id, kind, paths, depth });
+        }
+        candidates
+    }
+
+    /// Returns every path that a candidate may have, relative to the data root, sorted.
+    #[must_use]
+    pub fn paths_to_survey(&self, stale: &[Stale]) -> BTreeSet<String> {
+        let own = self.found.iter().flat_map(|candidate| &candidate.paths).map(|(_, path)| path.clone());
+        let stale = stale.iter().flat_map(|stale| stale.paths.iter().cloned());
+        let alive = self.alive(&BTreeMap::new());
+        let records = self.records(|diff| !alive.contains(diff));
+        own.chain(self.lost_links().into_keys()).chain(records).chain(stale).collect()
+    }
+
+    fn kind(&self, id: Id, strays: &HashMap<&str, &Stray>) -> Option<GcKind> {
+        Some(match self.graph.node(id) {
+            Node::Tag(_) | Node::Digest(_) => return None,
+            Node::Image(_) => GcKind::UntaggedImages,
+            Node::Mount(_) => GcKind::DeadMounts,
+            Node::Container(_) => GcKind::DeadContainers,
+            Node::BuildRecord(_) => GcKind::LeakedBuildCache,
+            Node::Layer(_) if self.graph.is_present(id) => GcKind::UnreferencedLayers,
+            Node::Layer(_) => GcKind::BrokenLayers,
+            Node::Dir(_) => self.kind_of_dir(id, strays),
+            Node::Stray(path) if path.starts_with(REMOVING) => GcKind::RemovingLayers,
+            Node::Stray(path) => match strays.get(path.as_str())?.kind {
+                StrayKind::WriteSet => GcKind::WriteSets,
+                StrayKind::TempFile => GcKind::TempFiles,
+                StrayKind::OldTemp => GcKind::OldTemp,
+                StrayKind::DanglingLink => GcKind::DanglingLinks,
+                StrayKind::SelfTest => GcKind::SelfTests,
+                StrayKind::EmptyMount => GcKind::DeadMounts,
+                StrayKind::MetadataWithoutContent if self.is_referred_to(path) => return None,
+                StrayKind::MetadataWithoutContent => GcKind::ImageMetadata,
+                // It may be somebody's only copy: reported by the reader, and left.
+                StrayKind::InvalidImage => return None,
+            },
+        })
+    }
+
+    /// A directory is of the kind of what names it.
+    fn kind_of_dir(&self, dir: Id, strays: &HashMap<&str, &Stray>) -> GcKind {
+        let namers = self.namers(dir).into_iter().filter_map(|namer| self.kind(namer, strays));
+        namers.min().unwrap_or(GcKind::OrphanDirectories)
+    }
+
+    /// Returns what names a directory and no root reaches, in the graph's order.
+    pub(super) fn namers(&self, dir: Id) -> Vec<Id> {
+        let to = self.graph.to(dir).into_iter();
+        let mut namers: Vec<Id> =
+            to.filter(|(edge, from)| names(*edge) && !self.reached.has(*from)).map(|(_, from)| from).collect();
+        namers.sort_unstable();
+        namers.dedup();
+        namers
+    }
+
+    /// Tells whether a reference names the image whose metadata lies at `path`: loading it again heals that.
+    fn is_referred_to(&self, path: &str) -> bool {
+        self.snapshot.references.values().any(|image| path.ends_with(&image.hex()))
+    }
+
+    fn paths(&self, id: Id) -> Vec<(Step, String)> {
+        let image = format!("image/{}", self.driver);
+        match self.graph.node(id) {
+            Node::Tag(_) | Node::Digest(_) | Node::BuildRecord(_) => Vec::new(),
+            Node::Image(id) => {
+                let at = |part: &str| (Step::Image, format!("{image}/imagedb/{part}/sha256/{}", id.hex()));
+                vec![at("metadata"), at("content")]
+            }
+            Node::Mount(id) => vec![(Step::Mount, format!("{image}/layerdb/mounts/{}", mount_dir(id)))],
+            Node::Container(id) => vec![(Step::Rest, format!("containers/{id}"))],
+            Node::Layer(id) => vec![(Step::Layer, format!("{image}/layerdb/sha256/{}", id.hex()))],
+            Node::Dir(id) => self.paths_of_dir(id),
+            Node::Stray(path) if path.starts_with(REMOVING) => vec![(Step::Layer, format!("{image}/{path}"))],
+            Node::Stray(path) => {
+                let is_mount = path.starts_with(&format!("{image}/layerdb/mounts/"));
+                vec![(if is_mount { Step::Mount } else { Step::Rest }, path.clone())]
+            }
+        }
+    }
+
+    fn paths_of_dir(&self, id: &CacheId) -> Vec<(Step, String)> {
+        let driver = self.driver;
+        let names = self.snapshot.driver_dirs.get(id).map(|dir| &dir.names[..]).unwrap_or_default();
+        let mut paths: Vec<_> = names.iter().map(|name| (Step::Link, format!("{driver}/l/{name}"))).collect();
+        let below: &[&str] = match driver {
+            "vfs" => &["dir/"],
+            "btrfs" => &["quotas/", "subvolumes/"],
+            "aufs" => &["mnt/", "diff/", "layers/"],
+            _ => &[""],
+        };
+        paths.extend(below.iter().map(|part| (Step::Directory, format!("{driver}/{part}{id}"))));
+        paths
+    }
+
+    /// Returns the paths of short names that directories which may go are stacked on and that lead nowhere, each
+    /// with the directories that name it.
+    pub(super) fn lost_links(&self) -> BTreeMap<String, Vec<CacheId>> {
+        let mut lost: BTreeMap<String, Vec<CacheId>> = BTreeMap::new();
+        for (id, dir) in &self.snapshot.driver_dirs {
+            for name in &dir.lost {
+                lost.entry(format!("{}/l/{name}", self.driver)).or_default().push(id.clone());
+            }
+        }
+        lost
+    }
+}
+
+/// How the graph calls the entries of layerdb that dockerd was removing.
+const REMOVING: &str = "layerdb/sha256/";
+
+/// Tells whether an edge says that a record has a directory as its own.
+pub(super) fn names(edge: Edge) -> bool {
+    matches!(edge, Edge::CacheId | Edge::MountId | Edge::InitId | Edge::Snapshot | Edge::Marks)
+}
+
+/// Tells whether what an edge comes from is damaged when the directory it leads to is gone, or has lost its name.
+pub(super) fn holds(edge: Edge) -> bool {
+    names(edge) && edge != Edge::Marks
+}
+
+/// Returns the directory below `layerdb/mounts` that a mount lies in. One whose name has slashes lies deep, and goes
+/// with the directory that is in `mounts` itself.
+pub(super) fn mount_dir(id: &ContainerId) -> &str {
+    id.as_str().split('/').next().unwrap_or_default()
+}
+
+/// Counts the images or layers below one.
+fn depth(graph: &Graph, id: Id, known: &mut HashMap<Id, usize>) -> usize {
+    let mut way = Vec::new();
+    let mut next = Some(id);
+    let mut depth = 0;
+    while let Some(id) = next {
+        if let Some(below) = known.get(&id) {
+            depth = *below + 1;
+            break;
+        }
+        // What leads back to itself ends here.
+        known.insert(id, 0);
+        way.push(id);
+        next = graph.follow(id, Edge::ParentLayer).or_else(|| graph.follow(id, Edge::BuiltFrom));
+    }
+    for id in way.into_iter().rev() {
+        known.insert(id, depth);
+        depth += 1;
+    }
+    known.get(&id).copied().unwrap_or_default()
+}

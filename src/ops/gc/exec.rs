@@ -1,0 +1,246 @@
+//! Carries a plan out, and finishes one that was interrupted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::crash::crash_point;
+use crate::error::{Error, FsError, Result};
+use crate::fsx::Dir;
+use crate::graph::Graph;
+use crate::progress::{Event, Observer};
+use crate::store::{Store, WriteLock};
+
+use super::candidates::{Candidates, Step};
+use super::places::Places;
+use super::plan::{GcPlan, Options, Part};
+use super::purge::{PurgeReport, purge_one};
+use super::refuse::{Records, refuse};
+use super::survey::{Survey, identify};
+use super::trash::{State, Trash, discard};
+use super::undo::undo_one;
+use super::{kind::GcKind, stale};
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GcReport {
+    /// Name of the transaction.
+    pub transaction: String,
+    /// Number of pieces of garbage that were removed.
+    pub removed: usize,
+    /// Disk space in bytes that was given back; of what is kept in the trash, that will be.
+    pub disk: u64,
+    /// What was planned and stays.
+    pub skipped: Vec<Skipped>,
+    /// What was removed is still in the trash.
+    pub kept: bool,
+    /// Time it took, in seconds.
+    pub seconds: f64,
+}
+
+/// Something that was planned and was not done.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Skipped {
+    /// Where it lies, relative to the data root.
+    pub path: String,
+    /// Why it stays.
+    pub reason: String,
+}
+
+impl GcPlan {
+    /// Plans to remove what nothing reaches. Changes nothing and needs no lock; beside a live daemon, what it shows may
+    /// be in flight.
+    ///
+    /// # Errors
+    /// Something is lost or cannot be read that everything depends on.
+    pub fn make(store: &Store, options: &Options, observer: &dyn Observer) -> Result<Self> {
+        Self::with(store, options, observer, BTreeSet::new(), |candidates, survey, stale| {
+            Self::new(candidates, survey, stale, options)
+        })
+    }
+
+    /// Checks this plan against the store as it is now, under the lock: returns what of it still holds, and what
+    /// does not.
+    ///
+    /// # Errors
+    /// As [`GcPlan::make`]; or the plan is of another form or driver.
+    pub fn check(&self, store: &Store, _: &WriteLock, observer: &dyn Observer) -> Result<(Self, Vec<Skipped>)> {
+        if self.schema != super::plan::SCHEMA {
+            return Err(Error::Usage(format!("the plan is of form {}; this dockpack knows 1", self.schema)));
+        }
+        if self.driver != store.driver() {
+            let text = format!("the plan is for graph driver {}, the store is of {}", self.driver, store.driver());
+            return Err(Error::Usage(text));
+        }
+        let takes = self.entries.iter().map(|entry| entry.kind).collect();
+        let options = Options { only: takes, ..Options::default() };
+        let more = self.parts().map(|part| part.path.clone()).collect();
+        Self::with(store, &options, observer, more, |candidates, survey, stale| self.again(candidates, survey, stale))
+    }
+
+    /// Reads the store and looks at all that may go, and at `more`.
+    fn with<T>(
+        store: &Store,
+        options: &Options,
+        observer: &dyn Observer,
+        mut more: BTreeSet<String>,
+        plan: impl FnOnce(&Candidates<'_>, &Survey, Vec<super::plan::Stale>) -> T,
+    ) -> Result<T> {
+        let records = Records::look(store)?;
+        let snapshot = store.snapshot()?;
+        let graph = Graph::of(&snapshot);
+        let candidates = Candidates::find(&snapshot, &graph, store.driver());
+        refuse(store, records, &candidates, options)?;
+        let stale = stale::find(store, &snapshot)?;
+        let wants_stale = options.takes(GcKind::StaleDriver);
+        // How much another driver's tree takes is only worth the time where it goes.
+        let measured = if wants_stale { &stale[..] } else { &[] };
+        more.extend(candidates.paths_to_survey(measured));
+        let survey = Survey::take(store, &snapshot, &more, observer)?;
+        Ok(plan(&candidates, &survey, stale))
+    }
+
+    /// Carries the plan out, which must have been made or checked under this lock. With `keep`, what is removed stays
+    /// in the trash.
+    ///
+    /// # Errors
+    /// The file system refuses. What has moved by then is in the trash, and the next run goes on.
+    pub fn execute(self, store: &Store, lock: &WriteLock, keep: bool, observer: &dyn Observer) -> Result<GcReport> {
+        let begun = Instant::now();
+        let trash = Trash::create(store, self, keep)?;
+        let (moved, skipped) = move_all(store, &trash, &trash.journal.plan, observer)?;
+        let mut report = finish(store, trash, moved, observer, lock)?;
+        report.skipped.splice(0..0, skipped);
+        report.seconds = begun.elapsed().as_secs_f64();
+        Ok(report)
+    }
+}
+
+/// Moves the parts of a plan into the trash. Returns how many entries went whole, and what stays.
+fn move_all(store: &Store, trash: &Trash, plan: &GcPlan, observer: &dyn Observer) -> Result<(usize, Vec<Skipped>)> {
+    let places = Places::open(store)?;
+    observer.on(Event::Begin { what: "removing", total: None });
+    let mut parts: Vec<&Part> = plan.parts().collect();
+    parts.sort_by_key(|part| part.order);
+    let mut skipped: BTreeMap<String, Skipped> = BTreeMap::new();
+    for step in Step::ALL {
+        let mut touched: HashMap<&str, Dir> = HashMap::new();
+        for part in parts.iter().filter(|part| part.step == step) {
+            let parent = part.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            match move_one(&places, trash, part)? {
+                Ok(dir) => {
+                    touched.entry(parent).or_insert(dir);
+                }
+                Err(reason) => {
+                    skipped.insert(part.path.clone(), Skipped { path: part.path.clone(), reason });
+                }
+            }
+            // Crash here: the piece is in the trash, and what it leads to is garbage still.
+            crash_point("gc:moved");
+        }
+        if !touched.is_empty() {
+            trash.sync()?;
+            touched.values().try_for_each(Dir::sync)?;
+        }
+        // Crash here: as after each piece; this step is durable.
+        crash_point("gc:step");
+    }
+    observer.on(Event::End);
+    let whole = plan.entries.iter().filter(|entry| entry.parts.iter().all(|part| !skipped.contains_key(&part.path)));
+    Ok((whole.count(), skipped.into_values().collect()))
+}
+
+/// Moves one part, if it still is what it was. Returns the directory it was in, or why it stays.
+fn move_one(places: &Places, trash: &Trash, part: &Part) -> Result<Result<Dir, String>, FsError> {
+    let Some((dir, name)) = places.parent(&part.path)? else { return Ok(Err("it is not there any more".to_owned())) };
+    match identify(&dir, name)? {
+        None => return Ok(Err("it is not there any more".to_owned())),
+        Some(now) if now != part.identity => return Ok(Err("it has changed since it was planned".to_owned())),
+        Some(_) => {}
+    }
+    let (to, new) = trash.place(part);
+    match dir.rename(name, to, &new) {
+        Ok(()) => Ok(Ok(dir)),
+        // Immutable, busy, or on a mount of its own: nothing has changed by it.
+        Err(error) => Ok(Err(error.source.to_string())),
+    }
+}
+
+/// Deletes what is in the trash, or says that it stays there.
+fn finish(store: &Store, trash: Trash, removed: usize, observer: &dyn Observer, lock: &WriteLock) -> Result<GcReport> {
+    let transaction = trash.name.clone();
+    if trash.journal.keep && !trash.is_empty()? {
+        trash.set_state(State::Kept)?;
+        // Crash here: all is done.
+        crash_point("gc:kept");
+        let disk = trash.journal.plan.disk();
+        return Ok(GcReport { transaction, removed, disk, kept: true, ..GcReport::default() });
+    }
+    let PurgeReport { disk, skipped, .. } = purge_one(store, trash, lock, observer)?;
+    Ok(GcReport { transaction, removed, disk, skipped, ..GcReport::default() })
+}
+
+/// Finishes what was interrupted. Returns what was finished, oldest first.
+///
+/// # Errors
+/// The file system refuses, or a journal cannot be read.
+pub(crate) fn recover(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Result<Vec<GcReport>> {
+    let mut reports = Vec::new();
+    for name in Trash::names(store)? {
+        let Some(trash) = Trash::open(store, &name)? else {
+            discard(store, &name)?;
+            continue;
+        };
+        match trash.state()? {
+            State::Kept => {}
+            State::Moving => reports.push(go_on(store, trash, lock, observer)?),
+            State::Purging => {
+                let PurgeReport { disk, skipped, .. } = purge_one(store, trash, lock, observer)?;
+                reports.push(GcReport { transaction: name, disk, skipped, ..GcReport::default() });
+            }
+            State::Undoing => {
+                let skipped = undo_one(store, trash, lock)?;
+                reports.push(GcReport { transaction: name, skipped, ..GcReport::default() });
+            }
+        }
+    }
+    Ok(reports)
+}
+
+/// Moves what of a plan has not moved yet and still is garbage: a daemon may have run in between.
+fn go_on(store: &Store, trash: Trash, lock: &WriteLock, observer: &dyn Observer) -> Result<GcReport> {
+    let plan = &trash.journal.plan;
+    let mut orders = HashMap::new();
+    for part in plan.parts() {
+        if trash.find(part)?.is_none() {
+            orders.insert(part.path.clone(), part.order);
+        }
+    }
+    let moved = plan.entries.iter().filter(|entry| entry.parts.iter().all(|part| !orders.contains_key(&part.path)));
+    let moved = moved.count();
+    let (mut now, skipped) = match plan.check(store, lock, observer) {
+        Ok(checked) => checked,
+        Err(Error::Lost { .. } | Error::Unreadable { .. }) => {
+            // What is garbage cannot be told any more: nothing else moves, and nothing is deleted.
+            trash.set_state(State::Kept)?;
+            return Ok(GcReport { transaction: trash.name, removed: moved, kept: true, ..GcReport::default() });
+        }
+        Err(error) => return Err(error),
+    };
+    for entry in &mut now.entries {
+        entry.parts.retain(|part| orders.contains_key(&part.path));
+        for part in &mut entry.parts {
+            part.order = orders[&part.path];
+        }
+    }
+    now.entries.retain(|entry| !entry.parts.is_empty());
+    let mut skipped: Vec<Skipped> = skipped.into_iter().filter(|skipped| orders.contains_key(&skipped.path)).collect();
+    let (more, not_moved) = move_all(store, &trash, &now, observer)?;
+    skipped.extend(not_moved);
+    let mut report = finish(store, trash, moved + more, observer, lock)?;
+    report.skipped.splice(0..0, skipped);
+    Ok(report)
+}

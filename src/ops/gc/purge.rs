@@ -1,0 +1,93 @@
+//! Empties the trash.
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::crash::crash_point;
+use crate::error::Result;
+use crate::fsx::{Dir, Footprint};
+use crate::progress::{Event, Observer};
+use crate::store::{Store, WriteLock};
+
+use super::exec::Skipped;
+use super::plan::Part;
+use super::trash::{State, Trash};
+
+/// What was deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PurgeReport {
+    /// Names of the transactions that are gone.
+    pub transactions: Vec<String>,
+    /// Disk space in bytes that was given back.
+    pub disk: u64,
+    /// What could not be deleted.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Deletes everything in the trash.
+///
+/// # Errors
+/// The file system refuses. What cannot be deleted is in the report.
+pub fn purge(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Result<PurgeReport> {
+    let mut report = PurgeReport::default();
+    for name in Trash::names(store)? {
+        let Some(trash) = Trash::open(store, &name)? else { continue };
+        let PurgeReport { transactions, disk, skipped } = purge_one(store, trash, lock, observer)?;
+        report.transactions.extend(transactions);
+        report.disk += disk;
+        report.skipped.extend(skipped);
+    }
+    Ok(report)
+}
+
+/// Deletes what a transaction holds, and then the transaction.
+pub(super) fn purge_one(store: &Store, trash: Trash, _: &WriteLock, observer: &dyn Observer) -> Result<PurgeReport> {
+    observer.on(Event::Begin { what: "deleting", total: None });
+    trash.set_state(State::Purging)?;
+    // Crash here: all is in the trash, and the next run deletes it.
+    crash_point("gc:purging");
+    let mut found: Vec<(&Part, &Dir, String)> = Vec::new();
+    for part in trash.journal.plan.parts() {
+        if let Some((dir, name)) = trash.find(part)? {
+            found.push((part, dir, name));
+        }
+    }
+    let skip = |part: &Part, reason: String| Skipped { path: part.path.clone(), reason };
+    let looked: Vec<Result<Footprint, Skipped>> = found
+        .par_iter()
+        .map(|(part, dir, name)| match dir.footprint(name) {
+            Ok(Footprint { obstacle: Some((at, reason)), .. }) => {
+                Err(skip(part, format!("{}: {reason}", at.display())))
+            }
+            Ok(footprint) => Ok(footprint),
+            Err(error) => Err(skip(part, error.to_string())),
+        })
+        .collect();
+    let done: Vec<Result<&Footprint, Skipped>> = found
+        .par_iter()
+        .zip(&looked)
+        .map(|((part, dir, name), looked)| {
+            let footprint = looked.as_ref().map_err(Clone::clone)?;
+            dir.remove_tree(name).map_err(|error| skip(part, error.to_string()))?;
+            // Crash here: the next run deletes the rest.
+            crash_point("gc:purged");
+            observer.on(Event::Advance(footprint.disk));
+            Ok(footprint)
+        })
+        .collect();
+    observer.on(Event::End);
+    let mut report =
+        PurgeReport { disk: Footprint::freed(done.iter().flatten().copied()).iter().sum(), ..PurgeReport::default() };
+    report.skipped.extend(done.into_iter().filter_map(Result::err));
+    if !report.skipped.is_empty() {
+        // What is left can still be put back.
+        trash.set_state(State::Kept)?;
+        return Ok(report);
+    }
+    // Crash here: an empty transaction, which the next run takes away.
+    crash_point("gc:emptied");
+    report.transactions.push(trash.name.clone());
+    trash.remove(store)?;
+    Ok(report)
+}

@@ -1,0 +1,69 @@
+//! File systems in files.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A mounted file system. Unmounted when dropped.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    image: PathBuf,
+    at: PathBuf,
+}
+
+impl Disk {
+    /// Makes a file system of a kind (`ext4`, `xfs`) in a new file, and mounts it on a new directory beside it.
+    #[must_use]
+    pub(crate) fn make(kind: &str, image: &Path, megabytes: u64) -> Self {
+        let file = File::create_new(image).expect("a file");
+        file.set_len(megabytes << 20).expect("a length");
+        call(Command::new(format!("mkfs.{kind}")).arg("-q").arg(image));
+        Self::mount(image)
+    }
+
+    /// Mounts the file system in a file on a new directory beside it; its journal is replayed.
+    #[must_use]
+    pub(crate) fn mount(image: &Path) -> Self {
+        let at = image.with_extension("mounted");
+        fs::create_dir_all(&at).expect("a directory");
+        let mut options = "loop".to_owned();
+        let magic = fs::File::open(image).map(|mut file| {
+            let mut magic = [0; 4];
+            std::io::Read::read_exact(&mut file, &mut magic).map(|()| magic)
+        });
+        if magic.expect("a file").expect("its beginning") == *b"XFSB" {
+            // A copy may be mounted beside its original.
+            options.push_str(",nouuid");
+        }
+        call(Command::new("mount").args(["-o", &options]).arg(image).arg(&at));
+        Self { image: image.to_owned(), at }
+    }
+
+    /// Returns where it is mounted.
+    #[must_use]
+    pub(crate) fn path(&self) -> &Path {
+        &self.at
+    }
+
+    /// Copies the file as it is at this moment, as a power cut would leave it: what the kernel has not written is
+    /// not in it. The file must be on a file system that can share blocks (`xfs`), where a copy is made at once.
+    pub(crate) fn copy(&self, to: &Path) {
+        call(Command::new("cp").arg("--reflink=always").arg(&self.image).arg(to));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.at).status().expect("umount runs").success();
+        if !unmounted {
+            let status = Command::new("umount").arg("-l").arg(&self.at).status();
+            assert!(std::thread::panicking(), "{} was busy: {status:?}", self.at.display());
+        }
+    }
+}
+
+#[track_caller]
+fn call(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
