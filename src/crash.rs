@@ -23,3 +23,15 @@ pub(crate) fn crash_point(name: &str) {
 
 #[cfg(not(feature = "crash-points"))]
 pub(crate) fn crash_point(_: &str) {}
+
+/// Tells whether a test asks not to wait for a daemon that may be starting: there are many loads in tests, and
+/// daemons beside them.
+#[cfg(feature = "crash-points")]
+pub(crate) fn is_hurried() -> bool {
+    std::env::var_os("DOCKPACK_HURRY").is_some()
+}
+
+#[cfg(not(feature = "crash-points"))]
+pub(crate) fn is_hurried() -> bool {
+    false
+}

@@ -121,6 +121,13 @@ impl Reference {
         }
     }
 
+    /// Tells whether text is a key that dockerd may have written to `repositories.json`: a familiar name with a tag or a
+    /// digest. It passes over all others.
+    #[must_use]
+    pub fn is_key(text: &str) -> bool {
+        text.parse::<Self>().is_ok_and(|reference| !reference.is_name_only() && reference.key() == text)
+    }
+
     /// Returns the whole reference with its host (`docker.io/library/nginx:alpine`).
     #[must_use]
     pub fn canonical(&self) -> String {

@@ -1,12 +1,14 @@
 //! Reads an archive that dockpack wrote, and proves every byte of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
 use sha2::Digest as _;
 
 use crate::error::Error;
-use crate::id::{ChainId, Sha256};
+use crate::id::{ChainId, ImageId, Sha256};
+use crate::reference::Reference;
+use crate::store::imagedb;
 
 use super::ahead::ReadAhead;
 use super::index::{ArchiveIndex, FORMAT};
@@ -140,7 +142,38 @@ impl ArchiveReader {
         }
         let metadata = Metadata { index, blobs };
         self.prove_documents(&metadata, &documents_read)?;
+        self.prove_images(&metadata)?;
         Ok(metadata)
+    }
+
+    /// Proves that each image is one that dockerd takes, with the layers that the index gives it, and that each
+    /// reference leads to one image.
+    fn prove_images(&self, metadata: &Metadata) -> Result<(), Error> {
+        let (mut ids, mut references) = (BTreeSet::new(), BTreeSet::new());
+        for image in &metadata.index.images {
+            let bad = |reason: String| self.bad(format!("image {}: {reason}", image.id.short()));
+            let config = metadata.blobs.get(&image.id.0).cloned().unwrap_or_default();
+            let config = imagedb::parse(image.id, config).map_err(|error| bad(error.to_string()))?;
+            if config.diff_ids != image.diff_ids {
+                return Err(bad(format!("its configuration names other layers than {INDEX}")));
+            }
+            if !ids.insert(image.id) {
+                return Err(bad(format!("{INDEX} has it twice")));
+            }
+            if is_own_ancestor(&metadata.index, image.id) {
+                return Err(bad("it is built from itself".to_owned()));
+            }
+            for reference in &image.references {
+                let shown = reference.escape_debug();
+                if !Reference::is_key(reference) {
+                    return Err(bad(format!("\"{shown}\" is no reference to an image")));
+                }
+                if !references.insert(reference) {
+                    return Err(bad(format!("{shown} leads to another image too")));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn not_ours(&self, found: Option<&str>) -> Error {
@@ -319,6 +352,22 @@ impl ArchiveReader {
         }
         self.input.prove_end().map_err(|error| self.read_failed(&error))
     }
+}
+
+/// Tells whether parents lead from an image back to it.
+fn is_own_ancestor(index: &ArchiveIndex, id: ImageId) -> bool {
+    let parents: BTreeMap<ImageId, ImageId> =
+        index.images.iter().filter_map(|image| Some((image.id, image.parent?))).collect();
+    let mut at = id;
+    for _ in 0..=parents.len() {
+        match parents.get(&at) {
+            None => return false,
+            Some(parent) if *parent == id => return true,
+            Some(parent) => at = *parent,
+        }
+    }
+    // In a circle that it is not in itself: one of that is found.
+    false
 }
 
 impl Read for ArchiveReader {

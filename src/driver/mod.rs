@@ -57,6 +57,17 @@ pub(crate) struct NewLayer<'a> {
     pub lower: Option<&'a Dir>,
 }
 
+/// A layer's directory before its tar is unpacked.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    /// Where the tar is to be unpacked.
+    pub tree: Dir,
+    /// What becomes of its whiteouts.
+    pub whiteouts: Whiteouts,
+    /// Inodes that the parent's tree has names for too.
+    pub linked: Vec<u64>,
+}
+
 /// A graph driver that layers can be saved from and rebuilt for. A directory given to it is the driver
 /// directory of one layer, `<home>/<cache-id>`.
 pub(crate) trait GraphDriver: Sync + std::fmt::Debug {
@@ -96,12 +107,11 @@ pub(crate) trait GraphDriver: Sync + std::fmt::Debug {
     /// The parent cannot be read.
     fn expected_whiteouts(&self, new: &NewLayer<'_>, prediction: &Prediction) -> Result<BTreeSet<Vec<u8>>, FsError>;
 
-    /// Makes everything in a new layer's directory but the content of its tar; returns where that is to be
-    /// unpacked, and how.
+    /// Makes everything in a new layer's directory but the content of its tar.
     ///
     /// # Errors
     /// The file system refuses.
-    fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<(Dir, Whiteouts), FsError>;
+    fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<Begun, FsError>;
 
     /// Marks a directory as having a child, where the driver does so.
     ///

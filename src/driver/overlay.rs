@@ -20,7 +20,7 @@ use crate::layer::Whiteouts;
 use crate::layer::differences::{Expected, Prediction};
 use crate::tarsplit::LayerTree;
 
-use super::{DriverFacts, GraphDriver, NewLayer, read_text};
+use super::{Begun, DriverFacts, GraphDriver, NewLayer, read_text};
 
 /// Extended attributes that a copy of a parent's tree keeps (moby `graphdriver/copy/copy.go` `DirCopy`).
 const COPIED_XATTRS: [&[u8]; 2] = [b"security.capability", b"trusted.overlay.opaque"];
@@ -104,14 +104,15 @@ impl GraphDriver for Overlay {
         Ok(found)
     }
 
-    fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<(Dir, Whiteouts), FsError> {
+    fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<Begun, FsError> {
         let tree = layer.make_dir(tree_name(new.facts), 0o755)?;
         match &new.facts.lower_id {
             None => {
+                let mut copy = Copy::new(CopyFiles::HardLink);
                 if let Some(parent) = new.parent {
-                    Copy::new(CopyFiles::HardLink).tree(&parent.dir("root")?, &tree)?;
+                    copy.tree(&parent.dir("root")?, &tree)?;
                 }
-                Ok((tree, Whiteouts::Remove))
+                Ok(Begun { tree, whiteouts: Whiteouts::Remove, linked: copy.linked })
             }
             Some(lower) => {
                 layer.new_file("lower-id", lower.as_str().as_bytes(), 0o600)?;
@@ -123,7 +124,7 @@ impl GraphDriver for Overlay {
                     Copy::new(CopyFiles::Content).tree(&below, &tree)?;
                 }
                 let lower = new.lower.expect("because the plan gives a layer with a lower-id its lower directory");
-                Ok((tree, Whiteouts::Above(lower.dir("root")?)))
+                Ok(Begun { tree, whiteouts: Whiteouts::Above(lower.dir("root")?), linked: Vec::new() })
             }
         }
     }
@@ -199,11 +200,13 @@ struct Copy {
     files: CopyFiles,
     /// Files with several names that were copied already: inode to the place of the copy.
     copied: HashMap<u64, (Dir, Vec<u8>)>,
+    /// Inodes of files that came as hard links.
+    linked: Vec<u64>,
 }
 
 impl Copy {
     fn new(files: CopyFiles) -> Self {
-        Self { files, copied: HashMap::new() }
+        Self { files, copied: HashMap::new(), linked: Vec::new() }
     }
 
     fn tree(&mut self, from: &Dir, to: &Dir) -> Result<(), FsError> {
@@ -216,7 +219,10 @@ impl Copy {
     fn node(&mut self, from: &Dir, to: &Dir, name: &[u8]) -> Result<(), FsError> {
         let attrs = from.attrs(name)?;
         match attrs.kind {
-            Kind::File if self.files == CopyFiles::HardLink => return to.hard_link(from, name, name),
+            Kind::File if self.files == CopyFiles::HardLink => {
+                self.linked.push(attrs.inode);
+                return to.hard_link(from, name, name);
+            }
             Kind::File => {
                 if let Some((dir, first)) = self.copied.get(&attrs.inode) {
                     return to.hard_link(dir, first, name);

@@ -22,7 +22,7 @@ use crate::layer::Whiteouts;
 use crate::layer::differences::{Expected, Prediction};
 use crate::tarsplit::LayerTree;
 
-use super::{DriverFacts, GraphDriver, NewLayer, read_text};
+use super::{Begun, DriverFacts, GraphDriver, NewLayer, read_text};
 
 /// The driver.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl GraphDriver for Overlay2 {
         Ok(prediction.whiteouts().map(|path| [b"diff/", path].concat()).collect())
     }
 
-    fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<(Dir, Whiteouts), FsError> {
+    fn begin(&self, layer: &Dir, new: &NewLayer<'_>) -> Result<Begun, FsError> {
         let link = new.facts.link.as_ref().expect("because the plan gives every overlay2 layer a link");
         layer.new_file("link", link.as_str().as_bytes(), 0o644)?;
         if let Some(parent) = new.parent {
@@ -95,7 +95,7 @@ impl GraphDriver for Overlay2 {
         if new.facts.committed {
             layer.new_file("committed", b"", 0o600)?;
         }
-        Ok((layer.make_dir("diff", 0o755)?, Whiteouts::Overlayfs))
+        Ok(Begun { tree: layer.make_dir("diff", 0o755)?, whiteouts: Whiteouts::Overlayfs, linked: Vec::new() })
     }
 
     fn mark_parent(&self, layer: &Dir) -> Result<(), FsError> {

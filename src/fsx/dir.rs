@@ -256,6 +256,50 @@ impl Dir {
         Ok(File::from(fd))
     }
 
+    /// Gives a regular file that has further names an inode of its own: a copy with the same attributes.
+    ///
+    /// # Errors
+    /// The file system refuses or is full; then the file is as it was.
+    pub fn part(&self, name: impl AsRef<[u8]>) -> Result<()> {
+        let name = name.as_ref();
+        let attrs = self.attrs(name)?;
+        let mut source = self.file(name)?;
+        let (temp, mut copy) = self.make_temp()?;
+        let filled = std::io::copy(&mut source, &mut copy)
+            .map_err(|error| FsError::new("copy", self.shown(name), error))
+            .and_then(|_| {
+                let stamp =
+                    Stamp { mode: attrs.mode, uid: attrs.uid, gid: attrs.gid, atime: attrs.mtime, mtime: attrs.mtime };
+                for (key, value) in self.xattrs(name)? {
+                    self.set_xattr(&temp, &key, &value)?;
+                }
+                // Changing the owner takes capabilities away, so they are set again.
+                self.stamp_file(&temp, &copy, &stamp)?;
+                for (key, value) in self.xattrs(name)?.iter().filter(|(key, _)| key == b"security.capability") {
+                    self.set_xattr(&temp, key, value)?;
+                }
+                self.set_times(&temp, attrs.mtime, attrs.mtime)?;
+                self.replace(&temp, self, name)
+            });
+        if filled.is_err() {
+            // The first error is the one to tell.
+            let _ = self.remove_file(&temp);
+        }
+        filled
+    }
+
+    /// Makes a file under a name that is free.
+    fn make_temp(&self) -> Result<(Vec<u8>, File)> {
+        let mut turn = 0_u64;
+        loop {
+            let name = format!(".dockpack-{turn}").into_bytes();
+            match self.make_file(&name, 0o600) {
+                Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => turn += 1,
+                file => return Ok((name, file?)),
+            }
+        }
+    }
+
     /// Opens a regular file for reading and writing, as a lock is taken on it. Nothing is written.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use crate::error::FsError;
 use crate::fsx::{Dir, Kind, Stamp, Time};
 
 use super::member::{Member, MemberKind, Members, TarError};
+use super::shared::Shared;
 
 /// Marks a name as removed in a layer's tar.
 const WHITEOUT: &[u8] = b".wh.";
@@ -50,13 +51,19 @@ pub enum ApplyError {
     Fs(#[from] FsError),
 }
 
-/// Unpacks all members into the tree below `root`.
+/// Unpacks all members into the tree below `root`. `shared` are files of it that are not this layer's to change.
 ///
 /// # Errors
 /// The tar is damaged or hostile, or the file system refuses. The tree is then half made.
-pub fn apply<R: Read>(members: &mut Members<R>, root: &Dir, whiteouts: Whiteouts) -> Result<(), ApplyError> {
+pub fn apply<R: Read>(
+    members: &mut Members<R>,
+    root: &Dir,
+    whiteouts: Whiteouts,
+    shared: &Shared,
+) -> Result<(), ApplyError> {
     let mut work = Apply {
         root,
+        shared,
         whiteouts,
         parent: None,
         directories: Vec::new(),
@@ -71,6 +78,7 @@ pub fn apply<R: Read>(members: &mut Members<R>, root: &Dir, whiteouts: Whiteouts
 
 struct Apply<'d> {
     root: &'d Dir,
+    shared: &'d Shared,
     whiteouts: Whiteouts,
     /// The directory that the last member went into, with its path.
     parent: Option<(Vec<u8>, Dir)>,
@@ -227,7 +235,21 @@ impl Apply<'_> {
             dir.set_owner(name, member.uid, member.gid)?;
             return Ok(());
         }
+        if self.has_attributes(member, dir, name)? {
+            return Ok(());
+        }
+        self.shared.part(dir, name)?;
         self.set_attributes(member, dir, name, kind)
+    }
+
+    /// Tells whether a node already is what a member says of it.
+    fn has_attributes(&self, member: &Member, dir: &Dir, name: &[u8]) -> Result<bool, FsError> {
+        let attrs = dir.attrs(name)?;
+        if (attrs.mode, attrs.uid, attrs.gid, attrs.mtime) != (member.mode, member.uid, member.gid, member.mtime) {
+            return Ok(false);
+        }
+        let xattrs = dir.xattrs(name)?;
+        Ok(member.xattrs.iter().all(|(key, value)| xattrs.iter().any(|(name, found)| name == key && found == value)))
     }
 
     fn set_attributes(&self, member: &Member, dir: &Dir, name: &[u8], kind: Kind) -> Result<(), ApplyError> {

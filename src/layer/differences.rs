@@ -6,7 +6,7 @@
 //! directory is the same. Content is never listed: content is in the tar, and proved.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::io::{BufRead, Write};
+use std::io::{BufRead, BufReader, Write};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -17,6 +17,7 @@ use crate::fsx::{Attrs, Dir, Kind, Time, XattrName};
 
 use super::apply::split;
 use super::member::{Member, MemberKind};
+use super::shared::Shared;
 
 /// Longest line of a list, in bytes.
 const LINE_LIMIT: u64 = 16 << 20;
@@ -388,8 +389,8 @@ pub(crate) fn write_list(list: &[Difference]) -> Vec<u8> {
     out
 }
 
-/// Makes a rebuilt layer directory what the list says.
-pub(crate) fn restore(dir: &Dir, list: impl BufRead) -> Result<(), RestoreError> {
+/// Makes a rebuilt layer directory what the list says. `shared` are files of it that are not this layer's to change.
+pub(crate) fn restore(dir: &Dir, list: impl BufRead, shared: &Shared) -> Result<(), RestoreError> {
     let mut times = Vec::new();
     let mut list = list.take(u64::MAX);
     let mut line = Vec::new();
@@ -402,7 +403,7 @@ pub(crate) fn restore(dir: &Dir, list: impl BufRead) -> Result<(), RestoreError>
         }
         let difference: Difference = serde_json::from_slice(&line)
             .map_err(|error| ParseError::because("a line of the list of differences", error))?;
-        restore_node(dir, &difference)?;
+        restore_node(dir, &difference, shared)?;
         if let Some(mtime) = difference.mtime {
             times.push((difference.path.0, mtime));
         }
@@ -430,7 +431,40 @@ fn remove_whiteout(dir: &Dir, path: &[u8]) -> Result<(), RestoreError> {
     Ok(above.set_times(".", before, before)?)
 }
 
-fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> {
+/// Tells whether two names are of two inodes that are alike: a file with the same content, a link that says the same, a
+/// device of the same number.
+fn is_same(dir: &Dir, name: &[u8], from: &Dir, first: &[u8]) -> Result<bool, FsError> {
+    let (one, other) = (dir.attrs(name)?, from.attrs(first)?);
+    if one.kind != other.kind || one.inode == other.inode {
+        return Ok(false);
+    }
+    match one.kind {
+        Kind::File => is_same_content(dir, name, from, first),
+        Kind::Symlink => Ok(dir.read_link(name)? == from.read_link(first)?),
+        Kind::Char | Kind::Block => Ok(one.device == other.device),
+        Kind::Fifo => Ok(true),
+        Kind::Directory | Kind::Socket => Ok(false),
+    }
+}
+
+fn is_same_content(dir: &Dir, name: &[u8], from: &Dir, first: &[u8]) -> Result<bool, FsError> {
+    let (mut one, mut other) = (BufReader::new(dir.file(name)?), BufReader::new(from.file(first)?));
+    let failed = |error| FsError::new("read", dir.shown(name), error);
+    loop {
+        let (part, counterpart) = (one.fill_buf().map_err(failed)?, other.fill_buf().map_err(failed)?);
+        let length = part.len().min(counterpart.len());
+        if part[..length] != counterpart[..length] || (length == 0 && part.len() != counterpart.len()) {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(true);
+        }
+        one.consume(length);
+        other.consume(length);
+    }
+}
+
+fn restore_node(dir: &Dir, difference: &Difference, shared: &Shared) -> Result<(), RestoreError> {
     if difference.gone {
         return remove_whiteout(dir, &difference.path.0);
     }
@@ -446,10 +480,15 @@ fn restore_node(dir: &Dir, difference: &Difference) -> Result<(), RestoreError> 
     }
     if let Some(first) = &difference.link {
         let (from, first) = dir.parent_of(&first.0)?;
+        // What is in a layer is proved by its tar: a link must not put anything else there.
+        if !is_same(&above, name, &from, first)? {
+            return Err(ParseError::new("a hard link to an equal node", &difference.path.0).into());
+        }
         above.remove_file(name)?;
         above.hard_link(&from, first, name)?;
         above.set_times(".", before, before)?;
     }
+    shared.part(&above, name)?;
     let kind = above.attrs(name)?.kind;
     if let Some((uid, gid)) = difference.owner {
         // Takes setuid bits and capabilities away: they follow.

@@ -149,6 +149,11 @@ impl<R: Read> Members<R> {
         }
     }
 
+    /// Returns the stream, wherever it is.
+    pub fn stream(&mut self) -> &mut R {
+        &mut self.stream
+    }
+
     /// Gives the stream back, behind the end of the tar.
     pub fn into_stream(self) -> R {
         self.stream
@@ -351,7 +356,7 @@ fn parse_pax(mut bytes: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, TarError> {
 
 /// Cleans a name as Docker does before it unpacks it: `/abs` is `abs`, `a/../b` is `b`; a name that leaves the
 /// layer is refused.
-fn clean(name: &[u8]) -> Result<Vec<u8>, TarError> {
+pub(crate) fn clean(name: &[u8]) -> Result<Vec<u8>, TarError> {
     if name.contains(&0) {
         return Err(TarError::Header("name (it holds a NUL)"));
     }

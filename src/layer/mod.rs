@@ -4,7 +4,10 @@ mod apply;
 pub(crate) mod differences;
 mod header;
 mod member;
+mod shared;
 
 pub use apply::{ApplyError, Whiteouts, apply};
 pub use differences::RestoreError;
+pub(crate) use member::clean;
 pub use member::{Content, Member, MemberKind, Members, TarError};
+pub use shared::Shared;

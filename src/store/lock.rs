@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::crash::is_hurried;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::{Dir, Kind};
 
@@ -103,7 +104,7 @@ impl WriteLock {
 
     /// Lets go after writing: waits as long as a dockerd that is starting may have read what was there before.
     pub fn release(self) {
-        if daemon_may_wait() {
+        if !is_hurried() && daemon_may_wait() {
             std::thread::sleep(GRACE);
         }
         drop(self.file);

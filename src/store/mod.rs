@@ -9,7 +9,7 @@ mod bolt;
 mod buildkit;
 mod containers;
 mod distribution;
-mod imagedb;
+pub(crate) mod imagedb;
 mod layerdb;
 mod layout;
 mod live;

@@ -220,16 +220,18 @@ fn one_file_system(store: &Store) -> Result<()> {
 /// Looks which layers of the target are whole and which names are taken.
 fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Result<Target> {
     let mut target = Target::default();
+    let own = driver.home_dirs().iter().map(|(name, _)| name.as_bytes().to_vec());
+    let there = store.home().map(Dir::entries).transpose()?.unwrap_or_default().into_iter().map(|entry| entry.name);
+    target.cache_ids = own.chain(there).filter_map(|name| CacheId::parse(&name).ok()).collect();
     let Some(home) = store.home() else { return Ok(target) };
-    target.cache_ids = snapshot
+    let named = snapshot
         .driver_dirs
         .keys()
         .chain(snapshot.layers.values().map(|layer| &layer.cache_id))
         .chain(snapshot.broken_layers.values().filter_map(|layer| layer.cache_id.as_ref()))
         .chain(snapshot.mounts.values().flat_map(|mount| mount.mount_id.iter().chain(&mount.init_id)))
-        .chain(snapshot.strays.iter().filter_map(|stray| stray.cache_id.as_ref()))
-        .cloned()
-        .collect();
+        .chain(snapshot.strays.iter().filter_map(|stray| stray.cache_id.as_ref()));
+    target.cache_ids.extend(named.cloned());
     target.links = driver.taken_links(home)?;
     let faults: Vec<(ChainId, bool)> = snapshot
         .layers

@@ -1,6 +1,6 @@
 //! Builds layers in the staging directory, out of what streams by.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, BufReader, Read, Write};
 
 use rustix::io::Errno;
@@ -10,10 +10,12 @@ use crate::driver::{GraphDriver, NewLayer};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId};
-use crate::layer::{ApplyError, Content, Members, RestoreError, TarError, apply, differences};
+use crate::layer::{
+    ApplyError, Content, MemberKind, Members, RestoreError, Shared, TarError, apply, clean, differences,
+};
 use crate::progress::{Event, Observer, check_stop};
 use crate::store::Snapshot;
-use crate::tarsplit::{Entries, Prover};
+use crate::tarsplit::{Entries, Prover, Segments};
 
 use super::plan::{LoadPlan, PlannedLayer};
 
@@ -36,6 +38,8 @@ pub(super) struct Stage<'a> {
     /// Driver directories of layers that the target has.
     present: BTreeMap<ChainId, CacheId>,
     built: BTreeSet<ChainId>,
+    /// Files that layers of the target and new ones share.
+    shared: Shared,
     observer: &'a dyn Observer,
 }
 
@@ -61,6 +65,7 @@ impl<'a> Stage<'a> {
             home,
             present,
             built: BTreeSet::new(),
+            shared: Shared::default(),
             observer,
         })
     }
@@ -99,6 +104,10 @@ impl<'a> Stage<'a> {
     fn blob(&mut self, diff: DiffId, archive: &mut ArchiveReader) -> Result<()> {
         let waiting = |layer: &&PlannedLayer| layer.record.diff == diff && !self.built.contains(&layer.record.chain);
         let layers: Vec<&'a PlannedLayer> = self.plan.layers.iter().filter(waiting).collect();
+        if let Some(layer) = layers.iter().find(|layer| layer.record.tar_size != archive.length()) {
+            let (found, said) = (archive.length(), layer.record.tar_size);
+            return Err(archive.bad(format!("the tar named {diff} has {found} bytes, its index says {said}")));
+        }
         match layers[..] {
             [] => return Ok(()),
             [layer] if self.is_ready(layer.record.chain)? => {
@@ -146,19 +155,23 @@ impl<'a> Stage<'a> {
         let parent = record.parent.map(|chain| self.directory(chain)).transpose()?;
         let lower = record.facts.lower_id.as_ref().map(|id| self.by_cache_id(id)).transpose()?;
         let new = NewLayer { facts: &record.facts, parent: parent.as_ref(), lower: lower.as_ref() };
-        let (tree, whiteouts) = self.driver.begin(&dir, &new)?;
+        let begun = self.driver.begin(&dir, &new)?;
+        if record.parent.is_some_and(|parent| self.present.contains_key(&parent)) {
+            self.shared.extend(begun.linked);
+        }
 
         let prover = Prover::new(Entries::new(entry.file(TAR_SPLIT)?));
         let proved = Proved { stream, prover, observer: self.observer };
         let mut members = Members::new(proved, Content::Present);
-        apply(&mut members, &tree, whiteouts)?;
+        apply(&mut members, &begun.tree, begun.whiteouts, &self.shared)?;
         let mut proved = members.into_stream();
         io::copy(&mut proved, &mut io::sink()).map_err(BuildError::Stream)?;
         proved.prover.finish().map_err(|error| BuildError::Stream(io::Error::other(error)))?;
+        prove_names(Entries::new(entry.file(TAR_SPLIT)?))?;
 
         if layer.restores {
             let list = BufReader::new(staged.file(DIFFERENCES)?);
-            differences::restore(&dir, list)?;
+            differences::restore(&dir, list, &self.shared)?;
         }
         write_record(&entry, layer)?;
         if let Some(parent) = record.parent.filter(|parent| self.built.contains(parent)) {
@@ -197,6 +210,35 @@ fn copy_to(archive: &mut ArchiveReader, dir: &Dir, name: &str) -> Result<()> {
             return Ok(());
         }
         file.write_all(&buffer[..got]).map_err(|error| FsError::new("write", dir.shown(name), error))?;
+    }
+}
+
+/// Proves that tar-split calls each member by the name that it has in the tar: dockerd takes the content of files from
+/// where tar-split says it is.
+fn prove_names(entries: Entries<std::fs::File>) -> Result<(), BuildError> {
+    let mut members = Members::new(Segments::with_names(entries), Content::Elided);
+    // An entry comes behind the segment that its member's header is in: names are behind paths.
+    let mut paths = VecDeque::new();
+    loop {
+        let member = members.next_member().map_err(ApplyError::from)?;
+        if member.is_none() {
+            io::copy(members.stream(), &mut io::sink()).map_err(BuildError::Stream)?;
+        }
+        let at_end = member.is_none();
+        paths.extend(member.map(|member| (member.kind != MemberKind::GlobalHeader).then_some(member.path)));
+        while let Some(name) = members.stream().next_name() {
+            let is_right = match paths.pop_front() {
+                Some(Some(path)) => clean(&name).is_ok_and(|name| name == path),
+                Some(None) => true,
+                None => false,
+            };
+            if !is_right {
+                return Err(BuildError::Name(name));
+            }
+        }
+        if at_end {
+            return if paths.is_empty() { Ok(()) } else { Err(BuildError::Name(Vec::new())) };
+        }
     }
 }
 
@@ -240,6 +282,8 @@ enum BuildError {
     Fs(#[from] FsError),
     #[error(transparent)]
     Stream(io::Error),
+    #[error("tar-split has the name \"{}\" where the tar has another", .0.escape_ascii())]
+    Name(Vec<u8>),
 }
 
 impl BuildError {

@@ -7,6 +7,7 @@ use crate::driver::DriverFacts;
 use crate::error::{Error, Result};
 use crate::graph::Selected;
 use crate::id::{ChainId, DiffId, ImageId};
+use crate::reference::Reference;
 use crate::store::{Image, Snapshot};
 
 /// What will be written, in order.
@@ -133,6 +134,8 @@ fn references(snapshot: &Snapshot, one: &Selected) -> Vec<String> {
         .iter()
         .filter(|(_, id)| **id == one.image)
         .map(|(reference, _)| reference)
+        // dockerd passes over what is no reference.
+        .filter(|reference| Reference::is_key(reference))
         .filter(|reference| {
             one.references.is_empty()
                 || one.references.contains(*reference)
