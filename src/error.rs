@@ -188,6 +188,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// An archive that another tool wrote.
+    #[error("cannot read archive {name}: it is a tar, but not one that dockpack wrote (it has {found} here)")]
+    ForeignArchive {
+        /// The archive's file name, or "standard input".
+        name: String,
+        /// The member by which it is told.
+        found: String,
+    },
     /// An archive of a newer format.
     #[error("archive {name} is of format {found}; this dockpack reads up to {known}")]
     NewerArchive {

@@ -178,7 +178,7 @@ impl ArchiveReader {
 
     fn not_ours(&self, found: Option<&str>) -> Error {
         match found {
-            Some(name) => self.bad(format!("it is a tar, but not one that dockpack wrote (it has {name} here)")),
+            Some(found) => Error::ForeignArchive { name: self.name.clone(), found: found.escape_debug().to_string() },
             None => self.bad("it is empty"),
         }
     }
@@ -290,6 +290,9 @@ impl ArchiveReader {
             _ => return Err(self.bad("it is not a tar, plain or in gzip or zstd")),
         };
         if !is_member_name(&path) {
+            if self.sums.is_empty() {
+                return Err(self.not_ours(Some(&path)));
+            }
             return Err(self.bad(format!("a member has the name {}", path.escape_debug())));
         }
         if header(&path, length).as_bytes() != &block {

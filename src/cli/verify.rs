@@ -1,15 +1,19 @@
 //! `dockpack verify`.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use super::args::VerifyArgs;
 use super::failure::{Exit, Failure};
 use super::interrupt;
+use super::load;
 use super::run::Place;
 use super::text;
 use super::tree::{BAD, DIM, STRONG};
 use super::ui::Ui;
+use crate::error::Error;
 use crate::finding::Severity;
+use crate::fsx::{is_dir, open_input};
 use crate::graph::{self, Node};
 use crate::ops::verify::{self, Broken, Effect, Found, Report, Request};
 
@@ -19,6 +23,9 @@ const SHOWN: usize = 10;
 const NAMELESS: usize = 3;
 
 pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
+    if let Some(input) = &args.input {
+        return show(&archive(input, ui)?, ui);
+    }
     let store = place.open()?;
     let snapshot = store.snapshot()?;
     let images = match args.refs.is_empty() {
@@ -29,6 +36,19 @@ pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, 
     let request = Request { images, quick: args.quick };
     let report = verify::verify(&store, &snapshot, &request, ui.observer())?;
     show(&report, ui)
+}
+
+/// Verifies an archive: first as one of dockpack's, then, where it can be opened again, as one of another tool's.
+fn archive(input: &Path, ui: &Ui) -> Result<Report, Failure> {
+    let name = input.display().to_string();
+    interrupt::take();
+    let mut archive = load::open(Some(input))?;
+    match verify::verify_archive(&mut archive, &name, ui.observer()) {
+        Err(Error::ForeignArchive { .. }) if input != Path::new("-") && !is_dir(input) => {
+            Ok(verify::verify_foreign(Box::new(open_input(input)?), &name, ui.observer())?)
+        }
+        report => Ok(report?),
+    }
 }
 
 fn show(report: &Report, ui: &Ui) -> Result<Exit, Failure> {
@@ -120,7 +140,7 @@ fn names(broken: &Broken, ui: &Ui) -> String {
 fn what(effect: Effect) -> &'static str {
     match effect {
         Effect::Names => " (the names are lost)",
-        Effect::Pull => " (pulling goes wrong)",
+        Effect::Pull => " (cannot be loaded or pulled)",
         Effect::Save => " (saving and pushing)",
         Effect::Content => " (other content than was built)",
         Effect::Start => " (cannot be started)",

@@ -66,6 +66,9 @@ pub fn assemble(
     assemble_past(entries, tree, sink, &mut |_, error| Err(error))
 }
 
+/// Told the name of a file that is not what it was, and how; says whether to go on.
+pub type OnBadFile<'a> = dyn FnMut(&[u8], AssembleError) -> Result<(), AssembleError> + 'a;
+
 /// As [`assemble`], but asks `bad` whether to go on where a file, called by its name in the tar, is not what it was.
 /// What `sink` gets of such a file is not what belongs there.
 ///
@@ -75,7 +78,7 @@ pub fn assemble_past(
     entries: impl Iterator<Item = Result<Entry, ParseError>>,
     tree: &LayerTree,
     sink: &mut impl Write,
-    bad: &mut dyn FnMut(&[u8], AssembleError) -> Result<(), AssembleError>,
+    bad: &mut OnBadFile<'_>,
 ) -> Result<u64, AssembleError> {
     let mut length = 0;
     let mut buffer = vec![0; CHUNK];

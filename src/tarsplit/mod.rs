@@ -11,7 +11,7 @@ mod entries;
 mod prove;
 mod segments;
 
-pub use assemble::{AssembleError, LayerTree, assemble, assemble_past};
+pub use assemble::{AssembleError, LayerTree, OnBadFile, assemble, assemble_past};
 pub(crate) use entries::is_header_only;
 pub use entries::{Crc64, Entries, Entry};
 pub use prove::{Mismatch, Prover};

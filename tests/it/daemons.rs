@@ -106,7 +106,7 @@ fn rebuilt(fixture: &'static str) {
     // is started anew.)
     engine.stop();
     let engine = lab.start("rebuilt");
-    engine.docker(&["commit", &engine.docker(&["create", "nginx:alpine"]).trim_end(), "more:1"]);
+    engine.docker(&["commit", engine.docker(&["create", "nginx:alpine"]).trim_end(), "more:1"]);
     engine.docker(&["system", "prune", "-af"]);
     assert!(engine.image_ids().is_empty());
     let image = root.join("image").join(lab.driver());

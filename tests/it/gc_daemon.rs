@@ -1,5 +1,7 @@
 //! `gc` on the stores of real daemons: garbage from real kills, everything that must stay, and the lock.
 
+#![allow(clippy::print_stderr, reason = "a loop that fails tells where it was")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

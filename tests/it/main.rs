@@ -13,6 +13,7 @@ mod crash;
 mod daemons;
 #[cfg(feature = "cli")]
 mod damage;
+#[cfg(feature = "cli")]
 mod gc;
 #[cfg(feature = "cli")]
 mod gc_daemon;

@@ -299,6 +299,78 @@ fn one_image() {
     assert!(outcome.stderr.contains("no image no:such"), "{}", outcome.stderr);
 }
 
+/// Archives: dockpack's own in all its forms, and as other tools write them.
+#[test]
+fn archives() {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    unpack("28-overlay2", &root);
+    for name in ["all.tar.zst", "all.tar.gz", "all.tar", "all/"] {
+        let archive = temp.path().join(name);
+        save(&root, &["--all"], &archive);
+        let (code, document) = verify(&root, &["-i", archive.to_str().expect("text")]);
+        assert_eq!((code, findings(&document)), (0, &[] as &[Value]), "{name}");
+        assert_eq!(document["checked"]["images"], 18);
+        assert!(document["checked"]["bytes"].as_u64() > Some(2_000_000));
+    }
+    let whole = temp.path().join("all.tar");
+    let bytes = fs::read(&whole).expect("the archive");
+    let base = bytes.windows(8).position(|window| window == b"\x7fELF\x02\x01\x01\0" as &[u8]).expect("a program");
+    let mut flipped = bytes.clone();
+    flipped[base + 100] ^= 1;
+    for (name, damaged) in [("flipped.tar", &flipped[..]), ("cut.tar", &bytes[..bytes.len() / 2])] {
+        let archive = temp.path().join(name);
+        fs::write(&archive, damaged).expect("writes");
+        let (code, document) = verify(&root, &["-i", archive.to_str().expect("text")]);
+        assert_eq!(code, 3, "{name}");
+        let images = |found: &Value| found["breaks"][0]["images"].as_array().map_or(0, Vec::len);
+        assert!(findings(&document).iter().any(|found| images(found) > 0), "{document:#}");
+    }
+}
+
+/// The same images as another tool would write them: documents last, no word of dockpack's.
+#[test]
+fn archives_of_other_tools() {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    unpack("28-overlay2", &root);
+    save(&root, &["nginx:alpine", "bk:1"], &temp.path().join("layout/"));
+    let layout = temp.path().join("layout");
+    fs::remove_dir_all(layout.join("dockpack")).expect("removes");
+    let pack = |name: &str, without: &str| {
+        let archive = temp.path().join(name);
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(&layout).arg("-cf").arg(&archive).arg(format!("--exclude={without}"));
+        assert!(tar.args(["blobs", "index.json", "manifest.json", "oci-layout"]).status().expect("tar").success());
+        archive
+    };
+    for (name, without) in [("docker.tar", "./none"), ("oci.tar", "manifest.json")] {
+        let archive = pack(name, without);
+        let (code, document) = verify(&root, &["-i", archive.to_str().expect("text")]);
+        assert_eq!((code, findings(&document)), (0, &[] as &[Value]), "{name}");
+        assert_eq!((&document["checked"]["images"], &document["checked"]["layers"]), (&2.into(), &12.into()));
+    }
+    let blob = fs::read_dir(layout.join("blobs/sha256"))
+        .expect("blobs")
+        .map(|entry| entry.expect("a blob").path())
+        .max_by_key(|path| fs::metadata(path).expect("a file").len())
+        .expect("the base layer");
+    let mut bytes = fs::read(&blob).expect("a blob");
+    bytes[5000] ^= 1;
+    fs::write(&blob, &bytes).expect("writes");
+    let (code, document) = verify(&root, &["-i", pack("changed.tar", "./none").to_str().expect("text")]);
+    let codes: BTreeSet<&str> = findings(&document).iter().map(|found| text(found, "code")).collect();
+    assert_eq!((code, codes), (3, BTreeSet::from(["archive-blob-mismatch", "archive-layer-mismatch"])));
+    let (named, _) = findings(&document).iter().filter_map(|found| found["breaks"].get(0)).fold(
+        (BTreeSet::new(), 0),
+        |(mut all, count), broken| {
+            all.extend(images(broken).0);
+            (all, count + 1)
+        },
+    );
+    assert_eq!(named, BTreeSet::from(["bk:1".to_owned(), "nginx:alpine".to_owned()]));
+}
+
 /// What a person is shown.
 #[test]
 fn the_report() {
@@ -330,7 +402,11 @@ fn used(version: &'static str, driver: &'static str) {
     }
     engine.docker(&["commit", "changed", "committed:1"]);
     engine.docker(&["run", "-d", "--name", "running", "--network", "none", "committed:1", "sleep", "600"]);
-    engine.docker(&["save", "-o", "/dev/null", "nasty:2"]);
+    let saved = temp.path().join("saved.tar");
+    engine.docker(&["save", "-o", saved.to_str().expect("text"), "nasty:2", "bk:1"]);
+    let (code, document) = verify(&root, &["-i", saved.to_str().expect("text")]);
+    assert_eq!((code, findings(&document)), (0, &[] as &[Value]));
+    assert_eq!(document["checked"]["images"], 2);
     assert_clean(&root);
     engine.docker(&["rm", "-f", "running"]);
     engine.stop();

@@ -12,7 +12,7 @@
 //! Invariants:
 //!
 //! 1. **Unknown means keep.** What cannot be read makes the verdicts that depend on it unknown, and what is unknown counts
-//!    as in use, with all that it leads to. Records that are lost as a whole ([`refuse`]) stop everything.
+//!    as in use, with all that it leads to. Records that are lost as a whole (`refuse.rs`) stop everything.
 //! 2. **What stays keeps what it needs.** Whatever is not taken, for whatever reason (`--skip`, too young, mounted,
 //!    odd), counts as a root; and a record is taken only together with the directories that it names.
 //! 3. **Nothing moves before the journal is durable**, and every piece is looked at again right before it moves: the

@@ -54,6 +54,9 @@ impl BrokenImage {
     }
 }
 
+/// What breaks, by object and meaning: all files of a layer break the same.
+type Known = HashMap<(Option<Id>, Meaning), Arc<Broken>>;
+
 /// Finds objects and what stands on them.
 pub(super) struct Blast<'a> {
     snapshot: &'a Snapshot,
@@ -61,7 +64,7 @@ pub(super) struct Blast<'a> {
     driver: &'a str,
     /// References of images, also of those that are not there.
     references: BTreeMap<ImageId, Vec<String>>,
-    known: RefCell<HashMap<(Option<Id>, Meaning), Arc<Broken>>>,
+    known: RefCell<Known>,
     /// What something keeps.
     kept: crate::graph::Reach,
 }

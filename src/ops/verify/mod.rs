@@ -51,15 +51,20 @@
 //! | `node-link` | a hard link became a copy | nothing |
 //! | `mount-not-loadable`, `mount-directory-missing` | a writable layer | its container |
 //! | `container-unreadable`, `container-without-mount`, `container-image-mount-missing` | a container | itself |
+//! | `archive-damaged` | an archive is cut or changed | all images that come behind |
+//! | `archive-layer-mismatch`, `archive-layer-missing`, `archive-tar-split-mismatch` | a layer of an archive | loading its images |
+//! | `archive-blob-mismatch`, `archive-blob-missing`, `archive-config-mismatch` | something else in one | loading its images |
 //! | `distribution-mismatch` | the records of a blob contradict each other | pulling it |
 //!
 //! Codes are stable. A finding that only follows from another is left out: the children of a layer that is gone
 //! are in what breaks by it.
 
+mod archive;
 mod blast;
 mod codes;
 mod consequences;
 mod content;
+mod foreign;
 mod headers;
 mod report;
 mod structure;
@@ -76,8 +81,10 @@ use crate::ops::inspect::View;
 use crate::progress::Observer;
 use crate::store::{Layer, Snapshot, Store};
 
+pub use archive::verify_archive;
 pub use blast::{Broken, BrokenContainer, BrokenImage};
 pub use codes::Effect;
+pub use foreign::verify_foreign;
 pub use report::{Checked, Found, Report, SCHEMA, Summary};
 
 use blast::Blast;

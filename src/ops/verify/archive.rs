@@ -1,0 +1,214 @@
+//! Proves an archive that dockpack wrote.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Cursor, Read as _};
+use std::sync::Arc;
+
+use sha2::Digest as _;
+
+use crate::archive::{ArchiveIndex, ArchiveReader, LayerRecord, MemberName};
+use crate::error::{Error, Result};
+use crate::finding::Finding;
+use crate::graph::Node;
+use crate::id::{ChainId, DiffId, Sha256};
+use crate::progress::{Event, Observer};
+use crate::tarsplit::{Entries, Entry, Prover};
+
+use super::blast::{Broken, BrokenImage};
+use super::codes::Effect;
+use super::report::{Checked, Found, Report};
+
+/// Bytes that are read at once.
+const CHUNK: usize = 256 << 10;
+
+/// Verifies an archive that dockpack wrote, called `name` in findings.
+///
+/// # Errors
+/// It is none that dockpack wrote ([`Error::ForeignArchive`]), or of a newer format, or the observer wanted it to stop.
+pub fn verify_archive(archive: &mut ArchiveReader, name: &str, observer: &dyn Observer) -> Result<Report> {
+    let mut proof = Proof::new(observer);
+    let read = proof.read(archive);
+    observer.on(Event::End);
+    match read {
+        Ok(()) => proof.look_for_lost(),
+        Err(Error::Archive { reason, .. }) => {
+            // What comes behind cannot be trusted either.
+            let breaks = proof.images(|chain| !proof.proved.contains(&chain));
+            let finding = Finding::damage("archive-damaged", name, reason);
+            proof.found.push(Found { finding, object: None, path: None, file: None, breaks });
+        }
+        Err(error) => return Err(error),
+    }
+    let checked = Checked {
+        images: proof.index.images.len(),
+        layers: proof.index.layers.len(),
+        bytes: proof.bytes,
+        ..Checked::default()
+    };
+    Ok(Report::new(false, checked, proof.found))
+}
+
+/// What was proved of an archive so far.
+struct Proof<'a> {
+    observer: &'a dyn Observer,
+    index: ArchiveIndex,
+    /// tar-splits whose tar has not come by.
+    tar_splits: BTreeMap<ChainId, Vec<u8>>,
+    /// Digests of what the tar-splits of proved tars say, by diff ID.
+    shapes: BTreeMap<DiffId, Sha256>,
+    proved: BTreeSet<ChainId>,
+    /// Layers of which a finding says that they are bad.
+    bad: BTreeSet<ChainId>,
+    bytes: u64,
+    found: Vec<Found>,
+}
+
+impl<'a> Proof<'a> {
+    fn new(observer: &'a dyn Observer) -> Self {
+        Self {
+            observer,
+            index: ArchiveIndex::default(),
+            tar_splits: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+            proved: BTreeSet::new(),
+            bad: BTreeSet::new(),
+            bytes: 0,
+            found: Vec::new(),
+        }
+    }
+
+    fn read(&mut self, archive: &mut ArchiveReader) -> Result<()> {
+        self.index = archive.metadata()?.index;
+        let sizes: BTreeMap<DiffId, u64> = self.index.layers.iter().map(|layer| (layer.diff, layer.tar_size)).collect();
+        self.observer.on(Event::Begin { what: "verifying", total: Some(sizes.values().sum()) });
+        while let Some(part) = archive.next_part()? {
+            match part {
+                MemberName::TarSplit(chain) => {
+                    let bytes = archive.read_whole()?;
+                    self.tar_split(chain, bytes);
+                }
+                MemberName::Blob(digest) => self.tar(DiffId(digest), archive)?,
+                MemberName::Differences(_) | MemberName::Sums => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn layer(&self, chain: ChainId) -> Option<&LayerRecord> {
+        self.index.layers.iter().find(|layer| layer.chain == chain)
+    }
+
+    /// Keeps a tar-split until its tar comes, or compares it with that of a layer with the same tar.
+    fn tar_split(&mut self, chain: ChainId, bytes: Vec<u8>) {
+        let shape = self.layer(chain).and_then(|layer| self.shapes.get(&layer.diff)).copied();
+        match shape {
+            None => drop(self.tar_splits.insert(chain, bytes)),
+            Some(shape) if shape_of(&bytes).as_ref() == Ok(&shape) => drop(self.proved.insert(chain)),
+            Some(_) => {
+                self.damage(chain, "archive-tar-split-mismatch", "the tar is not the one that its tar-split tells of");
+            }
+        }
+    }
+
+    /// Proves the tar that comes by against the tar-splits of its layers, and its own name.
+    fn tar(&mut self, diff: DiffId, archive: &mut ArchiveReader) -> Result<()> {
+        let chains: Vec<ChainId> =
+            self.index.layers.iter().filter(|layer| layer.diff == diff).map(|layer| layer.chain).collect();
+        let mut provers = Vec::new();
+        for chain in &chains {
+            if let Some(bytes) = self.tar_splits.remove(chain) {
+                self.shapes.extend(shape_of(&bytes).ok().map(|shape| (diff, shape)));
+                provers.push((*chain, Prover::new(Entries::new(Cursor::new(bytes)))));
+            }
+        }
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            if self.observer.wants_stop() {
+                return Err(Error::Stopped);
+            }
+            let got = archive.read(&mut buffer).map_err(|error| archive.read_failed(&error))?;
+            if got == 0 {
+                break;
+            }
+            self.bytes += got as u64;
+            self.observer.on(Event::Advance(got as u64));
+            let mut failed = Vec::new();
+            for (chain, prover) in &mut provers {
+                if let Err(error) = prover.update(&buffer[..got]) {
+                    failed.push((*chain, error.to_string()));
+                }
+            }
+            provers.retain(|(chain, _)| !failed.iter().any(|(bad, _)| bad == chain));
+            for (chain, reason) in failed {
+                self.damage(chain, "archive-tar-split-mismatch", reason);
+            }
+        }
+        let found = archive.finish_member()?;
+        for (chain, prover) in provers {
+            match prover.finish() {
+                Ok(()) if found == diff.0 => drop(self.proved.insert(chain)),
+                Ok(()) => {}
+                Err(error) => self.damage(chain, "archive-tar-split-mismatch", error),
+            }
+        }
+        if found != diff.0 {
+            for chain in chains {
+                self.damage(chain, "archive-layer-mismatch", format!("expected {diff}, found sha256:{}", found.hex()));
+            }
+        }
+        Ok(())
+    }
+
+    fn look_for_lost(&mut self) {
+        let lost = |layer: &&LayerRecord| !self.proved.contains(&layer.chain) && !self.bad.contains(&layer.chain);
+        let lost: Vec<ChainId> = self.index.layers.iter().filter(lost).map(|layer| layer.chain).collect();
+        for chain in lost {
+            self.damage(chain, "archive-layer-missing", "its tar or its tar-split is missing");
+        }
+    }
+
+    fn damage(&mut self, chain: ChainId, code: &'static str, evidence: impl ToString) {
+        self.bad.insert(chain);
+        let breaks = self.images(|other| other == chain);
+        let finding = Finding::damage(code, chain, evidence);
+        self.found.push(Found { finding, object: Some(Node::Layer(chain)), path: None, file: None, breaks });
+    }
+
+    /// Returns the images that have such a layer.
+    fn images(&self, is_bad: impl Fn(ChainId) -> bool) -> Vec<Arc<Broken>> {
+        let mut images: Vec<BrokenImage> = self
+            .index
+            .images
+            .iter()
+            .filter(|image| image.chain_ids().into_iter().any(&is_bad))
+            .map(|image| BrokenImage { id: image.id, references: image.references.clone() })
+            .collect();
+        images.sort();
+        match images.is_empty() {
+            true => Vec::new(),
+            false => vec![Arc::new(Broken { effect: Effect::Pull, images, containers: Vec::new() })],
+        }
+    }
+}
+
+/// Digests what a tar-split says, however it is compressed.
+fn shape_of(bytes: &[u8]) -> Result<Sha256, crate::error::ParseError> {
+    let mut digest = sha2::Sha256::new();
+    for entry in Entries::new(bytes) {
+        match entry? {
+            Entry::Segment(segment) => {
+                digest.update(b"s");
+                digest.update((segment.len() as u64).to_be_bytes());
+                digest.update(&segment);
+            }
+            Entry::File { name, size, crc } => {
+                digest.update(b"f");
+                digest.update((name.len() as u64).to_be_bytes());
+                digest.update(&name);
+                digest.update(size.to_be_bytes());
+                digest.update(crc.unwrap_or_default());
+            }
+        }
+    }
+    Ok(Sha256::finish(digest))
+}
