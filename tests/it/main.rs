@@ -18,6 +18,8 @@ mod gc;
 #[cfg(feature = "cli")]
 mod gc_daemon;
 #[cfg(feature = "cli")]
+mod hostile;
+#[cfg(feature = "cli")]
 mod inspect;
 #[cfg(feature = "cli")]
 mod round_trip;

@@ -1,6 +1,6 @@
 //! Archives made by hand: what dockpack would write, and what it never would.
 //!
-//! Nothing here is dockpack's code. Headers are canonical and digests are right unless a test makes them wrong, so
+//! Nothing here is dockpack's code but the grammar of references. Headers are canonical and digests are right unless a test makes them wrong, so
 //! that what it makes wrong is reached.
 
 use std::collections::BTreeMap;
@@ -97,6 +97,8 @@ pub(crate) struct Layer {
     pub(crate) differences: Vec<u8>,
     pub(crate) cache_id: String,
     pub(crate) link: String,
+    /// Of an `overlay` layer that BuildKit made.
+    pub(crate) lower_id: Option<String>,
     pub(crate) size: u64,
 }
 
@@ -122,6 +124,7 @@ impl Layer {
             tar_split: parts.lines,
             differences: Vec::new(),
             link: link.collect(),
+            lower_id: None,
             cache_id: seed,
             size,
         }
@@ -146,11 +149,14 @@ impl Parts {
     fn add(&mut self, entry: &Entry) {
         if !entry.records.is_empty() {
             let records = entry.records.iter().flat_map(|(key, value)| record(key, value)).collect();
-            let extended = Entry { content: records, ..Entry::new("PaxHeaders/x", b'x') };
-            self.segment.extend(header(&extended));
-            self.segment.extend(padded(&extended.content));
+            self.add(&Entry { content: records, ..Entry::new("PaxHeaders/x", b'x') });
         }
         self.segment.extend(header(entry));
+        if matches!(entry.kind, b'x' | b'L' | b'K') {
+            // It belongs to the member that follows.
+            self.segment.extend(padded(&entry.content));
+            return;
+        }
         self.flush();
         let crc = crc::Crc::<u64>::new(&crc::CRC_64_GO_ISO).checksum(&entry.content).to_be_bytes();
         let payload = (!entry.content.is_empty()).then(|| BASE64_STANDARD.encode(crc));
@@ -202,9 +208,11 @@ fn number(value: u64, width: usize) -> Vec<u8> {
     if octal.len() == width {
         return octal.into_bytes();
     }
-    let mut coded = vec![0; width - 8];
-    coded[0] = 0x80;
-    coded.extend(value.to_be_bytes());
+    let mut coded = vec![0; width];
+    let bytes = value.to_be_bytes();
+    let taken = bytes.len().min(width);
+    coded[width - taken..].copy_from_slice(&bytes[bytes.len() - taken..]);
+    coded[0] |= 0x80;
     coded
 }
 
@@ -236,6 +244,8 @@ fn header(entry: &Entry) -> Vec<u8> {
 pub(crate) struct Image {
     pub(crate) references: Vec<String>,
     pub(crate) layers: Vec<Layer>,
+    /// In place of the configuration that the layers make.
+    pub(crate) config: Option<Vec<u8>>,
 }
 
 /// What is in an archive, before it becomes members.
@@ -259,7 +269,8 @@ pub(crate) type Members = Vec<(String, Vec<u8>)>;
 impl Draft {
     #[must_use]
     pub(crate) fn new(images: impl IntoIterator<Item = (&'static str, Vec<Layer>)>) -> Self {
-        let image = |(reference, layers): (&str, _)| Image { references: vec![reference.to_owned()], layers };
+        let image =
+            |(reference, layers): (&str, _)| Image { references: vec![reference.to_owned()], layers, config: None };
         Self { driver: "overlay2".to_owned(), images: images.into_iter().map(image).collect(), edit: |_| () }
     }
 
@@ -285,7 +296,7 @@ impl Draft {
             let config = json!({"architecture": "amd64", "os": "linux", "config": {}, "created": "2017-03-03T20:32:21Z",
                 "history": diffs.iter().map(|_| json!({"created": "2017-03-03T20:32:21Z"})).collect::<Vec<_>>(),
                 "rootfs": {"type": "layers", "diff_ids": diffs}});
-            let config = config.to_string().into_bytes();
+            let config = image.config.clone().unwrap_or_else(|| config.to_string().into_bytes());
             let id = format!("sha256:{}", sha256(&config));
             push(&mut index["images"], json!({"id": id, "references": image.references, "diffIds": diffs}));
             blobs.insert(sha256(&config), config);
@@ -339,6 +350,9 @@ fn add_layers(index: &mut Value, members: &mut Members, layers: &[Layer]) {
         record["tarSize"] = layer.tar.len().into();
         record["cacheId"] = layer.cache_id.clone().into();
         record["facts"] = json!({"link": layer.link});
+        if let Some(lower) = &layer.lower_id {
+            record["facts"]["lowerId"] = lower.clone().into();
+        }
         push(&mut index["layers"], record);
         members.push((split, gzip(&layer.tar_split)));
         members.push((format!("dockpack/layers/{chain}/differences.jsonl"), layer.differences.clone()));
@@ -378,7 +392,11 @@ fn oci_index(index: &Value, manifests: &[Vec<u8>], digest: &str) -> Vec<u8> {
         for tag in tags {
             let mut named = entry.clone();
             named["annotations"] = json!({
-                "io.containerd.image.name": format!("docker.io/library/{}", text(tag)),
+                // What is no reference stands as it is.
+                "io.containerd.image.name": match text(tag).parse::<dockpack::reference::Reference>() {
+                    Ok(reference) => reference.canonical(),
+                    Err(_) => text(tag).to_owned(),
+                },
                 "org.opencontainers.image.ref.name": tag,
             });
             entries.push(named);

@@ -8,6 +8,10 @@ use std::time::Duration;
 /// The program.
 pub(crate) const DOCKPACK: &str = env!("CARGO_BIN_EXE_dockpack");
 
+/// Tells a program with crash points not to wait, at the end of a load, for a daemon that may be starting: other tests
+/// start daemons all the time.
+pub(crate) const HURRY: &str = "DOCKPACK_HURRY";
+
 /// Longest time that a command may take: a hang becomes a failure.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -41,7 +45,7 @@ impl Outcome {
 #[must_use]
 pub(crate) fn dockpack(root: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> assert_cmd::Command {
     let mut command = assert_cmd::Command::new(DOCKPACK);
-    command.env_clear().timeout(PATIENCE).arg("--root").arg(root).args(arguments);
+    command.env_clear().env(HURRY, "1").timeout(PATIENCE).arg("--root").arg(root).args(arguments);
     command
 }
 
