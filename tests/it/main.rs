@@ -22,6 +22,8 @@ mod hostile;
 #[cfg(feature = "cli")]
 mod inspect;
 #[cfg(feature = "cli")]
+mod memory;
+#[cfg(feature = "cli")]
 mod round_trip;
 mod store;
 mod support;

@@ -129,12 +129,6 @@ impl Tree {
         self
     }
 
-    /// Returns the number of nodes.
-    #[must_use]
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     fn add(&mut self, at: &Path, path: &[u8], inodes: &mut BTreeMap<(u64, u64), Vec<u8>>) {
         let metadata = fs::symlink_metadata(at).unwrap_or_else(|error| panic!("{}: {error}", at.display()));
         let first = match metadata.is_dir() {
