@@ -18,29 +18,36 @@ use crate::support::store::{
 };
 use crate::support::tree::{Allow, Tree, assert_same};
 
-/// All places at which the sources let a test stop a load.
-#[cfg(feature = "crash-points")]
-fn crash_points() -> BTreeSet<String> {
+/// All places at which the sources let a test stop them.
+fn all_crash_points() -> BTreeSet<String> {
     let mut points = BTreeSet::new();
-    let mut directories = vec![project("src")];
-    while let Some(directory) = directories.pop() {
-        for name in names(&directory) {
-            let path = directory.join(name);
-            if path.is_dir() {
-                directories.push(path);
-                continue;
-            }
-            let source = fs::read_to_string(&path).expect("a source file");
-            for rest in source.split("crash_point(\"").skip(1) {
-                let point = rest.split_once('"').expect("a name").0;
-                if point.starts_with("load:") {
-                    points.insert(point.to_owned());
-                }
-            }
+    for source in walkdir::WalkDir::new(project("src")) {
+        let source = source.expect("the sources");
+        if source.file_type().is_file() {
+            let source = fs::read_to_string(source.path()).expect("a source file");
+            let named = source.split("crash_point(\"").skip(1).filter_map(|rest| rest.split_once('"'));
+            points.extend(named.map(|(name, _)| name.to_owned()));
         }
     }
-    assert!(points.len() > 10, "{points:?}");
     points
+}
+
+/// Those of a load are all tried here; others have tests that name them.
+#[test]
+fn no_point_is_forgotten() {
+    let points = all_crash_points();
+    assert!(points.iter().filter(|point| point.starts_with("load:")).count() >= 14, "{points:?}");
+    let tests = names(&project("tests/it")).into_iter().filter(|name| name.ends_with(".rs"));
+    let tests: String = tests.map(|name| fs::read_to_string(project("tests/it").join(name)).expect("tests")).collect();
+    for point in points.iter().filter(|point| !point.starts_with("load:")) {
+        assert!(tests.contains(&format!("{point:?}")), "no test stops at {point}");
+    }
+}
+
+/// Those of a load.
+#[cfg(feature = "crash-points")]
+fn crash_points() -> BTreeSet<String> {
+    all_crash_points().into_iter().filter(|point| point.starts_with("load:")).collect()
 }
 
 /// An archive of a real store, and what an undisturbed load makes of it: `whole`.
@@ -169,13 +176,20 @@ fn each_crash_point(fixture: &'static str) {
         let undisturbed = lab.target("undisturbed", before);
         let _ = load(&undisturbed, &lab.archive(), &[]);
         for point in crash_points() {
-            let root = lab.target("crashed", before);
-            if crash_at(&point, &root, &lab.archive()) {
-                reached.insert(point.clone());
+            // Some are passed once, some for every layer.
+            for time in [1, 2, 5] {
+                let root = lab.target("crashed", before);
+                let is_reached = crash_at(&format!("{point}#{time}"), &root, &lab.archive());
+                if is_reached {
+                    reached.insert(point.clone());
+                }
+                assert_sound_part(&undisturbed, &root, lab.driver);
+                let _ = load(&root, &lab.archive(), &[]);
+                lab.assert_as_undisturbed(&root, &undisturbed);
+                if !is_reached {
+                    break;
+                }
             }
-            assert_sound_part(&undisturbed, &root, lab.driver);
-            let _ = load(&root, &lab.archive(), &[]);
-            lab.assert_as_undisturbed(&root, &undisturbed);
         }
     }
     assert_eq!(reached, crash_points(), "each is to be reached");
