@@ -129,6 +129,15 @@ fn layers_that_are_not_what_they_were() {
     save_fails(root.path(), &["cannot prove layer", "No such file"]);
 }
 
+/// The store of the article: no layer has its files, and of three there is not even the directory.
+#[test]
+fn the_article_has_no_directories() {
+    let root = temp_dir();
+    unpack("seed-17.03-overlay", root.path());
+    let missing = format!("overlay/{}: No such file", "b".repeat(64));
+    save_fails(root.path(), &["cannot prove layer sha256:7d7df46ec77e", &missing, "used by nginx:alpine"]);
+}
+
 /// Adds a block to the end of the tar that tar-split tells of, so that all parts fit and the whole is another.
 fn change_end_of_tar(split: &Path) {
     use base64::Engine as _;

@@ -73,6 +73,10 @@ impl SavePlan {
 
     /// Fills in what the index says of each layer beyond the snapshot.
     fn measure(&mut self, store: &Store, driver: &dyn GraphDriver) -> Result<()> {
+        // A directory that is gone says more than what is missing in one.
+        for layer in &self.index.layers {
+            Source::open(store, layer).map_err(|error| self.layer_error(layer.chain, error))?;
+        }
         let measured: Vec<_> = self.index.layers.par_iter().map(|layer| measure(store, driver, layer)).collect();
         for (at, measured) in measured.into_iter().enumerate() {
             let chain = self.index.layers[at].chain;
