@@ -11,7 +11,8 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use tempfile::TempDir;
 
-use crate::support::command::{DOCKPACK, Outcome, dockpack, outcome, run, save, try_load};
+use crate::support::command::{DOCKPACK, HURRY, Outcome, dockpack, outcome, run, save, try_load};
+use crate::support::disk::Disk;
 use crate::support::store::{Contents, names, project, temp_dir, unpack};
 use crate::support::tree::{Allow, Tree, assert_same};
 
@@ -85,11 +86,31 @@ fn roots_that_are_no_store() {
 
 #[test]
 fn a_store_that_may_not_be_read() {
-    let root = store();
-    let mut command = assert_cmd::Command::new("setpriv");
-    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", DOCKPACK, "--root"];
-    command.args(nobody).arg(root.path()).arg("ls");
-    expect(outcome(command), 1, &["ermission denied", "sudo"]);
+    let (root, dir) = (store(), temp_dir());
+    let archive = dir.path().join("x.tar");
+    save(root.path(), &["alpine:3.4"], &archive);
+    // The program, and a directory, where everybody can come.
+    let open = tempfile::tempdir_in("/tmp").expect("a directory");
+    let program = open.path().join("dockpack");
+    fs::copy(DOCKPACK, &program).expect("a copy");
+    fs::copy(&archive, open.path().join("x.tar")).expect("a copy");
+    for (path, mode) in [(open.path().to_owned(), 0o755), (open.path().join("empty"), 0o755)] {
+        fs::create_dir_all(&path).expect("a directory");
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("a mode");
+    }
+    let as_nobody = |root: &Path, arguments: &[&str]| {
+        let mut command = assert_cmd::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).arg("--root").arg(root);
+        command.args(arguments);
+        expect(outcome(command), 1, &["ermission denied", "sudo"]);
+    };
+    let at = open.path().join("x.tar").display().to_string();
+    as_nobody(root.path(), &["ls"]);
+    as_nobody(root.path(), &["save", "--all", "-o", "/tmp/never.tar"]);
+    as_nobody(root.path(), &["load", "-i", &at]);
+    as_nobody(&open.path().join("empty"), &["load", "-i", &at]);
+    as_nobody(&open.path().join("empty"), &["load", "-i", archive.to_str().expect("text")]);
+    assert!(names(&open.path().join("empty")).is_empty() && !Path::new("/tmp/never.tar").exists());
 }
 
 #[test]
@@ -236,45 +257,178 @@ fn a_disk_that_is_full() {
     let (small, all) = (dir.path().join("small.tar"), dir.path().join("all.tar.zst"));
     save(root.path(), &["alpine:3.4"], &small);
     save(root.path(), &["--all"], &all);
-    let disk = Disk::new(dir.path(), 8 << 20);
-    expect(try_load(disk.mount(), &all, &[]), 1, &["No space left on device"]);
-    assert_eq!(names(disk.mount()), ["lost+found"]);
-    try_load(disk.mount(), &small, &[]).done();
-    let before = Tree::read(disk.mount());
-    expect(try_load(disk.mount(), &all, &[]), 1, &["No space left on device"]);
-    let after = Tree::read(disk.mount());
+    let disk = Disk::make("ext4", &dir.path().join("disk.img"), 8);
+    expect(try_load(disk.path(), &all, &[]), 1, &["No space left on device"]);
+    assert_eq!(names(disk.path()), ["lost+found"]);
+    try_load(disk.path(), &small, &[]).done();
+    let before = Tree::read(disk.path());
+    expect(try_load(disk.path(), &all, &[]), 1, &["No space left on device"]);
+    let after = Tree::read(disk.path());
     assert_same(&before.without_times(), &after.without_times(), Allow::NOTHING);
-    assert!(!run(disk.mount(), ["ls"]).done().stdout.is_empty());
+    assert!(!run(disk.path(), ["ls"]).done().stdout.is_empty());
 
     // Nor is half an archive left.
-    let out = disk.mount().join("out.tar").display().to_string();
+    let out = disk.path().join("out.tar").display().to_string();
     expect(outcome(dockpack(root.path(), ["save", "--all", "-o", &out])), 1, &["No space left on device"]);
     assert!(!Path::new(&out).exists());
 }
 
-/// A small file system in a file.
-struct Disk(PathBuf);
+/// Leaves this many bytes free on a disk.
+fn leave(disk: &Disk, bytes: u64) {
+    let filler = disk.path().join("filler");
+    let _ = fs::remove_file(&filler);
+    // What was removed is free only when the file system has written it.
+    assert!(Command::new("sync").arg("-f").arg(disk.path()).status().expect("sync runs").success());
+    let found = rustix::fs::statvfs(disk.path()).expect("a file system");
+    let free = found.f_bavail * found.f_frsize;
+    let file = fs::File::create(&filler).expect("a file");
+    let length = free.checked_sub(bytes).expect("a disk that is large enough");
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).expect("space");
+}
 
-impl Disk {
-    fn new(dir: &Path, bytes: u64) -> Self {
-        let (image, mount) = (dir.join("disk"), dir.join("mount"));
-        fs::File::create(&image).and_then(|file| file.set_len(bytes)).expect("a file");
-        fs::create_dir(&mount).expect("a directory");
-        let run = |program: &str, arguments: &[&OsStr]| {
-            assert!(Command::new(program).args(arguments).status().expect("it runs").success(), "{program}");
-        };
-        run("mkfs.ext4", &[OsStr::new("-q"), image.as_os_str()]);
-        run("mount", &[OsStr::new("-o"), OsStr::new("loop"), image.as_os_str(), mount.as_os_str()]);
-        Self(mount)
+/// However much is free, a load is either done, or leaves nothing: it never ends in the middle.
+fn a_disk_with_less_and_less(kind: &str, megabytes: u64) {
+    let (root, dir) = (store(), temp_dir());
+    let archive = dir.path().join("all.tar.zst");
+    save(root.path(), &["alpine:3.4", "nginx:alpine", "bk:1", "rebuilt"], &archive);
+    let disk = Disk::make(kind, &dir.path().join("disk.img"), megabytes);
+    let target = disk.path().join("target");
+    fs::create_dir(&target).expect("a directory");
+    let fits = |bytes: u64| {
+        leave(&disk, bytes);
+        let outcome = try_load(&target, &archive, &[]);
+        if outcome.status.success() {
+            crate::support::store::assert_sound(&target, "overlay2");
+            for name in names(&target) {
+                fs::remove_dir_all(target.join(name)).expect("removed");
+            }
+            return true;
+        }
+        expect(outcome, 1, &["No space left on device"]);
+        assert!(names(&target).is_empty(), "{:?} is left with {bytes} free", names(&target));
+        false
+    };
+    let (mut less, mut more) = (64 << 10, 24 << 20);
+    assert!(!fits(less) && fits(more));
+    while more - less > 64 << 10 {
+        let middle = u64::midpoint(less, more);
+        if fits(middle) { more = middle } else { less = middle }
     }
-
-    fn mount(&self) -> &Path {
-        &self.0
+    // Around the least that is enough, where it is the last steps that find no room.
+    for step in 0..24 {
+        let _ = fits(less.saturating_sub(32 << 10) + step * (8 << 10));
+    }
+    for step in 1..12 {
+        let _ = fits(less * step / 12);
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+#[test]
+fn a_disk_with_less_and_less_on_ext4() {
+    a_disk_with_less_and_less("ext4", 64);
+}
+
+#[test]
+fn a_disk_with_less_and_less_on_xfs() {
+    a_disk_with_less_and_less("xfs", 400);
+}
+
+#[test]
+fn a_disk_that_is_read_only() {
+    let (root, dir) = (store(), temp_dir());
+    let archive = dir.path().join("x.tar");
+    save(root.path(), &["alpine:3.4"], &archive);
+    let disk = Disk::make("ext4", &dir.path().join("disk.img"), 16);
+    try_load(disk.path(), &archive, &[]).done();
+    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(disk.path()).status();
+    assert!(remount.expect("mount runs").success());
+    let all = dir.path().join("all.tar");
+    save(root.path(), &["nginx:alpine"], &all);
+    expect(try_load(disk.path(), &all, &[]), 1, &["Read-only file system"]);
+    // Looking and saving need nothing else.
+    let _ = run(disk.path(), ["ls"]).done();
+    save(disk.path(), &["alpine:3.4"], &dir.path().join("again.tar"));
+    assert_eq!(fs::read(archive).expect("an archive"), fs::read(dir.path().join("again.tar")).expect("an archive"));
+}
+
+/// dockerd does not start on such a store; nor is anything added to it.
+#[test]
+fn a_store_that_is_damaged_where_it_matters() {
+    let (root, dir) = (store(), temp_dir());
+    let archive = dir.path().join("x.tar");
+    save(root.path(), &["alpine:3.4"], &archive);
+    let file = root.path().join("image/overlay2/repositories.json");
+    for text in ["", "{", "[]"] {
+        fs::write(&file, text).expect("written");
+        let before = Tree::read(root.path());
+        expect(try_load(root.path(), &archive, &[]), 1, &["cannot change a store", "repositories.json cannot be read"]);
+        assert_same(&before.without_times(), &Tree::read(root.path()).without_times(), Allow::NOTHING);
+    }
+}
+
+#[test]
+fn stores_that_are_of_another_kind() {
+    let (root, dir) = (store(), temp_dir());
+    let archive = dir.path().join("x.tar");
+    save(root.path(), &["alpine:3.4"], &archive);
+    let at = archive.to_str().expect("text");
+
+    let containerd = temp_dir();
+    for dir in ["containerd/daemon/io.containerd.metadata.v1.bolt", "buildkit/containerd-overlayfs", "containers"] {
+        fs::create_dir_all(containerd.path().join(dir)).expect("a directory");
+    }
+    let before = Tree::read(containerd.path());
+    for arguments in [&["save", "--all", "-o", "y.tar"][..], &["load", "-i", at]] {
+        fails(containerd.path(), arguments, 1, &["containerd image store", "hint: ", "ctr -n moby images export"]);
+    }
+    assert_same(&before, &Tree::read(containerd.path()), Allow::NOTHING);
+
+    let vfs = temp_dir();
+    fs::create_dir_all(vfs.path().join("image/vfs/layerdb/sha256/x")).expect("directories");
+    fs::create_dir_all(vfs.path().join("vfs/dir/x")).expect("directories");
+    fails(vfs.path(), ["load", "-i", at], 1, &["cannot work on graph driver vfs"]);
+    let out = dir.path().join("y.tar");
+    fails(vfs.path(), ["save", "--all", "-o", out.to_str().expect("text")], 1, &["cannot work on graph driver vfs"]);
+    assert!(!out.exists());
+
+    // Something else is there: it is no place for a store.
+    let other = temp_dir();
+    fs::write(other.path().join("precious"), "x").expect("written");
+    fails(other.path(), ["load", "-i", at], 1, &["no Docker store at"]);
+    assert_eq!(names(other.path()), ["precious"]);
+    fails(&other.path().join("precious"), ["load", "-i", at], 1, &["precious"]);
+    fails(&other.path().join("none"), ["load", "-i", at], 1, &["no Docker store at"]);
+}
+
+/// Ctrl-C takes away what was made so far.
+#[test]
+fn a_load_that_is_interrupted() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let (root, dir) = (store(), temp_dir());
+    let archive = dir.path().join("all.tar.zst");
+    save(root.path(), &["--all"], &archive);
+    let bytes = fs::read(&archive).expect("an archive");
+    for signal in [Signal::INT, Signal::TERM] {
+        let target = temp_dir();
+        let mut command = Command::new(DOCKPACK);
+        command.env_clear().env(HURRY, "1").arg("--root").arg(target.path()).arg("load");
+        let mut load = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("dockpack runs");
+        let mut pipe = load.stdin.take().expect("a pipe");
+        pipe.write_all(&bytes[..bytes.len() / 2]).expect("written");
+        while !target.path().join(".dockpack/load/layers").is_dir() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let pid = Pid::from_raw(i32::try_from(load.id()).expect("a pid")).expect("a pid");
+        kill_process(pid, signal).expect("a signal");
+        // It waits for the pipe and looks at the signal when something comes.
+        let _ = pipe.write_all(&bytes[bytes.len() / 2..]);
+        drop(pipe);
+        let output = load.wait_with_output().expect("it ends");
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(130), "{stderr}");
+        assert!(stderr.starts_with("dockpack: "), "{stderr}");
+        assert_eq!(names(target.path()), [] as [String; 0]);
+        // And it can be done again.
+        let _ = try_load(target.path(), &archive, &[]).done();
     }
 }
