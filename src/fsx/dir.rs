@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::attrs::{Attrs, Kind, Stamp, Time, XattrName};
+use super::attrs::{Attrs, Kind, Stamp, Time};
 use super::resolve::{self, Scope};
 use crate::error::FsError;
 
 /// A result of a file system call.
-type Result<T> = std::result::Result<T, FsError>;
+pub(super) type Result<T> = std::result::Result<T, FsError>;
 
 /// An open directory. Every path given to it is relative and stays beneath it.
 #[derive(Debug, Clone)]
@@ -442,58 +442,6 @@ impl Dir {
         times.last_access.tv_nsec = rustix::fs::UTIME_OMIT;
         rustix::fs::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| self.fail("change times of", name, errno))
-    }
-
-    /// Path of a name through this directory's descriptor: there is no `lgetxattrat` before Linux 6.13, and
-    /// devices and links cannot be opened for it. The last component is not followed by the `l…xattr` calls.
-    fn through_fd(&self, name: &[u8]) -> Vec<u8> {
-        let mut path = format!("/proc/self/fd/{}/", self.fd.as_raw_fd()).into_bytes();
-        path.extend_from_slice(name);
-        path
-    }
-
-    /// Lists the extended attributes of a name, sorted, with their values.
-    ///
-    /// # Errors
-    /// The file system refuses; one that has no extended attributes gives an empty list.
-    pub fn xattrs(&self, name: impl AsRef<[u8]>) -> Result<Vec<(XattrName, Vec<u8>)>> {
-        let name = one_name(name.as_ref());
-        let path = self.through_fd(name);
-        let fail = |errno| self.fail("read extended attributes of", name, errno);
-        let mut names = vec![0; 65536];
-        let length = match rustix::fs::llistxattr(&path[..], &mut names[..]) {
-            Err(Errno::NOTSUP) => 0,
-            length => length.map_err(fail)?,
-        };
-        let mut found = Vec::new();
-        for key in names[..length].split(|byte| *byte == 0).filter(|key| !key.is_empty()) {
-            let mut value = vec![0; 65536];
-            let length = rustix::fs::lgetxattr(&path[..], key, &mut value[..]).map_err(fail)?;
-            value.truncate(length);
-            found.push((key.to_vec(), value));
-        }
-        found.sort();
-        Ok(found)
-    }
-
-    /// Sets one extended attribute of a name; of a link itself, not its target.
-    ///
-    /// # Errors
-    /// The file system refuses.
-    pub fn set_xattr(&self, name: impl AsRef<[u8]>, key: &[u8], value: &[u8]) -> Result<()> {
-        let name = one_name(name.as_ref());
-        rustix::fs::lsetxattr(self.through_fd(name), key, value, rustix::fs::XattrFlags::empty())
-            .map_err(|errno| self.fail("set an extended attribute of", name, errno))
-    }
-
-    /// Removes one extended attribute of a name.
-    ///
-    /// # Errors
-    /// It is not there, or the file system refuses.
-    pub fn remove_xattr(&self, name: impl AsRef<[u8]>, key: &[u8]) -> Result<()> {
-        let name = one_name(name.as_ref());
-        rustix::fs::lremovexattr(self.through_fd(name), key)
-            .map_err(|errno| self.fail("remove an extended attribute of", name, errno))
     }
 
     /// Makes names in this directory durable.

@@ -12,6 +12,7 @@ mod real;
 mod remove;
 mod resolve;
 mod walk;
+mod xattrs;
 
 pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
