@@ -2,14 +2,14 @@
 //! `createTarFile`; store-format 6.1).
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::Write;
 
 use rustix::io::Errno;
 
 use crate::error::FsError;
 use crate::fsx::{Dir, Kind, Stamp, Time};
 
-use super::member::{Member, MemberKind, Members, TarError};
+use super::member::{Member, MemberKind, Members, TarError, TarStream};
 use super::shared::Shared;
 
 /// Marks a name as removed in a layer's tar.
@@ -52,15 +52,16 @@ pub enum ApplyError {
 }
 
 /// Unpacks all members into the tree below `root`. `shared` are files of it that are not this layer's to change.
+/// Returns the bytes that the headers claim, together.
 ///
 /// # Errors
 /// The tar is damaged or hostile, or the file system refuses. The tree is then half made.
-pub fn apply<R: Read>(
+pub fn apply<R: TarStream>(
     members: &mut Members<R>,
     root: &Dir,
     whiteouts: Whiteouts,
     shared: &Shared,
-) -> Result<(), ApplyError> {
+) -> Result<u64, ApplyError> {
     let mut work = Apply {
         root,
         shared,
@@ -70,10 +71,13 @@ pub fn apply<R: Read>(
         unpacked: HashSet::new(),
         buffer: vec![0; CHUNK],
     };
+    let mut claimed: u64 = 0;
     while let Some(member) = members.next_member()? {
+        claimed = claimed.saturating_add(member.claimed);
         work.member(&member, members)?;
     }
-    work.finish()
+    work.finish()?;
+    Ok(claimed)
 }
 
 struct Apply<'d> {
@@ -90,7 +94,7 @@ struct Apply<'d> {
 }
 
 impl Apply<'_> {
-    fn member<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<(), ApplyError> {
+    fn member<R: TarStream>(&mut self, member: &Member, members: &mut Members<R>) -> Result<(), ApplyError> {
         if member.kind == MemberKind::GlobalHeader {
             return Ok(());
         }
@@ -143,7 +147,7 @@ impl Apply<'_> {
         Ok(dir)
     }
 
-    fn create<R: Read>(
+    fn create<R: TarStream>(
         &mut self,
         member: &Member,
         dir: &Dir,
@@ -194,7 +198,7 @@ impl Apply<'_> {
         dir.remove_tree(name)
     }
 
-    fn fill<R: Read>(
+    fn fill<R: TarStream>(
         &mut self,
         members: &mut Members<R>,
         dir: &Dir,

@@ -1,10 +1,10 @@
 //! Reads the members of a layer's tar: names, attributes and where content begins.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use crate::fsx::{Time, XattrName};
-use crate::tarsplit::is_header_only;
+use crate::tarsplit::{Duplicate, Segments, Splitter, is_header_only};
 
 use super::header::{BLOCK, Header};
 
@@ -29,6 +29,9 @@ pub enum TarError {
     /// A sparse file, which no Docker store can give back.
     #[error("sparse file {}", .0.escape_ascii())]
     Sparse(Vec<u8>),
+    /// A name that was there before; Docker refuses such a layer.
+    #[error(transparent)]
+    Duplicate(#[from] Duplicate),
     /// A member that Docker does not unpack either.
     #[error("{}: unknown type of member '{}'", .0.escape_ascii(), .1.escape_ascii())]
     Type(Vec<u8>, u8),
@@ -55,6 +58,36 @@ pub enum MemberKind {
     GlobalHeader,
 }
 
+/// What a tar is read from.
+pub trait TarStream: Read {
+    /// Told that the headers of a member have been read, and that its content, `size` bytes, comes next. `name` is what
+    /// the tar calls it, long names resolved.
+    ///
+    /// # Errors
+    /// The stream does not take such a member.
+    fn begin_member(&mut self, _name: &[u8], _size: u64) -> Result<(), TarError> {
+        Ok(())
+    }
+
+    /// Passes over bytes that nobody wants, or over what is left of them.
+    ///
+    /// # Errors
+    /// The stream cannot be read.
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        io::copy(&mut Read::take(&mut *self, bytes), &mut io::sink()).map(drop)
+    }
+}
+
+impl TarStream for &[u8] {}
+
+impl<R: Read> TarStream for Segments<R> {}
+
+impl<R: Read, W: Write> TarStream for Splitter<R, W> {
+    fn begin_member(&mut self, name: &[u8], size: u64) -> Result<(), TarError> {
+        Ok(self.begin_file(name, size)??)
+    }
+}
+
 /// A member of a layer's tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
@@ -70,6 +103,8 @@ pub struct Member {
     pub gid: u32,
     /// Bytes of content that follow in the stream.
     pub size: u64,
+    /// Bytes that the header claims, also where nothing follows it.
+    pub claimed: u64,
     /// Time of last change as Docker sets it: outside of 1970 to 2262 it becomes 1970.
     pub mtime: Time,
     /// Time of last access as Docker sets it: not before `mtime`.
@@ -98,7 +133,7 @@ pub struct Members<R> {
     padding: u64,
 }
 
-impl<R: Read> Members<R> {
+impl<R: TarStream> Members<R> {
     /// Reads a tar from its first byte.
     pub fn new(stream: R, content: Content) -> Self {
         Self { stream, content, unread: 0, padding: 0 }
@@ -119,7 +154,8 @@ impl<R: Read> Members<R> {
                 b'K' => special.link = Some(until_nul(self.read_special(size)?)),
                 b'g' => {
                     // Its records are in the stream; Docker makes nothing of them.
-                    self.read_special(size)?;
+                    let records = parse_pax(&self.read_special(size)?)?;
+                    self.stream.begin_member(records.get(&b"path"[..]).unwrap_or(&header.name), 0)?;
                     return Ok(Some(global_header()));
                 }
                 _ => return self.begin(header, special).map(Some),
@@ -190,8 +226,7 @@ impl<R: Read> Members<R> {
 
     fn skip(&mut self, bytes: u64) -> Result<(), TarError> {
         // A stream that ends in the padding behind the last member is whole.
-        io::copy(&mut (&mut self.stream).take(bytes), &mut io::sink())?;
-        Ok(())
+        Ok(self.stream.skip(bytes)?)
     }
 
     fn read_special(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
@@ -209,7 +244,8 @@ impl<R: Read> Members<R> {
 
     /// Puts header and special records together, and notes where the content ends.
     fn begin(&mut self, header: Header, special: Special) -> Result<Member, TarError> {
-        let member = special.merge(header)?;
+        let (name, member) = special.merge(header)?;
+        self.stream.begin_member(&name, member.size)?;
         self.padding = padding(member.size);
         self.unread = if self.content == Content::Present { member.size } else { 0 };
         Ok(member)
@@ -236,6 +272,7 @@ fn global_header() -> Member {
         uid: 0,
         gid: 0,
         size: 0,
+        claimed: 0,
         mtime: never,
         atime: never,
         xattrs: BTreeMap::new(),
@@ -251,13 +288,14 @@ struct Special {
 }
 
 impl Special {
-    fn merge(mut self, header: Header) -> Result<Member, TarError> {
+    /// Returns the name as the tar has it, and the member.
+    fn merge(mut self, header: Header) -> Result<(Vec<u8>, Member), TarError> {
         let name = self.name.take().or_else(|| self.pax.remove(&b"path"[..])).unwrap_or(header.name);
         let link = self.link.take().or_else(|| self.pax.remove(&b"linkpath"[..])).unwrap_or(header.link);
         if header.type_flag == b'S' || self.pax.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
             return Err(TarError::Sparse(name));
         }
-        let size = self.number(b"size", header.size)?;
+        let size = u64::try_from(self.number(b"size", header.size)?).map_err(|_| TarError::Header("size"))?;
         let kind = match header.type_flag {
             0 if name.ends_with(b"/") => MemberKind::Directory,
             0 | b'0' => MemberKind::File,
@@ -273,13 +311,14 @@ impl Special {
         let mtime = self.time(b"mtime")?.unwrap_or((header.mtime, 0));
         let atime = self.time(b"atime")?.or(header.atime.map(|seconds| (seconds, 0))).unwrap_or(mtime);
         let (mtime, atime) = (bound(mtime), bound(atime));
-        Ok(Member {
+        let member = Member {
             path: clean(&name)?,
             kind,
             mode: (header.mode & 0o7777) as u32,
             uid: narrow(self.number(b"uid", header.uid)?, "uid")?,
             gid: narrow(self.number(b"gid", header.gid)?, "gid")?,
-            size: if has_content { u64::try_from(size).map_err(|_| TarError::Header("size"))? } else { 0 },
+            size: if has_content { size } else { 0 },
+            claimed: size,
             mtime,
             atime: atime.max(mtime),
             xattrs: self
@@ -287,7 +326,8 @@ impl Special {
                 .into_iter()
                 .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?.to_vec(), value)))
                 .collect(),
-        })
+        };
+        Ok((name, member))
     }
 
     fn number(&self, key: &[u8], otherwise: i64) -> Result<i64, TarError> {

@@ -5,9 +5,11 @@ pub(crate) mod differences;
 mod header;
 mod member;
 mod shared;
+mod split;
 
 pub use apply::{ApplyError, Whiteouts, apply};
 pub use differences::RestoreError;
 pub(crate) use member::clean;
-pub use member::{Content, Member, MemberKind, Members, TarError};
+pub use member::{Content, Member, MemberKind, Members, TarError, TarStream};
 pub use shared::Shared;
+pub use split::split;

@@ -10,9 +10,11 @@ mod assemble;
 mod entries;
 mod prove;
 mod segments;
+mod split;
 
 pub use assemble::{AssembleError, LayerTree, OnBadFile, assemble, assemble_past};
 pub(crate) use entries::is_header_only;
 pub use entries::{Crc64, Entries, Entry};
 pub use prove::{Mismatch, Prover};
 pub use segments::Segments;
+pub use split::{Duplicate, Splitter};

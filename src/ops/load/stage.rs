@@ -11,7 +11,7 @@ use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId};
 use crate::layer::{
-    ApplyError, Content, MemberKind, Members, RestoreError, Shared, TarError, apply, clean, differences,
+    ApplyError, Content, MemberKind, Members, RestoreError, Shared, TarError, TarStream, apply, clean, differences,
 };
 use crate::progress::{Event, Observer, check_stop};
 use crate::store::Snapshot;
@@ -260,6 +260,8 @@ struct Proved<'a, R> {
     prover: Prover<std::fs::File>,
     observer: &'a dyn Observer,
 }
+
+impl<R: Read> TarStream for Proved<'_, R> {}
 
 impl<R: Read> Read for Proved<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
