@@ -7,8 +7,8 @@ use crate::fsx::Dir;
 use crate::id::{ChainId, Sha256};
 use crate::store::{WriteLock, repositories};
 
+use super::build::{DRIVER_DIR, RECORD_DIR};
 use super::plan::{LoadPlan, PlannedLayer};
-use super::stage::{DRIVER_DIR, RECORD_DIR};
 
 /// Publishes a load whose staging directory is complete, proved and durable.
 pub(super) struct Publish<'a> {

@@ -1,29 +1,19 @@
 //! Builds layers in the staging directory, out of what streams by.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read, Write};
-
-use rustix::io::Errno;
 
 use crate::archive::{ArchiveReader, MemberName};
 use crate::driver::{GraphDriver, NewLayer};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId};
-use crate::layer::{
-    ApplyError, Content, MemberKind, Members, RestoreError, Shared, TarError, TarStream, apply, clean, differences,
-};
-use crate::progress::{Event, Observer, check_stop};
+use crate::layer::Shared;
+use crate::progress::{Event, Observer};
 use crate::store::Snapshot;
-use crate::tarsplit::{Entries, Prover, Segments};
 
+use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, TAR_SPLIT, build};
 use super::plan::{LoadPlan, PlannedLayer};
-
-/// Names within a staged layer.
-pub(super) const DRIVER_DIR: &str = "driver";
-pub(super) const RECORD_DIR: &str = "record";
-const TAR_SPLIT: &str = "tar-split.json.gz";
-const DIFFERENCES: &str = "differences.jsonl";
 
 /// Builds the planned layers of one load.
 pub(super) struct Stage<'a> {
@@ -111,7 +101,7 @@ impl<'a> Stage<'a> {
         match layers[..] {
             [] => return Ok(()),
             [layer] if self.is_ready(layer.record.chain)? => {
-                self.build(layer, &mut *archive).map_err(|error| error.of(layer, archive))?;
+                self.build(layer, &mut *archive).map_err(|error| error.of(layer.record.chain, archive))?;
             }
             _ => copy_to(archive, &self.spool, &diff.hex())?,
         }
@@ -140,40 +130,29 @@ impl<'a> Stage<'a> {
             Err(error) if error.is_not_found() => Ok(()),
             spooled if self.is_ready(chain)? => {
                 let stream = BufReader::with_capacity(1 << 20, spooled?);
-                self.build(layer, stream).map_err(|error| error.of(layer, archive))
+                self.build(layer, stream).map_err(|error| error.of(layer.record.chain, archive))
             }
             _ => Ok(()),
         }
     }
 
-    /// Builds a layer out of the stream of its tar, and proves it against its tar-split on the way.
+    /// Builds a layer out of the stream of its tar.
     fn build(&mut self, layer: &'a PlannedLayer, stream: impl Read) -> Result<(), BuildError> {
         let record = &layer.record;
         self.observer.on(Event::Object(&record.chain.short()));
         let staged = self.layers.dir(record.chain.hex())?;
-        let (entry, dir) = (staged.dir(RECORD_DIR)?, staged.make_dir(DRIVER_DIR, 0o710)?);
         let parent = record.parent.map(|chain| self.directory(chain)).transpose()?;
         let lower = record.facts.lower_id.as_ref().map(|id| self.by_cache_id(id)).transpose()?;
-        let new = NewLayer { facts: &record.facts, parent: parent.as_ref(), lower: lower.as_ref() };
-        let begun = self.driver.begin(&dir, &new)?;
-        if record.parent.is_some_and(|parent| self.present.contains_key(&parent)) {
-            self.shared.extend(begun.linked);
-        }
-
-        let prover = Prover::new(Entries::new(entry.file(TAR_SPLIT)?));
-        let proved = Proved { stream, prover, observer: self.observer };
-        let mut members = Members::new(proved, Content::Present);
-        apply(&mut members, &begun.tree, begun.whiteouts, &self.shared)?;
-        let mut proved = members.into_stream();
-        io::copy(&mut proved, &mut io::sink()).map_err(BuildError::Stream)?;
-        proved.prover.finish().map_err(|error| BuildError::Stream(io::Error::other(error)))?;
-        prove_names(Entries::new(entry.file(TAR_SPLIT)?))?;
-
-        if layer.restores {
-            let list = BufReader::new(staged.file(DIFFERENCES)?);
-            differences::restore(&dir, list, &self.shared)?;
-        }
-        write_record(&entry, layer)?;
+        let on_present = record.parent.is_some_and(|parent| self.present.contains_key(&parent));
+        let site = Site {
+            driver: self.driver,
+            staged: &staged,
+            new: NewLayer { facts: &record.facts, parent: parent.as_ref(), lower: lower.as_ref() },
+            restores: layer.restores,
+            on_present,
+            observer: self.observer,
+        };
+        build(&site, record, &mut self.shared, stream)?;
         if let Some(parent) = record.parent.filter(|parent| self.built.contains(parent)) {
             self.driver.mark_parent(&self.directory(parent)?)?;
         }
@@ -211,111 +190,4 @@ fn copy_to(archive: &mut ArchiveReader, dir: &Dir, name: &str) -> Result<()> {
         }
         file.write_all(&buffer[..got]).map_err(|error| FsError::new("write", dir.shown(name), error))?;
     }
-}
-
-/// Proves that tar-split calls each member by the name that it has in the tar: dockerd takes the content of files from
-/// where tar-split says it is.
-fn prove_names(entries: Entries<std::fs::File>) -> Result<(), BuildError> {
-    let mut members = Members::new(Segments::with_names(entries), Content::Elided);
-    // An entry comes behind the segment that its member's header is in: names are behind paths.
-    let mut paths = VecDeque::new();
-    loop {
-        let member = members.next_member().map_err(ApplyError::from)?;
-        if member.is_none() {
-            io::copy(members.stream(), &mut io::sink()).map_err(BuildError::Stream)?;
-        }
-        let at_end = member.is_none();
-        paths.extend(member.map(|member| (member.kind != MemberKind::GlobalHeader).then_some(member.path)));
-        while let Some(name) = members.stream().next_name() {
-            let is_right = match paths.pop_front() {
-                Some(Some(path)) => clean(&name).is_ok_and(|name| name == path),
-                Some(None) => true,
-                None => false,
-            };
-            if !is_right {
-                return Err(BuildError::Name(name));
-            }
-        }
-        if at_end {
-            return if paths.is_empty() { Ok(()) } else { Err(BuildError::Name(Vec::new())) };
-        }
-    }
-}
-
-/// Writes the files of a layerdb entry.
-fn write_record(entry: &Dir, layer: &PlannedLayer) -> Result<(), FsError> {
-    let record = &layer.record;
-    entry.new_file("diff", record.diff.to_string().as_bytes(), 0o644)?;
-    entry.new_file("size", record.size.to_string().as_bytes(), 0o644)?;
-    entry.new_file("cache-id", record.cache_id.as_str().as_bytes(), 0o644)?;
-    match record.parent {
-        Some(parent) => entry.new_file("parent", parent.to_string().as_bytes(), 0o644),
-        None => Ok(()),
-    }
-}
-
-/// A stream that is compared with tar-split as it is read.
-struct Proved<'a, R> {
-    stream: R,
-    prover: Prover<std::fs::File>,
-    observer: &'a dyn Observer,
-}
-
-impl<R: Read> TarStream for Proved<'_, R> {}
-
-impl<R: Read> Read for Proved<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        check_stop(self.observer)?;
-        let got = self.stream.read(buffer)?;
-        self.prover.update(&buffer[..got]).map_err(io::Error::other)?;
-        self.observer.on(Event::Advance(got as u64));
-        Ok(got)
-    }
-}
-
-/// Why a layer could not be built.
-#[derive(Debug, thiserror::Error)]
-enum BuildError {
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    #[error(transparent)]
-    Stream(io::Error),
-    #[error("tar-split has the name \"{}\" where the tar has another", .0.escape_ascii())]
-    Name(Vec<u8>),
-}
-
-impl BuildError {
-    /// Tells what the archive has to do with it.
-    fn of(self, layer: &PlannedLayer, archive: &ArchiveReader) -> Error {
-        match self {
-            Self::Fs(error) => error.into(),
-            Self::Apply(ApplyError::Fs(error)) | Self::Restore(RestoreError::Fs(error)) if is_of_host(&error) => {
-                error.into()
-            }
-            Self::Stream(error) | Self::Apply(ApplyError::Tar(TarError::Read(error))) => archive.read_failed(&error),
-            error => archive.bad(format!("layer {}: {error}", layer.record.chain.short())),
-        }
-    }
-}
-
-/// Tells whether a file system call failed for want of something that this host has not, rather than for what an
-/// archive asks for.
-fn is_of_host(error: &FsError) -> bool {
-    use io::ErrorKind;
-    let kinds = [
-        ErrorKind::StorageFull,
-        ErrorKind::QuotaExceeded,
-        ErrorKind::FileTooLarge,
-        ErrorKind::ReadOnlyFilesystem,
-        ErrorKind::OutOfMemory,
-        ErrorKind::PermissionDenied,
-        ErrorKind::TooManyLinks,
-        ErrorKind::Unsupported,
-    ];
-    let errnos = [Errno::IO, Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    kinds.contains(&error.source.kind()) || error.source.raw_os_error().is_some_and(|code| errnos.contains(&code))
 }

@@ -1,0 +1,179 @@
+//! Builds one layer out of the stream of its tar, in a directory of its own.
+
+use std::collections::VecDeque;
+use std::io::{self, BufReader, Read};
+
+use rustix::io::Errno;
+
+use crate::archive::ArchiveReader;
+use crate::archive::LayerRecord;
+use crate::driver::{GraphDriver, NewLayer};
+use crate::error::{Error, FsError};
+use crate::fsx::Dir;
+use crate::id::ChainId;
+use crate::layer::{
+    ApplyError, Content, MemberKind, Members, RestoreError, Shared, TarError, TarStream, apply, clean, differences,
+};
+use crate::progress::{Event, Observer, check_stop};
+use crate::tarsplit::{Entries, Prover, Segments};
+
+/// Names within a staged layer: what will be `<driver>/<cache-id>`, and what will be its entry in layerdb.
+pub(super) const DRIVER_DIR: &str = "driver";
+pub(super) const RECORD_DIR: &str = "record";
+/// Names of what must be in a staged layer before it is built: in [`RECORD_DIR`], and beside it.
+pub(super) const TAR_SPLIT: &str = "tar-split.json.gz";
+pub(super) const DIFFERENCES: &str = "differences.jsonl";
+
+/// Where one layer is built, and what of but its tar.
+pub(super) struct Site<'a> {
+    pub(super) driver: &'static dyn GraphDriver,
+    /// The staged layer.
+    pub(super) staged: &'a Dir,
+    /// The driver's facts of the layer, and the directories it stands on.
+    pub(super) new: NewLayer<'a>,
+    /// [`DIFFERENCES`] applies: the driver directory will be of the form it had.
+    pub(super) restores: bool,
+    /// The layer below is one that the store has.
+    pub(super) on_present: bool,
+    pub(super) observer: &'a dyn Observer,
+}
+
+/// Builds a layer out of the stream of its tar, and proves it against its tar-split on the way. The digest of the
+/// stream is the caller's to prove. `shared` are files that layers of the store have too; those that the
+/// new layer begins with are added.
+///
+/// # Errors
+/// The tar is damaged, hostile or another one, or the file system refuses. The directory is then half made.
+pub(super) fn build(
+    site: &Site<'_>,
+    record: &LayerRecord,
+    shared: &mut Shared,
+    stream: impl Read,
+) -> Result<(), BuildError> {
+    let (entry, dir) = (site.staged.dir(RECORD_DIR)?, site.staged.make_dir(DRIVER_DIR, 0o710)?);
+    let begun = site.driver.begin(&dir, &site.new)?;
+    if site.on_present {
+        shared.extend(begun.linked);
+    }
+
+    let prover = Prover::new(Entries::new(entry.file(TAR_SPLIT)?));
+    let proved = Proved { stream, prover, observer: site.observer };
+    let mut members = Members::new(proved, Content::Present);
+    apply(&mut members, &begun.tree, begun.whiteouts, shared)?;
+    let mut proved = members.into_stream();
+    io::copy(&mut proved, &mut io::sink()).map_err(BuildError::Stream)?;
+    proved.prover.finish().map_err(|error| BuildError::Stream(io::Error::other(error)))?;
+    prove_names(Entries::new(entry.file(TAR_SPLIT)?))?;
+
+    if site.restores {
+        let list = BufReader::new(site.staged.file(DIFFERENCES)?);
+        differences::restore(&dir, list, shared)?;
+    }
+    Ok(write_record(&entry, record)?)
+}
+
+/// Proves that tar-split calls each member by the name that it has in the tar: dockerd takes the content of files from
+/// where tar-split says it is.
+fn prove_names(entries: Entries<std::fs::File>) -> Result<(), BuildError> {
+    let mut members = Members::new(Segments::with_names(entries), Content::Elided);
+    // An entry comes behind the segment that its member's header is in: names are behind paths.
+    let mut paths = VecDeque::new();
+    loop {
+        let member = members.next_member().map_err(ApplyError::from)?;
+        if member.is_none() {
+            io::copy(members.stream(), &mut io::sink()).map_err(BuildError::Stream)?;
+        }
+        let at_end = member.is_none();
+        paths.extend(member.map(|member| (member.kind != MemberKind::GlobalHeader).then_some(member.path)));
+        while let Some(name) = members.stream().next_name() {
+            let is_right = match paths.pop_front() {
+                Some(Some(path)) => clean(&name).is_ok_and(|name| name == path),
+                Some(None) => true,
+                None => false,
+            };
+            if !is_right {
+                return Err(BuildError::Name(name));
+            }
+        }
+        if at_end {
+            return if paths.is_empty() { Ok(()) } else { Err(BuildError::Name(Vec::new())) };
+        }
+    }
+}
+
+/// Writes the files of a layerdb entry.
+fn write_record(entry: &Dir, record: &LayerRecord) -> Result<(), FsError> {
+    entry.new_file("diff", record.diff.to_string().as_bytes(), 0o644)?;
+    entry.new_file("size", record.size.to_string().as_bytes(), 0o644)?;
+    entry.new_file("cache-id", record.cache_id.as_str().as_bytes(), 0o644)?;
+    match record.parent {
+        Some(parent) => entry.new_file("parent", parent.to_string().as_bytes(), 0o644),
+        None => Ok(()),
+    }
+}
+
+/// A stream that is compared with tar-split as it is read.
+struct Proved<'a, R> {
+    stream: R,
+    prover: Prover<std::fs::File>,
+    observer: &'a dyn Observer,
+}
+
+impl<R: Read> TarStream for Proved<'_, R> {}
+
+impl<R: Read> Read for Proved<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        check_stop(self.observer)?;
+        let got = self.stream.read(buffer)?;
+        self.prover.update(&buffer[..got]).map_err(io::Error::other)?;
+        self.observer.on(Event::Advance(got as u64));
+        Ok(got)
+    }
+}
+
+/// Why a layer could not be built.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BuildError {
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error(transparent)]
+    Stream(io::Error),
+    #[error("tar-split has the name \"{}\" where the tar has another", .0.escape_ascii())]
+    Name(Vec<u8>),
+}
+
+impl BuildError {
+    /// Tells what the archive has to do with it.
+    pub(super) fn of(self, layer: ChainId, archive: &ArchiveReader) -> Error {
+        match self {
+            Self::Fs(error) => error.into(),
+            Self::Apply(ApplyError::Fs(error)) | Self::Restore(RestoreError::Fs(error)) if is_of_host(&error) => {
+                error.into()
+            }
+            Self::Stream(error) | Self::Apply(ApplyError::Tar(TarError::Read(error))) => archive.read_failed(&error),
+            error => archive.bad(format!("layer {}: {error}", layer.short())),
+        }
+    }
+}
+
+/// Tells whether a file system call failed for want of something that this host has not, rather than for what an
+/// archive asks for.
+fn is_of_host(error: &FsError) -> bool {
+    use io::ErrorKind;
+    let kinds = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::FileTooLarge,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::OutOfMemory,
+        ErrorKind::PermissionDenied,
+        ErrorKind::TooManyLinks,
+        ErrorKind::Unsupported,
+    ];
+    let errnos = [Errno::IO, Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    kinds.contains(&error.source.kind()) || error.source.raw_os_error().is_some_and(|code| errnos.contains(&code))
+}
