@@ -9,11 +9,10 @@ use std::sync::Mutex;
 
 use insta::assert_snapshot;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::support::command::{load, run, save};
 use crate::support::engine::Engine;
-use crate::support::store::{Contents, REAL, driver_of, memory_dir, project, stack, temp_dir, unpack};
+use crate::support::store::{Contents, REAL, driver_of, fast_dir, project, stack, temp_dir, unpack};
 
 /// Verifies and returns the exit code and the document.
 fn verify(root: &Path, arguments: &[&str]) -> (i32, Value) {
@@ -203,15 +202,6 @@ fn defects(driver: &str) -> Vec<String> {
 fn damage(defect: &str, root: &Path) {
     let status = Command::new(project("fixtures/damage")).arg(defect).arg(root).status().expect("fixtures/damage");
     assert!(status.success(), "{defect}");
-}
-
-/// An empty directory in memory, where a file in memory can have every attribute.
-fn fast_dir() -> TempDir {
-    let memory = memory_dir();
-    let probe = memory.path().join("probe");
-    fs::write(&probe, "").expect("a file");
-    let takes = |key: &str| rustix::fs::setxattr(&probe, key, b"x", rustix::fs::XattrFlags::empty()).is_ok();
-    if takes("user.x") && takes("trusted.x") { memory } else { temp_dir() }
 }
 
 /// Does every kind of damage to a store of its own, and returns what is said of each.
