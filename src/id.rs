@@ -48,6 +48,12 @@ impl Sha256 {
         Ok(Self(out))
     }
 
+    /// Takes the 32 bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// Returns the 32 bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8; 32] {

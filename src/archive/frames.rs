@@ -1,15 +1,11 @@
 //! zstd frames with a seek table.
 //!
-//! ```text
-//! frame, frame, …                      each with a content checksum
-//! skippable frame 0x184D2A50           "dockpack" and the SHA-256 of all bytes before this frame
-//! skippable frame 0x184D2A5E           the seek table of zstd's seekable format: for each frame its
-//!                                      compressed and decompressed length (32 bits each), then the number of
-//!                                      frames (32 bits), a descriptor byte (0) and 0x8F92EAB1
-//! ```
-//!
-//! Every zstd reader passes over skippable frames. The digest finds changes that decode to the same content.
+//! A *section* is a run of members that can be read without the others: the metadata, then the layers, where the plan of
+//! a save sees that little is lost by it in several, last `SHA256SUMS`. A section is a frame, or several where it is
+//! long; each has a content checksum. Behind them stands what [`seek`](super::seek) tells of, which also has the
+//! digest of each frame: it finds changes that decode to the same content, and proves a frame that is read alone.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 
 use sha2::Digest as _;
@@ -17,50 +13,28 @@ use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Oper
 
 use crate::id::Sha256;
 
+use super::seek::{self, Frame, LIST_MAGIC};
+
 const FRAME_MAGIC: u32 = 0xFD2F_B528;
-const DIGEST_MAGIC: u32 = 0x184D_2A50;
-const TABLE_MAGIC: u32 = 0x184D_2A5E;
-const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
-const DIGEST_TAG: &[u8; 8] = b"dockpack";
 /// A frame is closed at this decompressed length: the table has 32 bits for it.
 const FRAME_LIMIT: u64 = 2 << 30;
 /// Largest window that is decoded, as a power of two: the largest that Docker takes.
 const WINDOW_LIMIT: u32 = 29;
 const CHUNK: usize = 128 << 10;
 
-/// Lengths of one frame in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Frame {
-    /// In the archive.
-    pub compressed: u64,
-    /// Of what it holds.
-    pub decompressed: u64,
+/// The frame that is being written or read.
+#[derive(Clone, Default)]
+struct Open {
+    compressed: u64,
+    decompressed: u64,
+    digest: sha2::Sha256,
 }
 
-fn table(frames: &[Frame]) -> io::Result<Vec<u8>> {
-    let too_many = || io::Error::other("too many or too long frames for a seek table");
-    let length = u32::try_from(frames.len() * 8 + 9).map_err(|_| too_many())?;
-    let mut out = Vec::new();
-    out.extend(TABLE_MAGIC.to_le_bytes());
-    out.extend(length.to_le_bytes());
-    for frame in frames {
-        out.extend(u32::try_from(frame.compressed).map_err(|_| too_many())?.to_le_bytes());
-        out.extend(u32::try_from(frame.decompressed).map_err(|_| too_many())?.to_le_bytes());
+impl Open {
+    fn end(&mut self, section: u32) -> Frame {
+        let Self { compressed, decompressed, digest } = std::mem::take(self);
+        Frame { compressed, decompressed, digest: Sha256::finish(digest), section }
     }
-    out.extend(u32::try_from(frames.len()).map_err(|_| too_many())?.to_le_bytes());
-    out.push(0);
-    out.extend(SEEKABLE_MAGIC.to_le_bytes());
-    Ok(out)
-}
-
-fn digest_frame(digest: Sha256) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.extend(DIGEST_MAGIC.to_le_bytes());
-    out.extend(40_u32.to_le_bytes());
-    out.extend(DIGEST_TAG);
-    // The bytes, not the digits.
-    out.extend(digest.bytes());
-    out
 }
 
 /// Writes frames.
@@ -68,8 +42,8 @@ pub struct FrameWriter<W> {
     out: W,
     encoder: Encoder<'static>,
     buffer: Vec<u8>,
-    digest: sha2::Sha256,
-    open: Frame,
+    open: Open,
+    section: u32,
     frames: Vec<Frame>,
 }
 
@@ -92,21 +66,29 @@ impl<W: Write> FrameWriter<W> {
         encoder.set_parameter(CParameter::WindowLog(window))?;
         // At least one: without workers zstd cuts the stream at other places.
         encoder.set_parameter(CParameter::NbWorkers(threads.max(1)))?;
-        Ok(Self {
-            out,
-            encoder,
-            buffer: vec![0; CHUNK],
-            digest: sha2::Sha256::new(),
-            open: Frame { compressed: 0, decompressed: 0 },
-            frames: Vec::new(),
-        })
+        Ok(Self { out, encoder, buffer: vec![0; CHUNK], open: Open::default(), section: 0, frames: Vec::new() })
     }
 
-    /// Closes the open frame, if there is one.
+    /// Sets another window, as a power of two of bytes. Only between frames.
+    ///
+    /// # Errors
+    /// zstd does not take it.
+    pub fn set_window(&mut self, window: u32) -> io::Result<()> {
+        self.encoder.set_parameter(CParameter::WindowLog(window))
+    }
+
+    /// Ends the section, so that what follows can be read without what came before. An empty one is none.
     ///
     /// # Errors
     /// The output takes no more.
-    pub fn end_frame(&mut self) -> io::Result<()> {
+    pub fn end_section(&mut self) -> io::Result<()> {
+        self.end_frame()?;
+        let is_empty = self.frames.last().is_none_or(|frame| frame.section != self.section);
+        self.section += u32::from(!is_empty);
+        Ok(())
+    }
+
+    fn end_frame(&mut self) -> io::Result<()> {
         if self.open.decompressed == 0 {
             return Ok(());
         }
@@ -119,25 +101,23 @@ impl<W: Write> FrameWriter<W> {
                 break;
             }
         }
-        self.frames.push(self.open);
-        self.open = Frame { compressed: 0, decompressed: 0 };
+        self.frames.push(self.open.end(self.section));
         self.encoder.reinit()
     }
 
-    /// Closes the last frame, writes digest and seek table, and gives the output back.
+    /// Ends the last section, writes what is behind it, and gives the output back.
     ///
     /// # Errors
     /// The output takes no more.
     pub fn finish(mut self) -> io::Result<W> {
         self.end_frame()?;
-        self.out.write_all(&digest_frame(Sha256::finish(self.digest)))?;
-        self.out.write_all(&table(&self.frames)?)?;
+        self.out.write_all(&seek::write(&self.frames)?)?;
         Ok(self.out)
     }
 
     fn pass_on(&mut self, length: usize) -> io::Result<()> {
         let bytes = &self.buffer[..length];
-        self.digest.update(bytes);
+        self.open.digest.update(bytes);
         self.open.compressed += length as u64;
         self.out.write_all(bytes)
     }
@@ -167,29 +147,36 @@ impl<W: Write> Write for FrameWriter<W> {
     }
 }
 
-/// Reads frames, and proves digest and seek table when they come by. Archives of other tools, which have
-/// neither, are read too.
+/// Reads frames, and proves them. Archives of other tools, which have no digests, are read too.
 pub struct FrameReader<R> {
     input: R,
     decoder: Decoder<'static>,
     state: State,
-    digest: sha2::Sha256,
-    frames: Vec<Frame>,
-    /// Whether digest and table have been proved.
-    proved: (bool, bool),
+    open: Open,
+    proof: Proof,
 }
 
 impl<R> std::fmt::Debug for FrameReader<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FrameReader({} frames)", self.frames.len())
+        write!(f, "FrameReader({:?})", self.state)
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Between,
-    Within(Frame),
+    Within,
     End,
+}
+
+/// What the frames are held against.
+enum Proof {
+    /// What will come behind them; these came by.
+    Later(Vec<Frame>),
+    /// What is known of those that are still to come.
+    Known(VecDeque<Frame>),
+    /// All was as it should be.
+    Done,
 }
 
 fn damaged(what: &str) -> io::Error {
@@ -197,77 +184,102 @@ fn damaged(what: &str) -> io::Error {
 }
 
 impl<R: BufRead> FrameReader<R> {
-    /// Reads from the first frame on.
+    /// Reads from the first frame on to the end.
     ///
     /// # Errors
     /// zstd cannot be set up.
     pub fn new(input: R) -> io::Result<Self> {
-        let mut decoder = Decoder::new()?;
-        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LIMIT))?;
-        Ok(Self {
-            input,
-            decoder,
-            state: State::Between,
-            digest: sha2::Sha256::new(),
-            frames: Vec::new(),
-            proved: (false, false),
-        })
+        Self::with(input, Proof::Later(Vec::new()))
     }
 
-    /// Tells whether digest and seek table have come by and are right. Only true behind the last byte.
+    /// Reads these frames, of which something else has told, and nothing behind them.
+    ///
+    /// # Errors
+    /// zstd cannot be set up.
+    pub fn known(input: R, frames: impl IntoIterator<Item = Frame>) -> io::Result<Self> {
+        Self::with(input, Proof::Known(frames.into_iter().collect()))
+    }
+
+    fn with(input: R, proof: Proof) -> io::Result<Self> {
+        let mut decoder = Decoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LIMIT))?;
+        Ok(Self { input, decoder, state: State::Between, open: Open::default(), proof })
+    }
+
+    /// Tells whether each frame was proved. Only true behind the last byte.
     #[must_use]
     pub fn is_proved(&self) -> bool {
-        self.state == State::End && self.proved == (true, true)
+        self.state == State::End && matches!(self.proof, Proof::Done)
     }
 
     /// Looks at what stands between two frames.
     fn next_frame(&mut self) -> io::Result<State> {
         let mut magic = [0; 4];
+        if matches!(&self.proof, Proof::Known(left) if left.is_empty()) {
+            self.proof = Proof::Done;
+        }
         if self.input.fill_buf()?.is_empty() {
             return Ok(State::End);
         }
         self.input.read_exact(&mut magic).map_err(|_| damaged("cut between two frames"))?;
-        match u32::from_le_bytes(magic) {
-            FRAME_MAGIC if !self.proved.0 => {
+        match (u32::from_le_bytes(magic), &self.proof) {
+            (FRAME_MAGIC, Proof::Later(_) | Proof::Known(_)) => {
                 self.decoder.reinit()?;
                 let mut nothing = [];
                 self.decoder.run(&mut InBuffer::around(&magic), &mut OutBuffer::around(&mut nothing[..]))?;
-                self.digest.update(magic);
-                Ok(State::Within(Frame { compressed: 4, decompressed: 0 }))
+                self.open = Open::default();
+                self.open.digest.update(magic);
+                self.open.compressed = 4;
+                Ok(State::Within)
             }
-            DIGEST_MAGIC if self.proved == (false, false) => {
-                let expected = digest_frame(Sha256::finish(self.digest.clone()));
-                self.expect(&expected[4..], "digest of the compressed bytes")?;
-                self.proved.0 = true;
-                Ok(State::Between)
-            }
-            TABLE_MAGIC if self.proved == (true, false) => {
-                let expected = table(&self.frames)?;
-                self.expect(&expected[4..], "seek table")?;
-                self.proved.1 = true;
-                Ok(State::Between)
-            }
-            // Other tools' skippable frames.
-            0x184D_2A50..=0x184D_2A5F if !self.proved.0 => {
-                let mut length = [0; 4];
-                self.input.read_exact(&mut length).map_err(|_| damaged("cut in a skippable frame"))?;
-                let length = u64::from(u32::from_le_bytes(length));
-                if io::copy(&mut (&mut self.input).take(length), &mut io::sink())? != length {
-                    return Err(damaged("cut in a skippable frame"));
-                }
-                Ok(State::Between)
-            }
+            // Also other tools' skippable frames.
+            (0x184D_2A50..=0x184D_2A5F, Proof::Later(_)) => self.skippable(magic).map(|()| State::Between),
             _ => Err(damaged("neither a frame nor the end")),
         }
     }
 
-    fn expect(&mut self, expected: &[u8], what: &str) -> io::Result<()> {
-        let mut found = vec![0; expected.len()];
-        self.input.read_exact(&mut found).map_err(|_| damaged(&format!("cut in the {what}")))?;
-        if found == expected { Ok(()) } else { Err(damaged(&format!("wrong {what}"))) }
+    /// Proves the frames that came by with what is behind them; passes over what is not that.
+    fn skippable(&mut self, magic: [u8; 4]) -> io::Result<()> {
+        let cut = |_| damaged("cut in a skippable frame");
+        let Proof::Later(frames) = &self.proof else { return Ok(()) };
+        let mut length = [0; 4];
+        self.input.read_exact(&mut length).map_err(cut)?;
+        let whole = seek::length(frames.len());
+        let listed = u64::from(u32::from_le_bytes(length));
+        let mut found = [magic, length].concat();
+        if magic == LIST_MAGIC.to_le_bytes() && seek::is_length(listed, frames.len()) {
+            (&mut self.input).take((whole - found.len()) as u64).read_to_end(&mut found)?;
+            let as_read = |(one, other): (&Frame, &Frame)| *one == Frame { section: one.section, ..*other };
+            let right = seek::parse(&found).is_some_and(|known| known.iter().zip(frames).all(as_read));
+            if !right {
+                return Err(damaged("wrong digests of the frames, or a wrong seek table"));
+            }
+            self.proof = Proof::Done;
+        } else if io::copy(&mut (&mut self.input).take(listed), &mut io::sink())? != listed {
+            return Err(damaged("cut in a skippable frame"));
+        }
+        Ok(())
     }
 
-    fn read_within(&mut self, mut frame: Frame, out: &mut [u8]) -> io::Result<usize> {
+    /// Proves the frame that was read to its end, as far as that can be done now.
+    fn end_frame(&mut self) -> io::Result<()> {
+        let read = self.open.end(0);
+        match &mut self.proof {
+            Proof::Later(frames) if frames.len() < seek::FRAMES_LIMIT => frames.push(read),
+            // Too many to be one of ours.
+            Proof::Later(_) => {}
+            Proof::Known(left) => {
+                let expected = left.pop_front();
+                if expected.is_none_or(|frame| frame != Frame { section: frame.section, ..read }) {
+                    return Err(damaged("a frame is not what its digest says"));
+                }
+            }
+            Proof::Done => {}
+        }
+        Ok(())
+    }
+
+    fn read_within(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
             let available = self.input.fill_buf()?;
             let at_end = available.is_empty();
@@ -275,13 +287,12 @@ impl<R: BufRead> FrameReader<R> {
             let mut output = OutBuffer::around(&mut *out);
             let hint = self.decoder.run(&mut input, &mut output)?;
             let (taken, given) = (input.pos(), output.pos());
-            self.digest.update(&available[..taken]);
+            self.open.digest.update(&available[..taken]);
             self.input.consume(taken);
-            frame.compressed += taken as u64;
-            frame.decompressed += given as u64;
-            self.state = State::Within(frame);
+            self.open.compressed += taken as u64;
+            self.open.decompressed += given as u64;
             if hint == 0 {
-                self.frames.push(frame);
+                self.end_frame()?;
                 self.state = State::Between;
                 return Ok(given);
             }
@@ -301,16 +312,15 @@ impl<R: BufRead> Read for FrameReader<R> {
             return Ok(0);
         }
         loop {
-            let given = match self.state {
+            match self.state {
                 State::End => return Ok(0),
-                State::Between => {
-                    self.state = self.next_frame()?;
-                    continue;
+                State::Between => self.state = self.next_frame()?,
+                State::Within => {
+                    let given = self.read_within(out)?;
+                    if given > 0 {
+                        return Ok(given);
+                    }
                 }
-                State::Within(frame) => self.read_within(frame, out)?,
-            };
-            if given > 0 {
-                return Ok(given);
             }
         }
     }
@@ -327,7 +337,7 @@ mod tests {
     fn pack(data: &[u8], threads: u32, chunk: usize) -> Vec<u8> {
         let mut writer = FrameWriter::new(Vec::new(), 3, 20, threads).expect("a writer");
         writer.write_all(&data[..1000]).expect("written");
-        writer.end_frame().expect("closed");
+        writer.end_section().expect("closed");
         for part in data[1000..].chunks(chunk) {
             writer.write_all(part).expect("written");
         }

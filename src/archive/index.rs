@@ -1,6 +1,6 @@
 //! `dockpack/archive.json`: what a store knows of its images beyond what OCI and Docker archives hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +22,33 @@ pub struct ArchiveIndex {
     pub images: Vec<ImageRecord>,
     /// The layers, parents before children.
     pub layers: Vec<LayerRecord>,
+    /// How many of the layers each section holds, in order; section 0 of an archive is the metadata.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sections: Vec<usize>,
     /// `distribution/diffid-by-digest` for these layers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub diff_id_by_digest: BTreeMap<BlobDigest, DiffId>,
     /// `distribution/v2metadata-by-diffid` for these layers, as the text that was there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub v2_metadata_by_diff_id: BTreeMap<DiffId, String>,
+}
+
+impl ArchiveIndex {
+    /// Returns the sections that hold what these layers are built of: their tar-splits, and their tars, which a
+    /// layer of the same diff ID before them may have brought.
+    #[must_use]
+    pub fn sections_of(&self, is_wanted: impl Fn(ChainId) -> bool) -> BTreeSet<u32> {
+        let numbers = (1..).zip(&self.sections).flat_map(|(number, layers)| std::iter::repeat_n(number, *layers));
+        let mut tars = BTreeMap::new();
+        let mut sections = BTreeSet::new();
+        for (layer, section) in self.layers.iter().zip(numbers) {
+            let tar = *tars.entry(layer.diff).or_insert(section);
+            if is_wanted(layer.chain) {
+                sections.extend([section, tar]);
+            }
+        }
+        sections
+    }
 }
 
 /// An image in an archive.

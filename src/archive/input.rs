@@ -1,5 +1,6 @@
 //! The outside of an archive that is read: what it is compressed with is told by its first bytes.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
@@ -7,6 +8,7 @@ use sha2::Digest as _;
 
 use super::frames::FrameReader;
 use super::output::digest_member;
+use super::seek::{Frame, Pieces};
 use crate::id::Sha256;
 
 /// Bytes read from a file or pipe at once.
@@ -56,6 +58,16 @@ impl Input {
             [0xfd, b'7', b'z', b'X', b'Z', ..] => other("xz"),
             _ => Ok(Self::Plain(stream)),
         }
+    }
+
+    /// Reads only these sections of an archive whose frames are known.
+    ///
+    /// # Errors
+    /// zstd cannot be set up.
+    pub(super) fn sections(file: File, frames: &[Frame], is_wanted: impl Fn(u32) -> bool) -> io::Result<Self> {
+        let known = frames.iter().copied().filter(|frame| is_wanted(frame.section));
+        let pieces: Box<dyn Read + Send> = Box::new(Pieces::of(file, frames, &is_wanted));
+        Ok(Self::Zstd(Box::new(FrameReader::known(BufReader::with_capacity(CHUNK, pieces), known)?)))
     }
 
     /// Proves that the stream ends here, and that nothing in its compression was changed where that has

@@ -15,8 +15,18 @@
 //! | `blobs/sha256/<diff>` | the layer's tar, once for each diff ID |
 //! | `dockpack/SHA256SUMS` | digests of all members before it, as `sha256sum -c` reads them |
 //!
-//! The tar is plain, in gzip, or in zstd frames ([`frames`]): one for the metadata, then one or more for the
-//! layers.
+//! The tar is plain, in gzip, or in zstd frames ([`frames`]). Frames are in sections: the metadata, then the layers, in
+//! one section or several ([`ArchiveIndex::sections`]), then `SHA256SUMS`.
+//!
+//! # What a read proves
+//!
+//! Read whole, everything: the digest of each frame, of each member, and the documents against the index.
+//!
+//! From a file in zstd frames only what is asked for is read ([`ArchiveReader::only`]): the end of the file, which has
+//! the digest of each frame and one of itself; the metadata; the sections with the wanted layers; and `SHA256SUMS`. This
+//! proves every byte that is used, as a whole read would: each frame against its digest, each member against
+//! `SHA256SUMS`, each layer's tar against its diff ID, and that the file has the length that its end tells of. It proves
+//! nothing of the frames that it passes over.
 
 mod ahead;
 pub mod frames;
@@ -26,13 +36,14 @@ mod layout;
 mod oci;
 mod output;
 mod reader;
+mod seek;
 mod writer;
 
 pub use index::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
 pub use input::Input;
 pub use layout::LayoutReader;
 pub(crate) use oci::{Descriptor, blob, documents, oci_manifest};
-pub use output::{Compression, ZstdOptions};
+pub use output::{Compression, WINDOW, ZstdOptions};
 pub use reader::{ArchiveReader, MemberName, Metadata};
 pub use writer::ArchiveWriter;
 

@@ -8,12 +8,15 @@ use sha2::Digest as _;
 use super::frames::FrameWriter;
 use crate::id::Sha256;
 
+/// Largest window that is used where no other is asked for, as a power of two of bytes.
+pub const WINDOW: u32 = 28;
+
 /// How zstd compresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ZstdOptions {
     /// Level, 1 to 22.
     pub level: i32,
-    /// Window as a power of two of bytes. Every reader takes 27; Docker, podman and skopeo take up to 29.
+    /// Largest window as a power of two of bytes. Every reader takes 27; Docker, podman and skopeo take up to 29.
     pub window: u32,
     /// Threads that compress.
     pub threads: u32,
@@ -86,10 +89,18 @@ impl<W: Write> Output<W> {
         })
     }
 
-    /// Ends a zstd frame, so that what follows can be read without what came before.
-    pub(super) fn end_frame(&mut self) -> io::Result<()> {
+    /// Sets the window as a power of two of bytes, before the first byte is written.
+    pub(super) fn set_window(&mut self, window: u32) -> io::Result<()> {
         match self {
-            Self::Zstd(frames) => frames.end_frame(),
+            Self::Zstd(frames) => frames.set_window(window),
+            Self::Gzip(_) | Self::Plain(_) => Ok(()),
+        }
+    }
+
+    /// Ends a section, where the archive has sections.
+    pub(super) fn end_section(&mut self) -> io::Result<()> {
+        match self {
+            Self::Zstd(frames) => frames.end_section(),
             Self::Gzip(_) | Self::Plain(_) => Ok(()),
         }
     }

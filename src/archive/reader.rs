@@ -1,6 +1,7 @@
-//! Reads an archive that dockpack wrote, and proves every byte of it.
+//! Reads an archive that dockpack wrote, and proves every byte that it gives out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{self, Read};
 
 use sha2::Digest as _;
@@ -14,6 +15,7 @@ use super::ahead::ReadAhead;
 use super::index::{ArchiveIndex, FORMAT};
 use super::input::Input;
 use super::oci::{Descriptor, documents, oci_manifest};
+use super::seek::{self, Frame};
 use super::{INDEX, SUMS, header, is_member_name, padding};
 
 /// Most bytes of metadata that are read of one archive: a thousand images have some ten millions.
@@ -54,6 +56,10 @@ impl MemberName {
 #[derive(Debug)]
 pub struct ArchiveReader {
     input: ReadAhead,
+    /// What is behind the metadata, where it can be read in parts.
+    rest: Option<Rest>,
+    /// Whether some sections are passed over.
+    is_partial: bool,
     /// The archive's name, for messages.
     name: String,
     /// Digests of the members that were read, by name.
@@ -61,6 +67,13 @@ pub struct ArchiveReader {
     open: Option<Open>,
     /// Bytes of metadata that may still be read.
     budget: u64,
+}
+
+/// An archive whose frames are known.
+#[derive(Debug)]
+struct Rest {
+    file: File,
+    frames: Vec<Frame>,
 }
 
 /// The member that is being read.
@@ -87,10 +100,32 @@ impl ArchiveReader {
     /// # Errors
     /// It cannot be read, or is compressed in a way that is not read here.
     pub fn new(stream: Box<dyn Read + Send>, name: &str) -> Result<Self, Error> {
+        Self::with(Input::new(stream), None, name)
+    }
+
+    /// Reads a file, and of one with known frames only what is asked for: see [`ArchiveReader::only`].
+    ///
+    /// # Errors
+    /// It cannot be read, or is compressed in a way that is not read here.
+    pub fn open(file: File, name: &str) -> Result<Self, Error> {
+        let bad = |error: io::Error| Error::Archive { name: name.to_owned(), reason: error.to_string() };
+        let is_file = file.metadata().map_err(bad)?.is_file();
+        match is_file.then(|| seek::find(&file)).transpose().map_err(bad)?.flatten() {
+            None => Self::new(Box::new(file), name),
+            Some(frames) => {
+                let metadata = file.try_clone().and_then(|file| Input::sections(file, &frames, |section| section == 0));
+                Self::with(metadata, Some(Rest { file, frames }), name)
+            }
+        }
+    }
+
+    fn with(input: io::Result<Input>, rest: Option<Rest>, name: &str) -> Result<Self, Error> {
         let name = name.to_owned();
-        match Input::new(stream) {
+        match input {
             Ok(input) => Ok(Self {
                 input: ReadAhead::new(input),
+                rest,
+                is_partial: false,
                 name,
                 sums: BTreeMap::new(),
                 open: None,
@@ -98,6 +133,27 @@ impl ArchiveReader {
             }),
             Err(error) => Err(Error::Archive { name, reason: error.to_string() }),
         }
+    }
+
+    /// Passes over what these layers do not need, as far as the archive can be read in parts. Call between the
+    /// metadata and the first member.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn only(&mut self, index: &ArchiveIndex, is_wanted: impl Fn(ChainId) -> bool) -> Result<(), Error> {
+        let sections = index.sections_of(is_wanted);
+        self.go_on(|section| sections.contains(&section))
+    }
+
+    /// Reads on behind the metadata, where that was read alone: these sections, and the last one.
+    fn go_on(&mut self, is_wanted: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let Some(rest) = self.rest.take() else { return Ok(()) };
+        let last = rest.frames.last().map_or(0, |frame| frame.section);
+        let is_read = |section| section > 0 && (section == last || is_wanted(section));
+        self.is_partial = rest.frames.iter().any(|frame| frame.section > 0 && !is_read(frame.section));
+        let input = Input::sections(rest.file, &rest.frames, is_read).map_err(|error| self.read_failed(&error))?;
+        self.input = ReadAhead::new(input);
+        Ok(())
     }
 
     /// Makes an error of this archive.
@@ -129,7 +185,7 @@ impl ArchiveReader {
         let mut blobs = BTreeMap::new();
         // Each image has a configuration and a manifest; two images may share neither.
         for _ in 0..index.images.len() * 2 {
-            match self.next_part()? {
+            match self.next_member()? {
                 Some(MemberName::Blob(digest)) => {
                     let bytes = self.read_whole()?;
                     if Sha256::of(&bytes) != digest {
@@ -143,6 +199,10 @@ impl ArchiveReader {
         let metadata = Metadata { index, blobs };
         self.prove_documents(&metadata, &documents_read)?;
         self.prove_images(&metadata)?;
+        if self.rest.is_some() {
+            self.close()?;
+            self.input.prove_end().map_err(|error| self.read_failed(&error))?;
+        }
         Ok(metadata)
     }
 
@@ -230,6 +290,11 @@ impl ArchiveReader {
     /// # Errors
     /// The archive is damaged, cut, or has a member that has no place in it.
     pub fn next_part(&mut self) -> Result<Option<MemberName>, Error> {
+        self.go_on(|_| true)?;
+        self.next_member()
+    }
+
+    fn next_member(&mut self) -> Result<Option<MemberName>, Error> {
         let Some(name) = self.next_header()? else { return Ok(None) };
         match MemberName::parse(&name) {
             Some(MemberName::Sums) => {
@@ -326,7 +391,7 @@ impl ArchiveReader {
         Ok(())
     }
 
-    /// Proves the digests of all members and the end of the archive.
+    /// Proves the digests of all members that were read, and the end of the archive.
     fn prove_sums(&mut self) -> Result<(), Error> {
         let mut expected: BTreeMap<String, Sha256> = std::mem::take(&mut self.sums);
         let text = self.read_whole()?;
@@ -335,10 +400,12 @@ impl ArchiveReader {
                 let (hex, name) = line.strip_suffix('\n')?.split_once("  ")?;
                 Some((Sha256::from_hex(hex.as_bytes()).ok()?, name))
             });
-            match parsed.and_then(|(digest, name)| Some((expected.remove(name)? == digest, name))) {
-                Some((true, _)) => {}
-                Some((false, name)) => return Err(self.bad(format!("{name} is changed: wrong SHA-256"))),
-                None => return Err(self.bad(format!("{SUMS} is changed"))),
+            match parsed.map(|(digest, name)| (expected.remove(name).map(|found| found == digest), name)) {
+                Some((Some(true), _)) => {}
+                Some((Some(false), name)) => return Err(self.bad(format!("{name} is changed: wrong SHA-256"))),
+                // It was passed over.
+                Some((None, _)) if self.is_partial => {}
+                _ => return Err(self.bad(format!("{SUMS} is changed"))),
             }
         }
         if let Some(name) = expected.keys().next() {

@@ -8,7 +8,7 @@ use sha2::Digest as _;
 use crate::fsx::Dir;
 use crate::id::Sha256;
 
-use super::output::{Compression, Output};
+use super::output::{Compression, Output, WINDOW};
 use super::{SUMS, header, padding};
 
 /// Writes members in the order they are given.
@@ -16,6 +16,7 @@ pub struct ArchiveWriter<W: Write> {
     target: Target<W>,
     /// `sha256sum`'s lines of the members written.
     sums: String,
+    window: u32,
 }
 
 enum Target<W: Write> {
@@ -36,13 +37,35 @@ impl<W: Write> ArchiveWriter<W> {
     /// The compressor does not take its options.
     pub fn tar(out: W, compression: Compression) -> io::Result<Self> {
         let out = Counter { out, bytes: 0 };
-        Ok(Self { target: Target::Tar(Output::new(out, compression)?), sums: String::new() })
+        let window = match compression {
+            Compression::Zstd(options) => options.window,
+            Compression::Gzip | Compression::Plain => WINDOW,
+        };
+        Ok(Self { target: Target::Tar(Output::new(out, compression)?), sums: String::new(), window })
     }
 
     /// Begins an archive as files in an empty directory: an OCI image layout.
     #[must_use]
     pub fn directory(dir: Dir) -> Self {
-        Self { target: Target::Directory { dir, bytes: 0 }, sums: String::new() }
+        Self { target: Target::Directory { dir, bytes: 0 }, sums: String::new(), window: WINDOW }
+    }
+
+    /// Returns the largest window that may be used, as a power of two of bytes. Archives without one are put in the
+    /// same order as if they had the usual one.
+    #[must_use]
+    pub fn window(&self) -> u32 {
+        self.window
+    }
+
+    /// Sets the window as a power of two of bytes. Call before the first member.
+    ///
+    /// # Errors
+    /// zstd does not take it.
+    pub fn set_window(&mut self, window: u32) -> io::Result<()> {
+        match &mut self.target {
+            Target::Tar(out) => out.set_window(window),
+            Target::Directory { .. } => Ok(()),
+        }
     }
 
     /// Writes a small member.
@@ -74,13 +97,13 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(MemberWriter { archive: self, file, name: name.to_owned(), length, left: length, digest })
     }
 
-    /// Ends a frame, where the archive has frames.
+    /// Ends a section: what follows can be read without what came before.
     ///
     /// # Errors
     /// The output takes no more.
-    pub fn end_frame(&mut self) -> io::Result<()> {
+    pub fn end_section(&mut self) -> io::Result<()> {
         match &mut self.target {
-            Target::Tar(out) => out.end_frame(),
+            Target::Tar(out) => out.end_section(),
             Target::Directory { .. } => Ok(()),
         }
     }

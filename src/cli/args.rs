@@ -224,6 +224,8 @@ Examples:
   dockpack save app:3 -o app.tar.gz                    for docker load of Docker 20.10 and older
 
 The name of FILE says how it is compressed: .tar.zst, .tar.gz, .tar; standard output is .tar.zst.
+Layers with like content are written next to each other. Where that takes a window of more than 27, zstd
+must be told: zstd -d --long=28. Docker 23 and later, podman and skopeo take up to 29.
 A name that ends in / or begins with oci: is a directory, which becomes an OCI image layout.")]
 pub struct SaveArgs {
     /// Images: references, IDs, or beginnings of IDs
@@ -238,7 +240,7 @@ pub struct SaveArgs {
     /// zstd's level, 1 (fast) to 19 (small)
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,
-    /// Most bytes that repeated content may lie apart, as a power of two [default: 27, the most that every reader takes]
+    /// Most bytes that repeated content may lie apart, as a power of two; less is used where that does [default: 28]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=29))]
     pub window: Option<u32>,
     /// Threads that compress [default: as many as there are processors]
@@ -338,7 +340,7 @@ Examples:
   dockpack verify                      the whole store
   dockpack verify nginx:alpine         one image with all its layers
   dockpack verify --quick              how things are tied together; no file of a layer is read
-  dockpack verify -i backup.tar.zst    an archive
+  dockpack verify -i backup.tar.zst    an archive; with REF only these images, and only what they need is read
   dockpack verify --json | jq -r '.findings[].breaks[].images[].references[]' | sort -u")]
 pub struct VerifyArgs {
     /// Verify only these images: references, IDs, or beginnings of IDs [default: everything]
@@ -348,7 +350,7 @@ pub struct VerifyArgs {
     #[arg(long, conflicts_with = "input")]
     pub quick: bool,
     /// Verify an archive instead of the store; - is standard input
-    #[arg(short, long, value_name = "ARCHIVE", conflicts_with = "refs")]
+    #[arg(short, long, value_name = "ARCHIVE")]
     pub input: Option<PathBuf>,
 }
 

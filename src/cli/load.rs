@@ -1,6 +1,6 @@
 //! `dockpack load`.
 
-use std::io::{self, IsTerminal as _, Read};
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
 use serde::Serialize;
@@ -88,11 +88,10 @@ pub(super) fn open(input: Option<&Path>) -> Result<ArchiveReader, Failure> {
         return Ok(ArchiveReader::new(Box::new(io::stdin()), "standard input")?);
     };
     let name = path.display().to_string();
-    let stream: Box<dyn Read + Send> = match is_dir(path) {
-        true => Box::new(LayoutReader::open(path)?),
-        false => Box::new(open_input(path)?),
-    };
-    Ok(ArchiveReader::new(stream, &name)?)
+    match is_dir(path) {
+        true => Ok(ArchiveReader::new(Box::new(LayoutReader::open(path)?), &name)?),
+        false => Ok(ArchiveReader::open(open_input(path)?, &name)?),
+    }
 }
 
 /// Opens the store to load into; in an empty directory a new one, of the driver that was asked for or else of the

@@ -13,14 +13,11 @@ use super::interrupt;
 use super::run::Place;
 use super::text;
 use super::ui::Ui;
-use crate::archive::{ArchiveWriter, Compression, ZstdOptions};
+use crate::archive::{ArchiveWriter, Compression, WINDOW, ZstdOptions};
 use crate::error::Error;
 use crate::fsx::{OutputDir, OutputFile};
 use crate::graph;
 use crate::ops::save::{SavePlan, SaveReport};
-
-/// Window of zstd, as a power of two of bytes: the largest that every reader takes without being told to.
-const WINDOW: u32 = 27;
 
 /// Where an archive goes.
 enum Output {

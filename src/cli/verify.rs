@@ -24,7 +24,7 @@ const NAMELESS: usize = 3;
 
 pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     if let Some(input) = &args.input {
-        return show(&archive(input, ui)?, ui);
+        return show(&archive(input, &args.refs, ui)?, ui);
     }
     let store = place.open()?;
     let snapshot = store.snapshot()?;
@@ -39,12 +39,12 @@ pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, 
 }
 
 /// Verifies an archive: first as one of dockpack's, then, where it can be opened again, as one of another tool's.
-fn archive(input: &Path, ui: &Ui) -> Result<Report, Failure> {
+fn archive(input: &Path, images: &[String], ui: &Ui) -> Result<Report, Failure> {
     let name = input.display().to_string();
     interrupt::take();
     let mut archive = load::open(Some(input))?;
-    match verify::verify_archive(&mut archive, &name, ui.observer()) {
-        Err(Error::ForeignArchive { .. }) if input != Path::new("-") && !is_dir(input) => {
+    match verify::verify_archive(&mut archive, &name, images, ui.observer()) {
+        Err(Error::ForeignArchive { .. }) if images.is_empty() && input != Path::new("-") && !is_dir(input) => {
             Ok(verify::verify_foreign(Box::new(open_input(input)?), &name, ui.observer())?)
         }
         report => Ok(report?),

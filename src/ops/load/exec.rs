@@ -114,10 +114,12 @@ struct Staging<'a> {
 }
 
 impl Staging<'_> {
-    /// Makes everything in the staging directory, proves the archive to its last byte, and makes it durable.
+    /// Makes everything in the staging directory, proves all that it reads of the archive, and makes it durable.
     fn fill(&self, metadata: &Metadata, archive: &mut ArchiveReader) -> Result<()> {
         one_file_system(self.store)?;
         self.configs(metadata, archive)?;
+        let wanted: BTreeSet<ChainId> = self.plan.layers.iter().map(|layer| layer.record.chain).collect();
+        archive.only(&metadata.index, |chain| wanted.contains(&chain))?;
         let home = self.store.home().cloned();
         Stage::new(self.plan, self.driver, self.dir, home, self.snapshot, self.observer)?.run(archive)?;
         // Crash here: the store is as it was, with a staging directory that the next run takes away.

@@ -17,8 +17,13 @@ use crate::progress::{Event, Observer, check_stop};
 use crate::store::Store;
 use crate::tarsplit::{AssembleError, assemble};
 
-use super::measure::{DifferencesError, Source, tar_size};
+use super::measure::{DifferencesError, Source, contents};
+use super::order::Contents;
 use super::plan::SavePlan;
+
+/// Most files that the layers are compared by, in all and of one layer: the largest.
+const FILES: usize = 2 << 20;
+const FILES_OF_LAYER: usize = 1 << 10;
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,23 +49,29 @@ impl SavePlan {
     pub fn execute<W: Write>(
         mut self,
         store: &Store,
-        archive: ArchiveWriter<W>,
+        mut archive: ArchiveWriter<W>,
         name: &str,
         observer: &dyn Observer,
     ) -> Result<SaveReport> {
         let begun = Instant::now();
         let driver = driver::by_name(store.driver())
             .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
-        self.measure(store, driver)?;
+        let contents = self.measure(store, driver)?;
+        let window = self.arrange(&contents, archive.window());
+        drop(contents);
+        let failed = |source| Error::Output { name: name.to_owned(), source };
+        archive.set_window(window).map_err(failed)?;
         let bytes_in = self.index.layers.iter().map(|layer| layer.tar_size).sum();
         observer.on(Event::Begin { what: "saving", total: Some(bytes_in) });
         let written = BTreeSet::new();
         let mut save = Save { plan: &self, store, driver, archive, name, written, observer };
         save.metadata().map_err(|error| save.output_failed(error))?;
-        for layer in &self.index.layers {
-            save.layer(layer)?;
+        let mut layers = self.index.layers.iter();
+        for section in &self.index.sections {
+            layers.by_ref().take(*section).try_for_each(|layer| save.layer(layer))?;
+            save.archive.end_section().map_err(failed)?;
         }
-        let bytes_out = save.archive.finish().map_err(|source| Error::Output { name: name.to_owned(), source })?;
+        let bytes_out = save.archive.finish().map_err(failed)?;
         observer.on(Event::End);
         Ok(SaveReport {
             images: self.index.images.len(),
@@ -71,28 +82,41 @@ impl SavePlan {
         })
     }
 
-    /// Fills in what the index says of each layer beyond the snapshot.
-    fn measure(&mut self, store: &Store, driver: &dyn GraphDriver) -> Result<()> {
+    /// Fills in what the index says of each layer beyond the snapshot, and returns what is in their tars.
+    fn measure(&mut self, store: &Store, driver: &dyn GraphDriver) -> Result<Vec<Contents>> {
         // A directory that is gone says more than what is missing in one.
         for layer in &self.index.layers {
             Source::open(store, layer).map_err(|error| self.layer_error(layer.chain, error))?;
         }
-        let measured: Vec<_> = self.index.layers.par_iter().map(|layer| measure(store, driver, layer)).collect();
+        let files = FILES / self.index.layers.len().max(1);
+        let measured: Vec<_> = self
+            .index
+            .layers
+            .par_iter()
+            .map(|layer| measure(store, driver, layer, files.max(FILES_OF_LAYER)))
+            .collect();
+        let mut all = Vec::new();
         for (at, measured) in measured.into_iter().enumerate() {
             let chain = self.index.layers[at].chain;
-            let (size, facts) = measured.map_err(|reason| self.layer_error(chain, reason))?;
-            self.index.layers[at].tar_size = size;
+            let (contents, facts) = measured.map_err(|reason| self.layer_error(chain, reason))?;
+            self.index.layers[at].tar_size = contents.length;
             self.index.layers[at].facts = facts;
+            all.push(contents);
         }
-        Ok(())
+        Ok(all)
     }
 }
 
-fn measure(store: &Store, driver: &dyn GraphDriver, layer: &LayerRecord) -> Result<(u64, driver::DriverFacts), String> {
+fn measure(
+    store: &Store,
+    driver: &dyn GraphDriver,
+    layer: &LayerRecord,
+    files: usize,
+) -> Result<(Contents, driver::DriverFacts), String> {
     let text = |error: FsError| error.to_string();
     let source = Source::open(store, layer).map_err(text)?;
-    let size = tar_size(source.entries().map_err(text)?).map_err(|error| format!("tar-split: {error}"))?;
-    Ok((size, driver.facts(&source.layer).map_err(text)?))
+    let contents = contents(source.entries().map_err(text)?, files).map_err(|error| format!("tar-split: {error}"))?;
+    Ok((contents, driver.facts(&source.layer).map_err(text)?))
 }
 
 struct Save<'a, W: Write> {
@@ -135,7 +159,7 @@ impl<W: Write> Save<'_, W> {
         for (digest, bytes) in &blobs {
             self.archive.add(&blob(digest), bytes)?;
         }
-        self.archive.end_frame()
+        self.archive.end_section()
     }
 
     fn layer(&mut self, layer: &LayerRecord) -> Result<()> {

@@ -1,5 +1,7 @@
 //! What must be known of each layer before the first byte is written.
 
+use std::cmp::Reverse;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io::{self, Read};
 
 use crate::driver::{GraphDriver, NewLayer};
@@ -11,6 +13,8 @@ use crate::store::Store;
 use crate::tarsplit::{Entries, Entry, Segments};
 
 use crate::archive::LayerRecord;
+
+use super::order::{Contents, File};
 
 /// Where the parts of a layer are in a store.
 #[derive(Debug)]
@@ -78,14 +82,39 @@ pub(super) enum DifferencesError {
     Tar(#[from] TarError),
 }
 
-/// Returns the length in bytes of the tar that these entries stand for.
-pub(super) fn tar_size<R: Read>(entries: Entries<R>) -> Result<u64, ParseError> {
-    let mut length = 0;
+/// Returns what is in the tar that these entries stand for: its length, and its largest files, `most` of them.
+pub(super) fn contents<R: Read>(entries: Entries<R>, most: usize) -> Result<Contents, ParseError> {
+    let mut contents = Contents::default();
     for entry in entries {
-        length += match entry? {
+        contents.length += match entry? {
             Entry::Segment(bytes) => bytes.len() as u64,
-            Entry::File { size, .. } => size,
+            Entry::File { name, size, crc } => {
+                let (content, name, offset) = (key(&(size, crc)), key(&name), contents.length);
+                if size > 0 {
+                    contents.files.push(File { content, name, offset, size });
+                }
+                if contents.files.len() >= most.saturating_mul(2) {
+                    keep_largest(&mut contents.files, most);
+                }
+                size
+            }
         };
     }
-    Ok(length)
+    keep_largest(&mut contents.files, most);
+    Ok(contents)
+}
+
+/// Whether two keys are the same is all that matters.
+fn key(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn keep_largest(files: &mut Vec<File>, most: usize) {
+    if files.len() > most {
+        files.select_nth_unstable_by_key(most, |file| (Reverse(file.size), file.offset));
+        files.truncate(most);
+        files.sort_unstable_by_key(|file| file.offset);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod exec;
 mod measure;
+mod order;
 mod plan;
 
 pub use exec::SaveReport;

@@ -10,7 +10,9 @@ use crate::id::{ChainId, DiffId, ImageId};
 use crate::reference::Reference;
 use crate::store::{Image, Snapshot};
 
-/// What will be written, in order.
+use super::order::{Contents, Layer, order};
+
+/// What will be written.
 #[derive(Debug, Clone)]
 pub struct SavePlan {
     /// The archive's index; the lengths of the layers' tars are measured by the execution.
@@ -52,6 +54,25 @@ impl SavePlan {
     #[must_use]
     pub fn index(&self) -> &ArchiveIndex {
         &self.index
+    }
+
+    /// Puts the layers in the order in which they are written, for a window of up to 2^`reach` bytes, and returns the
+    /// window that they need. `contents` are of their tars.
+    pub(super) fn arrange(&mut self, contents: &[Contents], reach: u32) -> u32 {
+        let (mut chains, mut tars) = (BTreeMap::new(), BTreeMap::new());
+        let layers: Vec<Layer<'_>> = (0..)
+            .zip(self.index.layers.iter().zip(contents))
+            .map(|(place, (layer, contents))| {
+                chains.insert(layer.chain, place);
+                let parent = layer.parent.and_then(|parent| chains.get(&parent).copied());
+                Layer { parent, tar: *tars.entry(layer.diff).or_insert(place), contents }
+            })
+            .collect();
+        let order = order(&layers, reach);
+        let mut unordered: Vec<_> = std::mem::take(&mut self.index.layers).into_iter().map(Some).collect();
+        self.index.layers = order.sequence.into_iter().filter_map(|place| unordered[place].take()).collect();
+        self.index.sections = order.sections;
+        order.window
     }
 
     fn add_layers(&mut self, snapshot: &Snapshot, image: &Image, seen: &mut BTreeSet<ChainId>) -> Result<()> {

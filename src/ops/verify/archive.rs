@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use sha2::Digest as _;
 
-use crate::archive::{ArchiveIndex, ArchiveReader, LayerRecord, MemberName};
+use crate::archive::{ArchiveIndex, ArchiveReader, ImageRecord, LayerRecord, MemberName};
 use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::graph::Node;
 use crate::id::{ChainId, DiffId, Sha256};
+use crate::ops::load::select;
 use crate::progress::{Event, Observer};
 use crate::tarsplit::{Entries, Entry, Prover};
 
@@ -21,13 +22,20 @@ use super::report::{Checked, Found, Report};
 /// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
 
-/// Verifies an archive that dockpack wrote, called `name` in findings.
+/// Verifies an archive that dockpack wrote, called `name` in findings: all of it, or only these images. Of a file that can
+/// be read in parts only what they need is read then.
 ///
 /// # Errors
-/// It is none that dockpack wrote ([`Error::ForeignArchive`]), or of a newer format, or the observer wanted it to stop.
-pub fn verify_archive(archive: &mut ArchiveReader, name: &str, observer: &dyn Observer) -> Result<Report> {
+/// It is none that dockpack wrote ([`Error::ForeignArchive`]), or of a newer format, it has no such image, or the
+/// observer wanted it to stop.
+pub fn verify_archive(
+    archive: &mut ArchiveReader,
+    name: &str,
+    images: &[String],
+    observer: &dyn Observer,
+) -> Result<Report> {
     let mut proof = Proof::new(observer);
-    let read = proof.read(archive);
+    let read = proof.read(archive, images);
     observer.on(Event::End);
     match read {
         Ok(()) => proof.look_for_lost(),
@@ -41,7 +49,7 @@ pub fn verify_archive(archive: &mut ArchiveReader, name: &str, observer: &dyn Ob
     }
     let checked = Checked {
         images: proof.index.images.len(),
-        layers: proof.index.layers.len(),
+        layers: proof.wanted.len(),
         bytes: proof.bytes,
         ..Checked::default()
     };
@@ -52,6 +60,8 @@ pub fn verify_archive(archive: &mut ArchiveReader, name: &str, observer: &dyn Ob
 struct Proof<'a> {
     observer: &'a dyn Observer,
     index: ArchiveIndex,
+    /// Layers of the images that are to be verified.
+    wanted: BTreeSet<ChainId>,
     /// tar-splits whose tar has not come by.
     tar_splits: BTreeMap<ChainId, Vec<u8>>,
     /// Digests of what the tar-splits of proved tars say, by diff ID.
@@ -68,6 +78,7 @@ impl<'a> Proof<'a> {
         Self {
             observer,
             index: ArchiveIndex::default(),
+            wanted: BTreeSet::new(),
             tar_splits: BTreeMap::new(),
             shapes: BTreeMap::new(),
             proved: BTreeSet::new(),
@@ -77,9 +88,16 @@ impl<'a> Proof<'a> {
         }
     }
 
-    fn read(&mut self, archive: &mut ArchiveReader) -> Result<()> {
+    fn read(&mut self, archive: &mut ArchiveReader, images: &[String]) -> Result<()> {
         self.index = archive.metadata()?.index;
-        let sizes: BTreeMap<DiffId, u64> = self.index.layers.iter().map(|layer| (layer.diff, layer.tar_size)).collect();
+        self.wanted = self.index.layers.iter().map(|layer| layer.chain).collect();
+        if !images.is_empty() {
+            self.index.images = select(&self.index, images)?;
+            self.wanted = self.index.images.iter().flat_map(ImageRecord::chain_ids).collect();
+            archive.only(&self.index, |chain| self.wanted.contains(&chain))?;
+        }
+        let wanted = self.index.layers.iter().filter(|layer| self.wanted.contains(&layer.chain));
+        let sizes: BTreeMap<DiffId, u64> = wanted.map(|layer| (layer.diff, layer.tar_size)).collect();
         self.observer.on(Event::Begin { what: "verifying", total: Some(sizes.values().sum()) });
         while let Some(part) = archive.next_part()? {
             match part {
@@ -160,8 +178,8 @@ impl<'a> Proof<'a> {
     }
 
     fn look_for_lost(&mut self) {
-        let lost = |layer: &&LayerRecord| !self.proved.contains(&layer.chain) && !self.bad.contains(&layer.chain);
-        let lost: Vec<ChainId> = self.index.layers.iter().filter(lost).map(|layer| layer.chain).collect();
+        let is_lost = |chain: &ChainId| !self.proved.contains(chain) && !self.bad.contains(chain);
+        let lost: Vec<ChainId> = self.wanted.iter().copied().filter(is_lost).collect();
         for chain in lost {
             self.damage(chain, "archive-layer-missing", "its tar or its tar-split is missing");
         }
@@ -169,6 +187,9 @@ impl<'a> Proof<'a> {
 
     fn damage(&mut self, chain: ChainId, code: &'static str, evidence: impl ToString) {
         self.bad.insert(chain);
+        if !self.wanted.contains(&chain) {
+            return;
+        }
         let breaks = self.images(|other| other == chain);
         let finding = Finding::damage(code, chain, evidence);
         self.found.push(Found { finding, object: Some(Node::Layer(chain)), path: None, file: None, breaks });
