@@ -2,7 +2,7 @@
 //!
 //! A *section* is a run of members that can be read without the others: the metadata, then the layers, where the plan of
 //! a save sees that little is lost by it in several, last `SHA256SUMS`. A section is a frame, or several where it is
-//! long; each has a content checksum. Behind them stands what [`seek`](super::seek) tells of, which also has the
+//! long; each has a content checksum. Behind them stands what [`seek`] tells of, which also has the
 //! digest of each frame: it finds changes that decode to the same content, and proves a frame that is read alone.
 
 use std::collections::VecDeque;

@@ -36,7 +36,7 @@ mod layout;
 mod oci;
 mod output;
 mod reader;
-mod seek;
+pub mod seek;
 mod writer;
 
 pub use index::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};

@@ -224,8 +224,8 @@ Examples:
   dockpack save app:3 -o app.tar.gz                    for docker load of Docker 20.10 and older
 
 The name of FILE says how it is compressed: .tar.zst, .tar.gz, .tar; standard output is .tar.zst.
-Layers with like content are written next to each other. Where that takes a window of more than 27, zstd
-must be told: zstd -d --long=28. Docker 23 and later, podman and skopeo take up to 29.
+A window of more than 27 is used only where it saves something; zstd wants to be told then: zstd -d
+--long=28. Docker since 23, podman and skopeo take up to 29.
 A name that ends in / or begins with oci: is a directory, which becomes an OCI image layout.")]
 pub struct SaveArgs {
     /// Images: references, IDs, or beginnings of IDs
@@ -340,7 +340,8 @@ Examples:
   dockpack verify                      the whole store
   dockpack verify nginx:alpine         one image with all its layers
   dockpack verify --quick              how things are tied together; no file of a layer is read
-  dockpack verify -i backup.tar.zst    an archive; with REF only these images, and only what they need is read
+  dockpack verify -i backup.tar.zst    an archive
+  dockpack verify -i b.tar.zst app:3   one image of it: only what it needs is read
   dockpack verify --json | jq -r '.findings[].breaks[].images[].references[]' | sort -u")]
 pub struct VerifyArgs {
     /// Verify only these images: references, IDs, or beginnings of IDs [default: everything]

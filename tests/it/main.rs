@@ -24,6 +24,8 @@ mod inspect;
 #[cfg(feature = "cli")]
 mod memory;
 #[cfg(feature = "cli")]
+mod order;
+#[cfg(feature = "cli")]
 mod parts;
 #[cfg(feature = "cli")]
 mod round_trip;

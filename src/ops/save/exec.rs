@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -10,16 +11,14 @@ use serde::Serialize;
 use crate::archive::{ArchiveWriter, Descriptor, INDEX, LayerRecord, blob, documents, oci_manifest};
 use crate::driver::{self, GraphDriver};
 use crate::error::{Error, FsError, Result};
-use crate::fsx::Dir;
-use crate::id::{ChainId, DiffId, Sha256};
-use crate::layer::differences;
-use crate::progress::{Event, Observer, check_stop};
+use crate::id::{DiffId, Sha256};
+use crate::progress::{Event, Observer};
 use crate::store::Store;
-use crate::tarsplit::{AssembleError, assemble};
 
-use super::measure::{DifferencesError, Source, contents};
+use super::measure::{Source, contents};
 use super::order::Contents;
 use super::plan::SavePlan;
+use super::read::{AHEAD, Piece, Pieces, Reader};
 
 /// Most files that the layers are compared by, in all and of one layer: the largest.
 const FILES: usize = 2 << 20;
@@ -63,14 +62,17 @@ impl SavePlan {
         archive.set_window(window).map_err(failed)?;
         let bytes_in = self.index.layers.iter().map(|layer| layer.tar_size).sum();
         observer.on(Event::Begin { what: "saving", total: Some(bytes_in) });
-        let written = BTreeSet::new();
-        let mut save = Save { plan: &self, store, driver, archive, name, written, observer };
-        save.metadata().map_err(|error| save.output_failed(error))?;
-        let mut layers = self.index.layers.iter();
-        for section in &self.index.sections {
-            layers.by_ref().take(*section).try_for_each(|layer| save.layer(layer))?;
-            save.archive.end_section().map_err(failed)?;
-        }
+        let mut save = Save { plan: &self, archive, name, observer };
+        save.metadata().map_err(failed)?;
+        let reader = Reader { plan: &self, store, driver, observer };
+        std::thread::scope(|threads| {
+            let ((list, lists), (piece, pieces)) = (sync_channel(0), sync_channel(AHEAD));
+            let (spare, back) = channel();
+            threads.spawn(move || reader.compare(&list));
+            threads.spawn(move || reader.read(&lists, Pieces::new(piece, back)));
+            // When it ends early, so do the others.
+            save.layers(&Incoming { pieces, spare })
+        })?;
         let bytes_out = save.archive.finish().map_err(failed)?;
         observer.on(Event::End);
         Ok(SaveReport {
@@ -121,14 +123,16 @@ fn measure(
 
 struct Save<'a, W: Write> {
     plan: &'a SavePlan,
-    store: &'a Store,
-    driver: &'static dyn GraphDriver,
     archive: ArchiveWriter<W>,
     /// What the output is called in messages.
     name: &'a str,
-    /// Layer tars that are in the archive already.
-    written: BTreeSet<DiffId>,
     observer: &'a dyn Observer,
+}
+
+/// Pieces as they come, and where their buffers go back to.
+struct Incoming<'a> {
+    pieces: Receiver<Result<Piece<'a>>>,
+    spare: Sender<Vec<u8>>,
 }
 
 impl<W: Write> Save<'_, W> {
@@ -162,103 +166,54 @@ impl<W: Write> Save<'_, W> {
         self.archive.end_section()
     }
 
-    fn layer(&mut self, layer: &LayerRecord) -> Result<()> {
-        let chain = layer.chain;
-        self.observer.on(Event::Object(&chain.short()));
-        let source = Source::open(self.store, layer).map_err(|error| self.plan.layer_error(chain, error))?;
-        self.tar_split(&source, layer)?;
-        let list = self.differences(&source, layer)?;
-        let name = format!("dockpack/layers/{}/differences.jsonl", chain.hex());
-        self.archive.add(&name, &list).map_err(|error| self.output_failed(error))?;
-        if self.written.insert(layer.diff) {
-            self.tar(&source, layer)?;
-        } else {
-            self.observer.on(Event::Advance(layer.tar_size));
-        }
-        Ok(())
-    }
-
-    fn tar_split(&mut self, source: &Source, layer: &LayerRecord) -> Result<()> {
-        let mut file = source.tar_split().map_err(|error| self.plan.layer_error(layer.chain, error))?;
-        let name = format!("dockpack/layers/{}/tar-split.json.gz", layer.chain.hex());
-        let written = file.metadata().and_then(|metadata| {
-            let mut member = self.archive.begin(&name, metadata.len())?;
-            io::copy(&mut file, &mut member)?;
-            member.finish()
-        });
-        written.map(|_| ()).map_err(|error| self.output_failed(error))
-    }
-
-    fn differences(&self, source: &Source, layer: &LayerRecord) -> Result<Vec<u8>> {
-        let parent = match layer.parent {
-            None => None,
-            Some(chain) => Some(self.directory(chain)?),
-        };
-        let compared = match source.differences(self.driver, layer, parent.as_ref()) {
-            Ok(compared) => compared,
-            Err(DifferencesError::Fs(error)) => return Err(self.plan.layer_error(layer.chain, error)),
-            Err(DifferencesError::Tar(error)) => {
-                // The tar itself is proved below; only the directory around it will not be quite the same.
-                let text = format!("layer {}: {error}; its attributes are saved from its tar", layer.chain.short());
-                self.observer.on(Event::Warning(&text));
-                return Ok(Vec::new());
+    /// Writes all layers, section by section.
+    fn layers(&mut self, incoming: &Incoming<'_>) -> Result<()> {
+        let index = &self.plan.index;
+        let mut tars = BTreeSet::new();
+        let (mut sections, mut left) = (index.sections.iter(), 0);
+        while let Ok(piece) = incoming.pieces.recv() {
+            match piece? {
+                Piece::Layer(layer) => {
+                    if left == 0 {
+                        self.archive.end_section().map_err(|error| self.output_failed(error))?;
+                        left = sections.next().copied().unwrap_or(index.layers.len());
+                    }
+                    left -= 1;
+                    self.observer.on(Event::Object(&layer.chain.short()));
+                    if !tars.insert(layer.diff) {
+                        self.observer.on(Event::Advance(layer.tar_size));
+                    }
+                }
+                Piece::Member { name, length, tar_of } => self.member(&name, length, tar_of, incoming)?,
+                // They are within members.
+                Piece::Bytes(_) | Piece::End => {}
             }
-        };
-        if let Some(first) = compared.foreign.first() {
-            let text = format!(
-                "layer {}: {} files in its directory are no part of it and are left out ({}, …)",
-                layer.chain.short(),
-                compared.foreign.len(),
-                first.escape_ascii()
-            );
-            self.observer.on(Event::Warning(&text));
         }
-        Ok(differences::write_list(&compared.differences))
+        self.archive.end_section().map_err(|error| self.output_failed(error))
     }
 
-    /// Opens the driver directory of a layer of the plan.
-    fn directory(&self, chain: ChainId) -> Result<Dir> {
-        let layer = self.plan.index.layers.iter().find(|layer| layer.chain == chain);
-        let layer = layer.expect("because a plan has the parents of its layers");
-        Ok(Source::open(self.store, layer).map_err(|error| self.plan.layer_error(chain, error))?.layer)
-    }
-
-    fn tar(&mut self, source: &Source, layer: &LayerRecord) -> Result<()> {
-        let bad = |error: String| self.plan.layer_error(layer.chain, error);
-        let tree = self.driver.tree(&source.layer).map_err(|error| bad(error.to_string()))?;
-        let entries = source.entries().map_err(|error| bad(error.to_string()))?;
-        let member = self.archive.begin(&blob(&layer.diff.0), layer.tar_size);
-        let member = member.map_err(|source| Error::Output { name: self.name.to_owned(), source })?;
-        let mut out = Observed { out: member, observer: self.observer };
-        match assemble(entries, &tree, &mut out) {
-            Ok(_) => {}
-            Err(AssembleError::Sink(_)) if self.observer.wants_stop() => return Err(Error::Stopped),
-            Err(AssembleError::Sink(error)) => return Err(self.output_failed(error)),
-            Err(error) => return Err(bad(error.to_string())),
+    fn member(&mut self, name: &str, length: u64, tar_of: Option<&LayerRecord>, incoming: &Incoming<'_>) -> Result<()> {
+        let failed = |source| Error::Output { name: self.name.to_owned(), source };
+        let mut member = self.archive.begin(name, length).map_err(failed)?;
+        while let Ok(piece) = incoming.pieces.recv() {
+            let Piece::Bytes(bytes) = piece? else { break };
+            if self.observer.wants_stop() {
+                return Err(Error::Stopped);
+            }
+            member.write_all(&bytes).map_err(failed)?;
+            if tar_of.is_some() {
+                self.observer.on(Event::Advance(bytes.len() as u64));
+            }
+            // Nobody takes it back when all is read.
+            let _ = incoming.spare.send(bytes);
         }
-        let digest = out.out.finish().map_err(|source| Error::Output { name: self.name.to_owned(), source })?;
-        if digest != layer.diff.0 {
-            return Err(bad(format!("its tar has the digest {digest}, not its diff ID {}", layer.diff)));
+        let digest = member.finish().map_err(failed)?;
+        match tar_of {
+            Some(layer) if digest != layer.diff.0 => {
+                let reason = format!("its tar has the digest {digest}, not its diff ID {}", layer.diff);
+                Err(self.plan.layer_error(layer.chain, reason))
+            }
+            _ => Ok(()),
         }
-        Ok(())
-    }
-}
-
-/// Tells the observer of bytes that pass.
-struct Observed<'a, W> {
-    out: W,
-    observer: &'a dyn Observer,
-}
-
-impl<W: Write> Write for Observed<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        check_stop(self.observer)?;
-        let written = self.out.write(bytes)?;
-        self.observer.on(Event::Advance(written as u64));
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
     }
 }

@@ -4,6 +4,7 @@ mod exec;
 mod measure;
 mod order;
 mod plan;
+mod read;
 
 pub use exec::SaveReport;
 pub use plan::SavePlan;

@@ -483,3 +483,15 @@ pub(crate) fn small() -> Draft {
     let other = Layer::new("other", [Entry::file("other", "another image")]);
     Draft::new([("base:1", vec![base.clone()]), ("small:1", vec![base.clone(), top]), ("small:2", vec![base, other])])
 }
+
+/// Text of so many bytes that does not compress to nothing; another for each seed but 0.
+#[must_use]
+pub(crate) fn noise(mut seed: u64, length: usize) -> String {
+    let next = |_| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        char::from(b'0' + (seed >> 32 & 63) as u8)
+    };
+    (0..length).map(next).collect()
+}

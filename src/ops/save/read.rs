@@ -1,0 +1,227 @@
+//! Reads what an archive is made of, ahead of what is compressed.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read as _, Write};
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use crate::archive::{LayerRecord, blob};
+use crate::driver::GraphDriver;
+use crate::error::{Error, FsError, Result};
+use crate::fsx::Dir;
+use crate::id::ChainId;
+use crate::layer::differences;
+use crate::progress::{Event, Observer};
+use crate::store::Store;
+use crate::tarsplit::{AssembleError, assemble};
+
+use super::measure::{DifferencesError, Source};
+use super::plan::SavePlan;
+
+/// Bytes of a piece.
+const PIECE: usize = 1 << 20;
+/// Pieces that wait to be written at most.
+pub(super) const AHEAD: usize = 8;
+
+/// What comes next in an archive.
+pub(super) enum Piece<'a> {
+    /// The members of this layer.
+    Layer(&'a LayerRecord),
+    /// A member of so many bytes; a layer's tar, where there is a layer.
+    Member { name: String, length: u64, tar_of: Option<&'a LayerRecord> },
+    /// Bytes of it.
+    Bytes(Vec<u8>),
+    /// It is complete.
+    End,
+}
+
+/// Why reading ended.
+pub(super) enum Ended {
+    /// Nobody wants more.
+    Unwanted,
+    /// It failed.
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Where pieces go.
+pub(super) struct Pieces<'a> {
+    out: SyncSender<Result<Piece<'a>>>,
+    /// Buffers that were written come back.
+    spare: Receiver<Vec<u8>>,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) fn new(out: SyncSender<Result<Piece<'a>>>, spare: Receiver<Vec<u8>>) -> Self {
+        Self { out, spare, bytes: Vec::new() }
+    }
+
+    fn send(&self, piece: Piece<'a>) -> Result<(), Ended> {
+        self.out.send(Ok(piece)).map_err(|_| Ended::Unwanted)
+    }
+
+    fn send_bytes(&mut self) -> io::Result<()> {
+        let mut next = self.spare.try_recv().unwrap_or_default();
+        next.clear();
+        let bytes = std::mem::replace(&mut self.bytes, next);
+        self.send(Piece::Bytes(bytes)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn member(&self, name: String, length: u64, tar_of: Option<&'a LayerRecord>) -> Result<(), Ended> {
+        self.send(Piece::Member { name, length, tar_of })
+    }
+
+    fn end(&mut self) -> Result<(), Ended> {
+        if !self.bytes.is_empty() {
+            self.send_bytes().map_err(|_| Ended::Unwanted)?;
+        }
+        self.send(Piece::End)
+    }
+}
+
+impl Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..taken]);
+        if self.bytes.len() == PIECE {
+            self.send_bytes()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads the layers of a plan.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a> {
+    pub(super) plan: &'a SavePlan,
+    pub(super) store: &'a Store,
+    pub(super) driver: &'static dyn GraphDriver,
+    pub(super) observer: &'a dyn Observer,
+}
+
+impl<'a> Reader<'a> {
+    /// Compares the directories of all layers with their tars: far ahead, as nothing is compressed of that.
+    pub(super) fn compare(self, lists: &SyncSender<Result<Vec<u8>>>) {
+        for layer in &self.plan.index.layers {
+            if lists.send(self.differences(layer)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reads all layers; `lists` are their differences.
+    pub(super) fn read(self, lists: &Receiver<Result<Vec<u8>>>, mut pieces: Pieces<'a>) {
+        let mut written = BTreeSet::new();
+        for layer in &self.plan.index.layers {
+            let is_new = written.insert(layer.diff);
+            match self.layer(layer, is_new, lists, &mut pieces) {
+                Ok(()) => {}
+                Err(Ended::Unwanted) => return,
+                Err(Ended::Failed(error)) => {
+                    // Nobody may want to know.
+                    let _ = pieces.out.send(Err(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn layer(
+        self,
+        layer: &'a LayerRecord,
+        is_new: bool,
+        lists: &Receiver<Result<Vec<u8>>>,
+        pieces: &mut Pieces<'a>,
+    ) -> Result<(), Ended> {
+        pieces.send(Piece::Layer(layer))?;
+        let source = self.open(layer)?;
+        let member = |file: &str| format!("dockpack/layers/{}/{file}", layer.chain.hex());
+        self.tar_split(&source, layer, member("tar-split.json.gz"), pieces)?;
+        let list = lists.recv().map_err(|_| Ended::Unwanted)??;
+        pieces.member(member("differences.jsonl"), list.len() as u64, None)?;
+        pieces.write_all(&list).map_err(|_| Ended::Unwanted)?;
+        pieces.end()?;
+        match is_new {
+            true => self.tar(&source, layer, pieces),
+            false => Ok(()),
+        }
+    }
+
+    fn open(self, layer: &LayerRecord) -> Result<Source> {
+        Source::open(self.store, layer).map_err(|error| self.plan.layer_error(layer.chain, error))
+    }
+
+    fn tar_split(
+        self,
+        source: &Source,
+        layer: &LayerRecord,
+        name: String,
+        pieces: &mut Pieces<'a>,
+    ) -> Result<(), Ended> {
+        let bad = |error: FsError| Ended::Failed(self.plan.layer_error(layer.chain, error));
+        let unreadable = |error| bad(FsError::new("read", "tar-split.json.gz", error));
+        let file = source.tar_split().map_err(bad)?;
+        let length = file.metadata().map_err(unreadable)?.len();
+        pieces.member(name, length, None)?;
+        match io::copy(&mut file.take(length), pieces) {
+            Ok(_) => pieces.end(),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Ended::Unwanted),
+            Err(error) => Err(unreadable(error)),
+        }
+    }
+
+    fn differences(self, layer: &LayerRecord) -> Result<Vec<u8>> {
+        let source = self.open(layer)?;
+        let parent = match layer.parent {
+            None => None,
+            Some(chain) => Some(self.directory(chain)?),
+        };
+        let compared = match source.differences(self.driver, layer, parent.as_ref()) {
+            Ok(compared) => compared,
+            Err(DifferencesError::Fs(error)) => return Err(self.plan.layer_error(layer.chain, error)),
+            Err(DifferencesError::Tar(error)) => {
+                // The tar itself is proved below; only the directory around it will not be quite the same.
+                let text = format!("layer {}: {error}; its attributes are saved from its tar", layer.chain.short());
+                self.observer.on(Event::Warning(&text));
+                return Ok(Vec::new());
+            }
+        };
+        if let Some(first) = compared.foreign.first() {
+            let text = format!(
+                "layer {}: {} files in its directory are no part of it and are left out ({}, …)",
+                layer.chain.short(),
+                compared.foreign.len(),
+                first.escape_ascii()
+            );
+            self.observer.on(Event::Warning(&text));
+        }
+        Ok(differences::write_list(&compared.differences))
+    }
+
+    /// Opens the driver directory of a layer of the plan.
+    fn directory(self, chain: ChainId) -> Result<Dir> {
+        let layer = self.plan.index.layers.iter().find(|layer| layer.chain == chain);
+        Ok(self.open(layer.expect("because a plan has the parents of its layers"))?.layer)
+    }
+
+    fn tar(self, source: &Source, layer: &'a LayerRecord, pieces: &mut Pieces<'a>) -> Result<(), Ended> {
+        let bad = |error: String| Ended::Failed(self.plan.layer_error(layer.chain, error));
+        let tree = self.driver.tree(&source.layer).map_err(|error| bad(error.to_string()))?;
+        let entries = source.entries().map_err(|error| bad(error.to_string()))?;
+        pieces.member(blob(&layer.diff.0), layer.tar_size, Some(layer))?;
+        match assemble(entries, &tree, pieces) {
+            Ok(_) => pieces.end(),
+            Err(AssembleError::Sink(_)) => Err(Ended::Unwanted),
+            Err(error) => Err(bad(error.to_string())),
+        }
+    }
+}
