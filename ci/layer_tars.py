@@ -2,11 +2,12 @@
 """Writes images whose layer tars are made by hand, as a directory that `tar -c | docker load` takes.
 
     layer_tars.py tiny BUSYBOX DIR     alpine:3.4 (a stand-in: only busybox), nasty:1, nasty:2
+    layer_tars.py linked BUSYBOX DIR   linked:1, with hard links into a lower layer
     layer_tars.py big MEGABYTES DIR    big:1, one layer, half of it compressible
 
 The nasty layers hold whatever a layer may hold that Docker accepts, in every dialect of tar. tarfile
 writes no V7, no chosen ustar prefix and no tar without an end, so headers are put together here. Left out
-is what Docker refuses: a path twice in one layer, and a hard link into a lower layer.
+is what Docker refuses: a path twice in one layer, and, with most drivers, a hard link into a lower layer.
 """
 
 import hashlib
@@ -274,6 +275,15 @@ def zeros():
     return ustar(b"zeros", data=bytes(3 * MIB)) + END
 
 
+def linked():
+    """Further names of files that only a lower layer has; the last link's own header wins."""
+    layer = [ustar(b"linked/", DIR)]
+    for name in (b"passwd", b"same"):
+        layer.append(ustar(b"linked/" + name, LINK, link=b"etc/passwd", mode=0o640, uid=7, gid=8, mtime=TIME + 60))
+    layer.append(ustar(b"linked/release", LINK, link=b"etc/os-release"))
+    return b"".join(layer) + END
+
+
 def big(megabytes):
     """Blocks of 1 MiB: random bytes, text, 64 small files, and a repetition of the random bytes before it."""
     rng = random.Random(1)
@@ -350,6 +360,10 @@ def main():
     match sys.argv[1:]:
         case ["tiny", busybox, path]:
             tiny(busybox, path)
+        case ["linked", busybox, path]:
+            archive = Archive(path)
+            rootfs = archive.layer([base(Path(busybox).read_bytes())])
+            archive.image("linked:1", [(rootfs, "busybox in /"), (archive.layer([linked()]), "linked")])
         case ["big", megabytes, path]:
             archive = Archive(path)
             archive.image("big:1", [(archive.layer(big(int(megabytes))), "big")])

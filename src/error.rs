@@ -124,11 +124,37 @@ pub enum Error {
         /// Names of the directories below it that are data roots (`100000.100000`).
         below: Vec<String>,
     },
+    /// The store is of a daemon without root, and the ids of its user are not known.
+    #[error("cannot tell which ids user {uid}, whose store {} is, gives its containers", root.display())]
+    UnknownIds {
+        /// The data root.
+        root: PathBuf,
+        /// The user.
+        uid: u32,
+    },
     /// The graph driver is known but cannot be worked on.
     #[error("cannot work on graph driver {driver}")]
     UnsupportedDriver {
         /// Name of the driver.
         driver: String,
+    },
+    /// The graph driver's layers are read, and not written.
+    #[error("cannot load into a store of graph driver {driver}")]
+    ReadOnlyDriver {
+        /// Name of the driver.
+        driver: String,
+    },
+    /// A layer has what the graph driver of the target cannot keep.
+    #[error("graph driver {driver} cannot hold layer {chain}: {reason}")]
+    Unholdable {
+        /// Name of the driver.
+        driver: String,
+        /// The layer's chain ID.
+        chain: String,
+        /// What it has.
+        reason: String,
+        /// Images of the archive that need the layer, as references or IDs.
+        used_by: Vec<String>,
     },
     /// No image answers to this reference.
     #[error("no image {wanted}")]

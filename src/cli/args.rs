@@ -50,7 +50,7 @@ pub struct Global {
     /// Docker's data root [default: data-root of /etc/docker/daemon.json, else /var/lib/docker]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Graph driver, where the data root has stores of several (overlay2, overlay, …)
+    /// Graph driver, where the data root has stores of several, or to make one of (overlay2, vfs, btrfs, …)
     #[arg(long, global = true, value_name = "NAME")]
     pub driver: Option<String>,
     /// Print one JSON document, with a schema number, instead of tables

@@ -68,6 +68,16 @@ impl Failure {
     }
 }
 
+/// Says what works with a graph driver whose layers cannot be read.
+fn unsupported(driver: &str) -> String {
+    let where_to = match driver {
+        "zfs" => "its layers are datasets of their own",
+        "devicemapper" => "its layers are block devices of a thin pool",
+        _ => "dockpack does not know how it keeps layers",
+    };
+    format!("{where_to}: ls, inspect, why and graph work on its store; to save images, use docker save")
+}
+
 fn exit(error: &Error) -> Exit {
     match error {
         Error::InUse { .. } => Exit::InUse,
@@ -111,7 +121,17 @@ fn hints(error: &Error) -> Vec<String> {
             vec!["stop it first: systemctl stop docker.socket docker.service".to_owned()]
         }
         Error::Unfinished(_) => vec!["mend the cause and run it again: it finishes first".to_owned()],
-        Error::UnsupportedDriver { .. } => vec!["dockpack saves and loads layers of overlay and overlay2".to_owned()],
+        Error::UnsupportedDriver { driver } => vec![unsupported(driver)],
+        Error::UnknownIds { uid, .. } => {
+            vec![format!("/etc/subuid and /etc/subgid say it, as `{uid}:100000:65536`, where the store is at home")]
+        }
+        Error::ReadOnlyDriver { .. } => {
+            vec!["its images can be saved; load them into an empty root with --driver overlay2".to_owned()]
+        }
+        Error::Unholdable { used_by, .. } => vec![format!(
+            "needed by {}: name the others, or load with --driver vfs, btrfs or overlay",
+            used_by.join(", ")
+        )],
         Error::Stopped => vec!["nothing is left half done; it can be run again".to_owned()],
         Error::NewerArchive { .. } => vec!["a newer dockpack reads it; docker load does too".to_owned()],
         _ => Vec::new(),

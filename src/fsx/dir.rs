@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Ti
 use rustix::io::Errno;
 
 use super::attrs::{Attrs, Kind, Stamp, Time};
+use super::namespace::UserNamespace;
 use super::resolve::{self, Scope};
 use crate::error::FsError;
 
@@ -24,6 +25,8 @@ pub struct Dir {
     fd: Arc<OwnedFd>,
     /// How the directory was reached, for messages only.
     shown: PathBuf,
+    /// Whose ids it tells and takes; those on disk where there is none.
+    namespace: Option<Arc<UserNamespace>>,
 }
 
 /// One entry of a directory.
@@ -43,7 +46,17 @@ impl Dir {
     pub fn open_root(path: &Path) -> Result<Self> {
         let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| FsError::new("open", path, errno))?;
-        Ok(Self { fd: Arc::new(fd), shown: path.to_owned() })
+        Ok(Self { fd: Arc::new(fd), shown: path.to_owned(), namespace: None })
+    }
+
+    /// Returns this directory as one that tells and takes the ids of a user namespace, for itself and all below it.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: Option<Arc<UserNamespace>>) -> Self {
+        Self { namespace, ..self.clone() }
+    }
+
+    pub(super) fn namespace(&self) -> Option<&UserNamespace> {
+        self.namespace.as_deref()
     }
 
     /// Returns the path of `name` in this directory, for messages.
@@ -90,7 +103,7 @@ impl Dir {
     fn dir_in(&self, path: &[u8], scope: Scope) -> Result<Self> {
         let path = if path.is_empty() { b"." } else { path };
         let fd = self.open_as(path, OFlags::RDONLY | OFlags::DIRECTORY, scope)?;
-        Ok(Self { fd: Arc::new(fd), shown: self.shown(path) })
+        Ok(Self { fd: Arc::new(fd), shown: self.shown(path), namespace: self.namespace.clone() })
     }
 
     /// Opens a regular file for reading.
@@ -190,7 +203,10 @@ impl Dir {
     pub fn attrs(&self, name: impl AsRef<[u8]>) -> Result<Attrs> {
         let name = one_name(name.as_ref());
         rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
-            .map(|stat| Attrs::of(&stat))
+            .map(|stat| match self.namespace() {
+                Some(namespace) => namespace.seen(Attrs::of(&stat)),
+                None => Attrs::of(&stat),
+            })
             .map_err(|errno| self.fail("stat", name, errno))
     }
 
@@ -228,6 +244,7 @@ impl Dir {
         let made = self.dir(name)?;
         rustix::fs::fchmod(&made.fd, Mode::from_raw_mode(mode))
             .map_err(|errno| self.fail("change mode of", name, errno))?;
+        self.give(name)?;
         Ok(made)
     }
 
@@ -253,6 +270,7 @@ impl Dir {
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
             .map_err(|errno| self.fail("make file", name, errno))?;
         rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(|errno| self.fail("change mode of", name, errno))?;
+        self.give(name)?;
         Ok(File::from(fd))
     }
 
@@ -330,7 +348,8 @@ impl Dir {
     /// The name is taken, or the file system refuses.
     pub fn make_symlink(&self, name: impl AsRef<[u8]>, target: &[u8]) -> Result<()> {
         let name = one_name(name.as_ref());
-        rustix::fs::symlinkat(target, &self.fd, name).map_err(|errno| self.fail("make link", name, errno))
+        rustix::fs::symlinkat(target, &self.fd, name).map_err(|errno| self.fail("make link", name, errno))?;
+        self.give(name)
     }
 
     /// Makes a device, named pipe or socket.
@@ -393,7 +412,8 @@ impl Dir {
     /// The file system refuses.
     pub fn stamp_file(&self, name: impl AsRef<[u8]>, file: &File, stamp: &Stamp) -> Result<()> {
         let name = name.as_ref();
-        rustix::fs::fchown(file, Some(Uid::from_raw(stamp.uid)), Some(Gid::from_raw(stamp.gid)))
+        let (uid, gid) = self.on_disk(name, stamp.uid, stamp.gid)?;
+        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .map_err(|errno| self.fail("change owner of", name, errno))?;
         rustix::fs::fchmod(file, Mode::from_raw_mode(stamp.mode))
             .map_err(|errno| self.fail("change mode of", name, errno))?;
@@ -407,9 +427,16 @@ impl Dir {
     /// The file system refuses.
     pub fn set_owner(&self, name: impl AsRef<[u8]>, uid: u32, gid: u32) -> Result<()> {
         let name = one_name(name.as_ref());
+        let (uid, gid) = self.on_disk(name, uid, gid)?;
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         rustix::fs::chownat(&self.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| self.fail("change owner of", name, errno))
+    }
+
+    /// Sets the directory's own group, as it is on disk.
+    pub(super) fn set_group_on_disk(&self, gid: u32) -> Result<()> {
+        rustix::fs::fchown(&self.fd, None, Some(Gid::from_raw(gid)))
+            .map_err(|errno| self.fail("change group of", b"", errno))
     }
 
     /// Sets the permission bits of what the caller knows to be no symbolic link.

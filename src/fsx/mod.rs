@@ -5,7 +5,9 @@
 //! do not cross into another mount. Only [`Dir::open_root`] takes a path as the user wrote it.
 
 mod attrs;
+mod btrfs;
 mod dir;
+mod namespace;
 mod output;
 mod publish;
 mod real;
@@ -16,6 +18,7 @@ mod xattrs;
 
 pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
 pub use dir::{Dir, Entry};
+pub use namespace::{IdRange, UserNamespace};
 pub use output::{OutputDir, OutputFile};
 pub use real::{is_dir, open_input, real_path};
 pub use walk::{Footprint, Inode, Linked};

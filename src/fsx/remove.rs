@@ -1,8 +1,8 @@
-//! Removing. A link is never followed and another mount never entered.
+//! Removing. A link is never followed and another mount never entered. A subvolume of btrfs goes as a whole.
 
 use rustix::fs::AtFlags;
 
-use super::attrs::Kind;
+use super::attrs::{Attrs, Kind};
 use super::dir::{Dir, Entry, one_name};
 use crate::error::FsError;
 
@@ -39,6 +39,9 @@ impl Dir {
             return self.remove_file(name);
         }
         let inner = self.dir(name)?;
+        if self.remove_whole(name, &attrs)? {
+            return Ok(());
+        }
         let entries = inner.entries()?;
         let mut open = vec![(inner, entries, name.to_vec())];
         // A stack of its own: how deep a tree is, is up to whoever made it.
@@ -46,6 +49,9 @@ impl Dir {
             match entries.pop() {
                 Some(Entry { name, kind: Kind::Directory }) => {
                     let inner = dir.dir(&name)?;
+                    if dir.remove_whole(&name, &dir.attrs(&name)?)? {
+                        continue;
+                    }
                     let entries = inner.entries()?;
                     open.push((inner, entries, name));
                 }
@@ -57,5 +63,12 @@ impl Dir {
             }
         }
         Ok(())
+    }
+
+    /// Removes a subvolume of btrfs at once, and tells whether it is gone. The kernel would take mounts in it away, and
+    /// refuses where other subvolumes are in it: such a one goes piece by piece, as far as it goes.
+    fn remove_whole(&self, name: &[u8], attrs: &Attrs) -> Result<bool, FsError> {
+        let may_go = self.has_subvolume(attrs) && self.footprint(name)?.obstacle.is_none();
+        Ok(may_go && self.remove_subvolume(name).is_ok())
     }
 }

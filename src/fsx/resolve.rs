@@ -3,11 +3,13 @@
 //! `openat2` does it in the kernel since Linux 5.6. Before that, and where a seccomp filter forbids the
 //! call, each component is opened by itself without following links.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use super::btrfs::{ROOT_INODE, is_btrfs};
 
 /// What a path may pass on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,33 +53,45 @@ fn has_openat2() -> bool {
     })
 }
 
-fn open_by_component(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags, scope: Scope) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open_by_component(
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+    scope: Scope,
+) -> rustix::io::Result<OwnedFd> {
     if scope == Scope::InRoot {
         return Err(Errno::NOSYS);
     }
     if path.first() == Some(&b'/') {
         return Err(Errno::XDEV);
     }
-    let device = rustix::fs::fstat(dir)?.st_dev;
+    let mut device = rustix::fs::fstat(dir)?.st_dev;
     let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     let Some((last, parents)) = components.split_last() else {
         return rustix::fs::openat(dir, ".", flags, Mode::empty());
     };
     let mut here: Option<OwnedFd> = None;
-    let step = |at: &Option<OwnedFd>, name: &[u8], flags: OFlags| {
+    let mut step = |at: &Option<OwnedFd>, name: &[u8], flags: OFlags| {
         if name == b".." {
             return Err(Errno::XDEV);
         }
         let at = at.as_ref().map_or(dir, AsFd::as_fd);
         // Looked at before it is opened: opening a device or a FIFO can act on it.
         let found = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if scope == Scope::Beneath && found.st_dev != device {
+        if scope == Scope::Beneath && found.st_dev != device && !may_be_subvolume(&found) {
             return Err(Errno::XDEV);
         }
         let opened = rustix::fs::openat(at, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let stat = rustix::fs::fstat(&opened)?;
         if scope == Scope::Beneath && stat.st_dev != device {
-            return Err(Errno::XDEV);
+            if !may_be_subvolume(&stat)
+                || !is_btrfs(&opened)
+                || mount_of(&opened).is_none_or(|mount| Some(mount) != mount_of(dir))
+            {
+                return Err(Errno::XDEV);
+            }
+            // A subvolume has a device number of its own on the same mount.
+            device = stat.st_dev;
         }
         // With O_PATH, O_NOFOLLOW opens the link itself.
         if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink() {
@@ -89,6 +103,19 @@ fn open_by_component(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags, scope: Sco
         here = Some(step(&here, name, OFlags::PATH | OFlags::DIRECTORY)?);
     }
     step(&here, last, flags)
+}
+
+/// Tells whether this may be the root of a subvolume of btrfs.
+fn may_be_subvolume(stat: &rustix::fs::Stat) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() && stat.st_ino == ROOT_INODE
+}
+
+/// Returns the number of the mount that a descriptor is on, as `/proc` tells it.
+fn mount_of(fd: impl AsFd) -> Option<String> {
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    #[allow(clippy::disallowed_methods, reason = "a file of the kernel's own")]
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(|number| number.trim().to_owned())
 }
 
 #[cfg(test)]

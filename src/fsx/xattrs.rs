@@ -23,6 +23,10 @@ impl Dir {
         path
     }
 
+    fn key_on_disk(&self, key: &[u8]) -> XattrName {
+        self.namespace().map_or_else(|| key.to_vec(), |namespace| namespace.xattr_on_disk(key))
+    }
+
     /// Lists the extended attributes of a name, sorted, with their values.
     ///
     /// # Errors
@@ -38,7 +42,11 @@ impl Dir {
         let mut found = Vec::new();
         for key in names.split(|byte| *byte == 0).filter(|key| !key.is_empty()) {
             let value = read(|buffer| rustix::fs::lgetxattr(&path[..], key, buffer)).map_err(fail)?;
-            found.push((key.to_vec(), value));
+            let pair = (key.to_vec(), value);
+            found.push(match self.namespace() {
+                Some(namespace) => namespace.seen_xattr(pair),
+                None => pair,
+            });
         }
         found.sort();
         Ok(found)
@@ -50,7 +58,7 @@ impl Dir {
     /// The file system refuses.
     pub fn set_xattr(&self, name: impl AsRef<[u8]>, key: &[u8], value: &[u8]) -> Result<()> {
         let name = one_name(name.as_ref());
-        rustix::fs::lsetxattr(self.through_fd(name), key, value, XattrFlags::empty())
+        rustix::fs::lsetxattr(self.through_fd(name), &self.key_on_disk(key)[..], value, XattrFlags::empty())
             .map_err(|errno| self.fail("set an extended attribute of", name, errno))
     }
 
@@ -60,7 +68,7 @@ impl Dir {
     /// It is not there, or the file system refuses.
     pub fn remove_xattr(&self, name: impl AsRef<[u8]>, key: &[u8]) -> Result<()> {
         let name = one_name(name.as_ref());
-        rustix::fs::lremovexattr(self.through_fd(name), key)
+        rustix::fs::lremovexattr(self.through_fd(name), &self.key_on_disk(key)[..])
             .map_err(|errno| self.fail("remove an extended attribute of", name, errno))
     }
 }

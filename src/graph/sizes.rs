@@ -16,6 +16,7 @@ use serde::Serialize;
 use walkdir::WalkDir;
 
 use super::{Graph, Id, Node};
+use crate::driver;
 use crate::finding::Finding;
 use crate::id::CacheId;
 use crate::progress::{Event, Observer};
@@ -84,13 +85,7 @@ pub struct Sizes {
 /// `home` is the driver's own directory, `<root>/<driver>`.
 #[must_use]
 pub fn paths_of(driver: &str, home: &Path, dir: &CacheId) -> Vec<PathBuf> {
-    let below: &[&str] = match driver {
-        "vfs" => &["dir"],
-        "btrfs" => &["subvolumes"],
-        "aufs" => &["diff", "layers", "mnt"],
-        _ => &["."],
-    };
-    below.iter().map(|part| home.join(part).join(dir.as_str())).collect()
+    driver::places(driver).iter().map(|place| home.join(place).join(dir.as_str())).collect()
 }
 
 impl Sizes {
@@ -330,10 +325,14 @@ mod tests {
         let home = Path::new("/h");
         let of = |driver| paths_of(driver, home, &id("x")).iter().map(|path| path.components().collect()).collect();
         let paths: Vec<Vec<PathBuf>> = vec![of("overlay2"), of("vfs"), of("btrfs"), of("aufs")];
-        let expected: Vec<Vec<PathBuf>> =
-            [&["/h/x"][..], &["/h/dir/x"], &["/h/subvolumes/x"], &["/h/diff/x", "/h/layers/x", "/h/mnt/x"]]
-                .map(|paths| paths.iter().map(PathBuf::from).collect())
-                .to_vec();
+        let expected: Vec<Vec<PathBuf>> = [
+            &["/h/x"][..],
+            &["/h/dir/x"],
+            &["/h/quotas/x", "/h/subvolumes/x"],
+            &["/h/mnt/x", "/h/diff/x", "/h/layers/x"],
+        ]
+        .map(|paths| paths.iter().map(PathBuf::from).collect())
+        .to_vec();
         assert_eq!(paths, expected);
     }
 }

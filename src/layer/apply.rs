@@ -28,7 +28,9 @@ pub enum Whiteouts {
     Overlayfs,
     /// What they name is removed from the tree, which began as a copy of the parent's (`overlay`, `vfs`).
     Remove,
-    /// Both, as overlayfs itself does on a mount above this tree: a whiteout is kept where it hides something in
+    /// Each stays the file that it is in the tar (`fuse-overlayfs`).
+    Files,
+    /// Removed and kept, as overlayfs itself does on a mount above this tree: a whiteout is kept where it hides something in
     /// it (`overlay`, layers that BuildKit made).
     Above(Dir),
 }
@@ -36,8 +38,19 @@ pub enum Whiteouts {
 impl Whiteouts {
     /// Tells whether the tree began as a copy of the parent's.
     fn on_copy(&self) -> bool {
-        !matches!(self, Self::Overlayfs)
+        !matches!(self, Self::Overlayfs | Self::Files)
     }
+}
+
+/// How a layer's tree says that something of the layers below is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// It has only what is not removed.
+    None,
+    /// By devices 0:0 and `trusted.overlay.opaque`, as overlayfs does.
+    Overlayfs,
+    /// By files `.wh.NAME` and `.wh..wh..opq`, as the layer's tar does.
+    Files,
 }
 
 /// Why a layer could not be unpacked.
@@ -49,6 +62,14 @@ pub enum ApplyError {
     /// The file system is.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// A hard link to what the layer itself has not. A driver that keeps only what a layer adds cannot hold it.
+    #[error("{} is a hard link to {}, which the layer does not have", path.escape_ascii(), target.escape_ascii())]
+    LinkBelow {
+        /// Path of the link.
+        path: Vec<u8>,
+        /// What it leads to.
+        target: Vec<u8>,
+    },
 }
 
 /// Unpacks all members into the tree below `root`. `shared` are files of it that are not this layer's to change.
@@ -106,7 +127,7 @@ impl Apply<'_> {
             return Ok(());
         }
         let dir = self.directory(above)?;
-        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+        if let Some(hidden) = name.strip_prefix(WHITEOUT).filter(|_| !matches!(self.whiteouts, Whiteouts::Files)) {
             return self.whiteout(member, &dir, above, name, hidden);
         }
         self.create(member, &dir, name, members)?;
@@ -139,7 +160,9 @@ impl Apply<'_> {
             Err(error) if error.is_not_found() => {
                 let (above, name) = split(path);
                 // Implied parents are 0755 since 20.10; what they really were travels as a difference.
-                self.directory(above)?.make_dir(name, 0o755)?
+                let made = self.directory(above)?.make_dir(name, 0o755)?;
+                made.own()?;
+                made
             }
             opened => opened?,
         };
@@ -232,7 +255,12 @@ impl Apply<'_> {
         if target_name.is_empty() || target == member.path {
             return Err(TarError::Escapes(target.to_vec()).into());
         }
-        let from = open_directory(self.root, above)?;
+        let below = |error: FsError| match error.is_not_found() && !self.whiteouts.on_copy() {
+            true => ApplyError::LinkBelow { path: member.path.clone(), target: target.to_vec() },
+            false => error.into(),
+        };
+        let from = open_directory(self.root, above).map_err(below)?;
+        from.attrs(target_name).map_err(below)?;
         self.make(dir, name, || dir.hard_link(&from, target_name, name))?;
         let kind = dir.attrs(name)?.kind;
         if kind == Kind::Symlink {

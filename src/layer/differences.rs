@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{FsError, ParseError};
 use crate::fsx::{Attrs, Dir, Kind, Time, XattrName};
 
-use super::apply::split;
+use super::apply::{Marks, split};
 use super::member::{Member, MemberKind};
 use super::shared::Shared;
 
@@ -31,7 +31,7 @@ pub(crate) struct Difference {
     /// Path below the layer's driver directory; empty for that directory itself.
     #[serde(flatten)]
     pub(crate) path: RawPath,
-    /// Unpacking does not make the node: a directory, or a whiteout (a character device 0:0).
+    /// Unpacking does not make the node: a directory, or a whiteout (a character device 0:0, or an empty file `.wh.…`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) make: Option<Kind>,
     /// The node is a whiteout that unpacking makes, or copies from the parent, and that is not there.
@@ -167,6 +167,15 @@ impl Expected {
         }
     }
 
+    /// Takes what a header of a hard link gives to the node of a kind that it leads to.
+    pub(crate) fn stamp(&mut self, header: &Self, kind: Kind) {
+        self.owner = header.owner;
+        if kind != Kind::Symlink {
+            (self.mode, self.mtime) = (header.mode, header.mtime);
+            self.xattrs.extend(header.xattrs.clone());
+        }
+    }
+
     /// Compares with what is there; `None` where nothing differs.
     fn compare(&self, path: &[u8], found: &Attrs, xattrs: &BTreeMap<XattrName, Vec<u8>>) -> Option<Difference> {
         let has_mode = found.kind != Kind::Symlink;
@@ -190,19 +199,39 @@ fn encode_xattrs(xattrs: &BTreeMap<XattrName, Vec<u8>>) -> BTreeMap<String, Stri
 }
 
 /// What unpacking the members of a tar gives, by path below the layer's root.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Prediction {
     nodes: Vec<Expected>,
     by_path: HashMap<Vec<u8>, usize>,
     /// Directories in or below which unpacking makes or removes something.
     touched: HashSet<Vec<u8>>,
-    whiteouts_are_kept: bool,
+    /// Files of the layers below that hard links of the tar lead to.
+    linked: Vec<LinkBelow>,
+    /// Places in `linked`, by the paths of the links and of the files.
+    linked_by_path: HashMap<Vec<u8>, usize>,
+    marks: Marks,
+}
+
+/// A hard link of a tar to a file of the layers below.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkBelow {
+    /// Path of that file.
+    pub(crate) target: Vec<u8>,
+    /// What the header of the last such link gives it.
+    pub(crate) header: Expected,
 }
 
 impl Prediction {
-    /// `whiteouts_are_kept`: whether the driver keeps them in the tree, as overlayfs does.
-    pub(crate) fn new(whiteouts_are_kept: bool) -> Self {
-        Self { whiteouts_are_kept, ..Self::default() }
+    /// `marks`: how the tree says that something is removed.
+    pub(crate) fn new(marks: Marks) -> Self {
+        Self {
+            nodes: Vec::new(),
+            by_path: HashMap::new(),
+            touched: HashSet::new(),
+            linked: Vec::new(),
+            linked_by_path: HashMap::new(),
+            marks,
+        }
     }
 
     pub(crate) fn get(&self, path: &[u8]) -> Option<Expected> {
@@ -215,6 +244,11 @@ impl Prediction {
         self.by_path.iter().map(|(path, index)| (&path[..], &self.nodes[*index]))
     }
 
+    /// Returns the hard link to a file of the layers below that is at `path`, or that leads to it.
+    pub(crate) fn link_below(&self, path: &[u8]) -> Option<&LinkBelow> {
+        self.linked_by_path.get(path).map(|index| &self.linked[*index])
+    }
+
     /// Tells whether unpacking may change the time of a directory that was there before.
     pub(crate) fn touches(&self, directory: &[u8]) -> bool {
         self.touched.contains(directory)
@@ -222,7 +256,9 @@ impl Prediction {
 
     /// Lists the whiteouts that unpacking makes.
     pub(crate) fn whiteouts(&self) -> impl Iterator<Item = &[u8]> {
-        self.by_path.iter().filter(|(_, index)| self.nodes[**index].whiteout).map(|(path, _)| &path[..])
+        let is_file = |path: &[u8]| self.marks == Marks::Files && is_mark(path);
+        let marks = self.by_path.iter().filter(move |(path, index)| self.nodes[**index].whiteout || is_file(path));
+        marks.map(|(path, _)| &path[..])
     }
 
     /// Takes the next member of the tar.
@@ -233,9 +269,12 @@ impl Prediction {
             touched = split(touched).0;
         }
         match name.strip_prefix(b".wh.") {
-            _ if member.kind == MemberKind::GlobalHeader || name.is_empty() => {}
+            _ if member.kind == MemberKind::GlobalHeader => {}
+            // The root itself: where layers are whole trees, unpacking takes its attributes.
+            _ if name.is_empty() && (self.marks != Marks::None || member.kind != MemberKind::Directory) => {}
             None => self.add_node(member),
-            Some(_) if !self.whiteouts_are_kept => {}
+            Some(_) if self.marks == Marks::None => {}
+            Some(_) if self.marks == Marks::Files => self.add_node(member),
             Some(b".wh..opq") => {
                 let node = self.node(above);
                 node.xattrs.insert(b"trusted.overlay.opaque".to_vec(), b"y".to_vec());
@@ -251,7 +290,7 @@ impl Prediction {
     fn add_node(&mut self, member: &Member) {
         let mut expected = Expected::of(member);
         if let MemberKind::HardLink(target) = &member.kind {
-            let Some(shared) = self.by_path.get(target).copied() else { return };
+            let Some(shared) = self.by_path.get(target).copied() else { return self.add_link_below(member, target) };
             let node = &mut self.nodes[shared];
             expected.kind = node.kind;
             (expected.size, expected.device) = (node.size, node.device);
@@ -270,6 +309,22 @@ impl Prediction {
         *node = expected;
     }
 
+    fn add_link_below(&mut self, member: &Member, target: &[u8]) {
+        let header = Expected::of(member);
+        let index = match self.linked_by_path.get(target) {
+            Some(index) => {
+                self.linked[*index].header = header;
+                *index
+            }
+            None => {
+                self.linked.push(LinkBelow { target: target.to_vec(), header });
+                self.linked_by_path.insert(target.to_vec(), self.linked.len() - 1);
+                self.linked.len() - 1
+            }
+        };
+        self.linked_by_path.insert(member.path.clone(), index);
+    }
+
     fn node(&mut self, path: &[u8]) -> &mut Expected {
         let index = match self.by_path.get(path) {
             Some(index) => *index,
@@ -283,6 +338,11 @@ impl Prediction {
     }
 }
 
+/// Tells whether the last name of a path is one that a tar calls something removed by.
+pub(crate) fn is_mark(path: &[u8]) -> bool {
+    split(path).1.starts_with(b".wh.")
+}
+
 /// Differences of a layer's directory, sorted by path, and the paths in it that are no part of the layer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Compared {
@@ -291,13 +351,14 @@ pub(crate) struct Compared {
 }
 
 /// Walks a layer's driver directory and compares each node with what `expect` says of its path. `whiteouts` are those
-/// that are expected.
+/// that are expected, `marks` how the tree has them.
 pub(crate) fn compare(
     dir: &Dir,
+    marks: Marks,
     whiteouts: BTreeSet<Vec<u8>>,
     expect: &mut dyn FnMut(&[u8]) -> Option<Expected>,
 ) -> Result<Compared, FsError> {
-    let mut walk = Walk { expect, whiteouts, compared: Compared::default(), names: HashMap::new() };
+    let mut walk = Walk { expect, marks, whiteouts, compared: Compared::default(), names: HashMap::new() };
     walk.node(dir, b".", b"")?;
     let gone = |path| Difference { path: RawPath(path), gone: true, ..Difference::default() };
     walk.compared.differences.extend(std::mem::take(&mut walk.whiteouts).into_iter().map(gone));
@@ -307,6 +368,7 @@ pub(crate) fn compare(
 
 struct Walk<'a> {
     expect: &'a mut dyn FnMut(&[u8]) -> Option<Expected>,
+    marks: Marks,
     /// Whiteouts that were not found yet.
     whiteouts: BTreeSet<Vec<u8>>,
     compared: Compared,
@@ -316,6 +378,10 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn node(&mut self, dir: &Dir, name: &[u8], path: &[u8]) -> Result<(), FsError> {
+        // What aufs keeps in the root of each branch for itself.
+        if self.marks == Marks::Files && path.starts_with(b".wh..wh.") && path != b".wh..wh..opq" {
+            return Ok(());
+        }
         let found = dir.attrs(name)?;
         let xattrs = own_xattrs(dir, name)?;
         self.whiteouts.remove(path);
@@ -330,9 +396,10 @@ impl Walk<'_> {
             }
             // Of another kind than the tar says: unpacking makes it what it should be.
             Some(_) => {}
-            None if found.kind == Kind::Directory || found.is_whiteout() => {
+            None if found.kind == Kind::Directory || self.is_whiteout(path, &found) => {
                 let expected = match found.kind {
                     Kind::Directory => Expected::made(Kind::Directory, 0o755),
+                    Kind::File => Expected::made(Kind::File, 0),
                     kind => Expected { whiteout: true, ..Expected::made(kind, 0) },
                 };
                 let difference = expected.compare(path, &found, &xattrs).unwrap_or_default();
@@ -345,6 +412,12 @@ impl Walk<'_> {
             self.children(dir, name, path)?;
         }
         Ok(())
+    }
+
+    /// Tells whether a node is what the driver has in the place of something removed.
+    fn is_whiteout(&self, path: &[u8], found: &Attrs) -> bool {
+        let is_file = found.kind == Kind::File && found.size == 0 && is_mark(path);
+        found.is_whiteout() || self.marks == Marks::Files && is_file
     }
 
     fn children(&mut self, dir: &Dir, name: &[u8], path: &[u8]) -> Result<(), FsError> {
@@ -423,7 +496,7 @@ fn remove_whiteout(dir: &Dir, path: &[u8]) -> Result<(), RestoreError> {
     };
     match above.find(name)? {
         None => return Ok(()),
-        Some(found) if found.is_whiteout() => {}
+        Some(found) if found.is_whiteout() || found.kind == Kind::File && found.size == 0 && is_mark(name) => {}
         Some(_) => return Err(ParseError::new("the path of a whiteout", path).into()),
     }
     let before = above.attrs(".")?.mtime;
@@ -472,8 +545,15 @@ fn restore_node(dir: &Dir, difference: &Difference, shared: &Shared) -> Result<(
     let before = above.attrs(".")?.mtime;
     if let (Some(kind), None) = (difference.make, above.find(name)?) {
         match kind {
-            Kind::Directory => drop(above.make_dir(name, 0o755)?),
-            Kind::Char => above.make_node(name, kind, 0, (0, 0))?,
+            Kind::Directory => above.make_dir(name, 0o755)?.own()?,
+            Kind::Char => {
+                above.make_node(name, kind, 0, (0, 0))?;
+                above.set_owner(name, 0, 0)?;
+            }
+            Kind::File if is_mark(name) => {
+                drop(above.make_file(name, 0)?);
+                above.set_owner(name, 0, 0)?;
+            }
             _ => return Err(ParseError::because("a directory or whiteout to make", format!("{kind:?}")).into()),
         }
         above.set_times(".", before, before)?;

@@ -7,6 +7,7 @@ mod member;
 mod shared;
 mod split;
 
+pub(crate) use apply::Marks;
 pub use apply::{ApplyError, Whiteouts, apply};
 pub use differences::RestoreError;
 pub(crate) use member::clean;

@@ -18,12 +18,15 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::notes::found;
+use super::userns;
+use crate::driver;
 use crate::error::{Error, FsError, Result};
-use crate::fsx::{self, Dir, Kind};
+use crate::fsx::{self, Dir, Kind, UserNamespace};
 
 /// Graph drivers that dockerd has had on Linux, by the names of their homes.
 const DRIVERS: [&str; 8] = ["overlay2", "fuse-overlayfs", "btrfs", "zfs", "aufs", "overlay", "devicemapper", "vfs"];
@@ -47,6 +50,10 @@ pub struct Store {
     driver: String,
     image: Option<Dir>,
     home: Option<Dir>,
+    /// Where in the home the directories of layers are.
+    dirs: Option<Dir>,
+    /// The user namespace of the layers, or whose it is where that is not known.
+    namespace: std::result::Result<Option<Arc<UserNamespace>>, u32>,
 }
 
 /// What Docker's own configuration says of its store.
@@ -119,9 +126,18 @@ impl Store {
     }
 
     fn with_driver(root: Dir, path: PathBuf, driver: String) -> Result<Self> {
+        let namespace = match userns::find(&root, &path) {
+            Err(Error::UnknownIds { uid, .. }) => Err(uid),
+            found => Ok(found?.map(Arc::new)),
+        };
+        let root = root.in_namespace(namespace.clone().unwrap_or_default());
         let image = found(root.dir_across_mounts(format!("image/{driver}")))?;
         let home = found(root.dir_across_mounts(&driver))?;
-        Ok(Self { root, path, driver, image, home })
+        let dirs = match &home {
+            Some(home) => found(home.dir(driver::trees(&driver)))?,
+            None => None,
+        };
+        Ok(Self { root, path, driver, image, home, dirs, namespace })
     }
 
     /// Tells whether the data root holds nothing yet but what file systems and dockpack itself put there.
@@ -166,6 +182,20 @@ impl Store {
     #[must_use]
     pub fn home(&self) -> Option<&Dir> {
         self.home.as_ref()
+    }
+
+    /// Returns the directory in the driver's home that the driver directories of layers lie in, where it is there.
+    #[must_use]
+    pub fn dirs(&self) -> Option<&Dir> {
+        self.dirs.as_ref()
+    }
+
+    /// Returns the user namespace of the layers; `None` where the ids on disk are those of containers.
+    ///
+    /// # Errors
+    /// The host does not say which ids the user has whose store it is. Then the store can be listed and no more.
+    pub fn namespace(&self) -> Result<Option<Arc<UserNamespace>>> {
+        self.namespace.clone().map_err(|uid| Error::UnknownIds { root: self.path.clone(), uid })
     }
 
     /// Returns the path of `image/<driver>` below the data root.
@@ -254,7 +284,7 @@ fn why_none(root: &Dir, path: &Path) -> Error {
         .entries()
         .unwrap_or_default()
         .into_iter()
-        .filter(|entry| entry.kind == Kind::Directory && is_mapping(&entry.name))
+        .filter(|entry| entry.kind == Kind::Directory && mapping(&entry.name).is_some())
         .filter_map(|entry| String::from_utf8(entry.name).ok())
         .filter(|name| is_there(&format!("{name}/image")) || is_there(&format!("{name}/containers")))
         .collect();
@@ -273,11 +303,11 @@ fn why_none(root: &Dir, path: &Path) -> Error {
     }
 }
 
-/// Tells whether a name is one of the data roots of `userns-remap`: `<uid>.<gid>`.
-fn is_mapping(name: &[u8]) -> bool {
-    let is_number = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
-    let mut parts = name.split(|byte| *byte == b'.');
-    matches!((parts.next(), parts.next(), parts.next()), (Some(uid), Some(gid), None) if is_number(uid) && is_number(gid))
+/// Reads the name of a data root of `userns-remap`, `<uid>.<gid>`.
+pub(super) fn mapping(name: &[u8]) -> Option<(u32, u32)> {
+    let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?;
+    let (uid, gid) = std::str::from_utf8(name).ok()?.split_once('.')?;
+    Some((number(uid)?, number(gid)?))
 }
 
 #[cfg(test)]

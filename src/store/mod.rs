@@ -19,6 +19,7 @@ mod notes;
 pub(crate) mod repositories;
 mod snapshot;
 mod strays;
+mod userns;
 
 use std::collections::BTreeMap;
 

@@ -14,6 +14,8 @@ mod daemons;
 #[cfg(feature = "cli")]
 mod damage;
 #[cfg(feature = "cli")]
+mod drivers;
+#[cfg(feature = "cli")]
 mod gc;
 #[cfg(feature = "cli")]
 mod gc_daemon;

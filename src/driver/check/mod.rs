@@ -1,8 +1,10 @@
 //! Compares the files that a graph driver keeps around a tree with what layerdb implies.
 //!
 //! What a directory's own files say is read by [`super::list`]; here it is held against the layers: dockerd follows
-//! the driver's files without a look at layerdb, and where both differ, what it mounts is not the image.
+//! the driver's files without a look at layerdb, and where both differ, what it mounts is not the image. `vfs` keeps no
+//! files around a tree.
 
+mod aufs;
 mod overlay;
 mod overlay2;
 
@@ -29,6 +31,8 @@ pub(crate) struct Implied<'a> {
 pub(crate) struct Checker<'a> {
     driver: &'a str,
     home: &'a Dir,
+    /// Where the driver directories lie.
+    dirs: &'a Dir,
     /// Owner and group of the home: those of every directory in it.
     owner: Option<(u32, u32)>,
     /// Short names (`overlay2`).
@@ -38,18 +42,19 @@ pub(crate) struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    /// Prepares to check directories in the home of `driver`; `first` are some of them.
-    pub(crate) fn new(driver: &'a str, home: &'a Dir, some: impl Iterator<Item = &'a CacheId>) -> Self {
+    /// Prepares to check directories of `driver`, which lie in `dirs` in its home; `some` are some of them.
+    pub(crate) fn new(driver: &'a str, home: &'a Dir, dirs: &'a Dir, some: impl Iterator<Item = &'a CacheId>) -> Self {
         let owner = home.attrs(".").ok().map(|found| (found.uid, found.gid));
         let mut some = some;
         let has_mark =
-            |id: &CacheId| home.dir(id.as_str()).is_ok_and(|dir| matches!(dir.find("committed"), Ok(Some(_))));
+            |id: &CacheId| dirs.dir(id.as_str()).is_ok_and(|dir| matches!(dir.find("committed"), Ok(Some(_))));
         Self {
             driver,
             home,
+            dirs,
             owner,
             links: home.dir("l").ok(),
-            marks_parents: driver == "overlay2" && some.any(has_mark),
+            marks_parents: matches!(driver, "overlay2" | "fuse-overlayfs") && some.any(has_mark),
         }
     }
 
@@ -64,16 +69,20 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Checks one directory that is there. Of other drivers nothing is known.
+    /// Checks one directory that is there.
     ///
     /// # Errors
     /// It cannot be looked at.
     pub(crate) fn check(&self, implied: &Implied<'_>) -> Result<Vec<Finding>, FsError> {
-        let dir = self.home.dir(implied.id.as_str())?;
+        let dir = self.dirs.dir(implied.id.as_str())?;
         let mut one = One { checker: self, implied, dir, findings: Vec::new() };
         match self.driver {
-            "overlay2" => one.overlay2()?,
+            "overlay2" | "fuse-overlayfs" => one.overlay2()?,
             "overlay" => one.overlay()?,
+            "aufs" => one.aufs()?,
+            "btrfs" if !one.dir.is_subvolume()? => {
+                one.damage("driver-subvolume-missing", "a plain directory, of which no snapshot can be made");
+            }
             _ => {}
         }
         Ok(one.findings)
@@ -95,7 +104,7 @@ struct One<'a> {
 
 impl One<'_> {
     fn path(&self) -> String {
-        format!("{}/{}", self.checker.driver, self.implied.id)
+        super::path_of(self.checker.driver, self.implied.id)
     }
 
     fn damage(&mut self, code: &'static str, evidence: impl ToString) {

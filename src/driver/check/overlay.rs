@@ -22,9 +22,9 @@ impl One<'_> {
         let Some(found) = self.made("lower-id", Kind::File, "driver-lower-missing")? else { return Ok(()) };
         self.attributes("lower-id", &found, &[0o600, 0o644]);
         let Some(below) = &self.implied.below else { return Ok(()) };
-        let has_root = |id: &str| self.checker.home.dir(format!("{id}/root")).is_ok();
+        let has_root = |id: &str| self.checker.dirs.dir(format!("{id}/root")).is_ok();
         // What is nearer than the first whole tree stands in `upper`, if it is there at all.
-        let is_whole = |id: &str| has_root(id) || self.checker.home.dir(format!("{id}/upper")).is_ok();
+        let is_whole = |id: &str| has_root(id) || self.checker.dirs.dir(format!("{id}/upper")).is_ok();
         if !below.iter().all(|id| is_whole(id.as_str())) {
             return Ok(());
         }

@@ -52,7 +52,8 @@ impl One<'_> {
             (None, false) => {}
         }
         if has_parent && let Some(found) = self.made("work", Kind::Directory, "driver-work-missing")? {
-            self.attributes("work", &found, &[0o700]);
+            let mode = if self.checker.driver == "overlay2" { 0o700 } else { 0o710 };
+            self.attributes("work", &found, &[mode]);
         }
         Ok(())
     }
@@ -72,7 +73,7 @@ impl One<'_> {
             return;
         }
         let own_link = |id: &CacheId| {
-            let text = self.checker.home.read(format!("{id}/link"), super::super::FILE_LIMIT).ok()?;
+            let text = self.checker.dirs.read(format!("{id}/link"), super::super::FILE_LIMIT).ok()?;
             LinkId::parse(text.trim_ascii()).ok()
         };
         // A short name is right by what the directory says of itself, or by where its link leads to. That the two

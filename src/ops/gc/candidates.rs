@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
+use crate::driver;
 use crate::graph::{Edge, Graph, Id, Node, Reach, Roots, State};
 use crate::id::{CacheId, ContainerId};
 use crate::store::{Snapshot, Stray, StrayKind};
@@ -164,13 +165,8 @@ impl<'s> Candidates<'s> {
         let driver = self.driver;
         let names = self.snapshot.driver_dirs.get(id).map(|dir| &dir.names[..]).unwrap_or_default();
         let mut paths: Vec<_> = names.iter().map(|name| (Step::Link, format!("{driver}/l/{name}"))).collect();
-        let below: &[&str] = match driver {
-            "vfs" => &["dir/"],
-            "btrfs" => &["quotas/", "subvolumes/"],
-            "aufs" => &["mnt/", "diff/", "layers/"],
-            _ => &[""],
-        };
-        paths.extend(below.iter().map(|part| (Step::Directory, format!("{driver}/{part}{id}"))));
+        let at = |place: &&str| (Step::Directory, format!("{driver}/{}", driver::join(place, id.as_str())));
+        paths.extend(driver::places(driver).iter().map(at));
         paths
     }
 

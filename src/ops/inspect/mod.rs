@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::driver;
 use crate::graph::{Graph, Id, Node};
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
 use crate::store::{Container, Snapshot, Store};
@@ -90,13 +91,7 @@ impl<'s> View<'s> {
     }
 
     fn dir_path(&self, id: &CacheId) -> String {
-        let driver = &self.driver;
-        match driver.as_str() {
-            "vfs" => format!("{driver}/dir/{id}"),
-            "btrfs" => format!("{driver}/subvolumes/{id}"),
-            "aufs" => format!("{driver}/diff/{id}"),
-            _ => format!("{driver}/{id}"),
-        }
+        driver::path_of(&self.driver, id)
     }
 
     /// Returns the references of an image, tags before digests.

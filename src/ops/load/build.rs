@@ -17,6 +17,8 @@ use crate::layer::{
 use crate::progress::{Event, Observer, check_stop};
 use crate::tarsplit::{Entries, Prover, Segments};
 
+use super::plan::LoadPlan;
+
 /// Names within a staged layer: what will be `<driver>/<cache-id>`, and what will be its entry in layerdb.
 pub(super) const DRIVER_DIR: &str = "driver";
 pub(super) const RECORD_DIR: &str = "record";
@@ -50,8 +52,8 @@ pub(super) fn build(
     shared: &mut Shared,
     stream: impl Read,
 ) -> Result<(), BuildError> {
-    let (entry, dir) = (site.staged.dir(RECORD_DIR)?, site.staged.make_dir(DRIVER_DIR, 0o710)?);
-    let begun = site.driver.begin(&dir, &site.new)?;
+    let entry = site.staged.dir(RECORD_DIR)?;
+    let begun = site.driver.begin(site.staged, DRIVER_DIR, &site.new)?;
     if site.on_present {
         shared.extend(begun.linked);
     }
@@ -67,7 +69,7 @@ pub(super) fn build(
 
     if site.restores {
         let list = BufReader::new(site.staged.file(DIFFERENCES)?);
-        differences::restore(&dir, list, shared)?;
+        differences::restore(&begun.layer, list, shared)?;
     }
     Ok(write_record(&entry, record)?)
 }
@@ -148,12 +150,18 @@ pub(super) enum BuildError {
 
 impl BuildError {
     /// Tells what the archive has to do with it.
-    pub(super) fn of(self, layer: ChainId, archive: &ArchiveReader) -> Error {
+    pub(super) fn of(self, layer: ChainId, plan: &LoadPlan, archive: &ArchiveReader) -> Error {
         match self {
             Self::Fs(error) => error.into(),
             Self::Apply(ApplyError::Fs(error)) | Self::Restore(RestoreError::Fs(error)) if is_of_host(&error) => {
                 error.into()
             }
+            Self::Apply(error @ ApplyError::LinkBelow { .. }) => Error::Unholdable {
+                driver: plan.driver.clone(),
+                chain: layer.to_string(),
+                reason: error.to_string(),
+                used_by: plan.used_by(layer),
+            },
             Self::Stream(error) | Self::Apply(ApplyError::Tar(TarError::Read(error))) => archive.read_failed(&error),
             error => archive.bad(format!("layer {}: {error}", layer.short())),
         }

@@ -116,12 +116,14 @@ struct Staging<'a> {
 impl Staging<'_> {
     /// Makes everything in the staging directory, proves all that it reads of the archive, and makes it durable.
     fn fill(&self, metadata: &Metadata, archive: &mut ArchiveReader) -> Result<()> {
-        one_file_system(self.store)?;
+        one_mount(self.store)?;
+        self.store.namespace()?;
+        self.driver.takes(self.store.root())?;
         self.configs(metadata, archive)?;
         let wanted: BTreeSet<ChainId> = self.plan.layers.iter().map(|layer| layer.record.chain).collect();
         archive.only(&metadata.index, |chain| wanted.contains(&chain))?;
-        let home = self.store.home().cloned();
-        Stage::new(self.plan, self.driver, self.dir, home, self.snapshot, self.observer)?.run(archive)?;
+        let dirs = self.store.dirs().cloned();
+        Stage::new(self.plan, self.driver, self.dir, dirs, self.snapshot, self.observer)?.run(archive)?;
         // Crash here: the store is as it was, with a staging directory that the next run takes away.
         crash_point("load:staged");
         self.dir.remove_tree("spool")?;
@@ -204,16 +206,20 @@ fn clean_up(root: &Dir) -> Result<()> {
 }
 
 fn driver_of(name: &str) -> Result<&'static dyn GraphDriver> {
-    driver::by_name(name).ok_or_else(|| Error::UnsupportedDriver { driver: name.to_owned() })
+    let driver = driver::by_name(name).ok_or_else(|| Error::UnsupportedDriver { driver: name.to_owned() })?;
+    match driver.can_build() {
+        true => Ok(driver),
+        false => Err(Error::ReadOnlyDriver { driver: name.to_owned() }),
+    }
 }
 
-/// Renames do not cross file systems.
-fn one_file_system(store: &Store) -> Result<()> {
-    let file_system = store.root().attrs(".")?.file_system;
-    for dir in [store.home(), store.image()].into_iter().flatten() {
-        if dir.attrs(".")?.file_system != file_system {
-            let error = std::io::Error::other("it is on another file system than the data root");
-            return Err(FsError::new("load into", dir.shown(""), error).into());
+/// Renames do not cross mounts; not even where both are of one file system, as when a killed daemon leaves its home
+/// mounted on itself.
+fn one_mount(store: &Store) -> Result<()> {
+    for name in [store.driver().to_owned(), format!("image/{}", store.driver())] {
+        if store.root().dir(&name).is_err_and(|error| error.is_other_mount()) {
+            let error = std::io::Error::other("it is on another mount than the data root");
+            return Err(FsError::new("load into", store.path().join(name), error).into());
         }
     }
     Ok(())
@@ -221,9 +227,9 @@ fn one_file_system(store: &Store) -> Result<()> {
 
 /// Looks which layers of the target are whole and which names are taken.
 fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Result<Target> {
-    let mut target = Target::default();
+    let mut target = Target { is_rootless: store.root().is_rootless(), ..Target::default() };
     let own = driver.home_dirs().iter().map(|(name, _)| name.as_bytes().to_vec());
-    let there = store.home().map(Dir::entries).transpose()?.unwrap_or_default().into_iter().map(|entry| entry.name);
+    let there = store.dirs().map(Dir::entries).transpose()?.unwrap_or_default().into_iter().map(|entry| entry.name);
     target.cache_ids = own.chain(there).filter_map(|name| CacheId::parse(&name).ok()).collect();
     let Some(home) = store.home() else { return Ok(target) };
     let named = snapshot
@@ -235,13 +241,15 @@ fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Resul
         .chain(snapshot.strays.iter().filter_map(|stray| stray.cache_id.as_ref()));
     target.cache_ids.extend(named.cloned());
     target.links = driver.taken_links(home)?;
+    let Some(dirs) = store.dirs() else { return Ok(target) };
     let faults: Vec<(ChainId, bool)> = snapshot
         .layers
         .par_iter()
         .map(|(chain, layer)| {
-            Ok((*chain, is_whole(home, driver, &layer.cache_id, layer.parent.is_some())? && layer.has_tar_split))
+            Ok((*chain, is_whole(dirs, driver, &layer.cache_id, layer.parent.is_some())? && layer.has_tar_split))
         })
         .collect::<Result<_, FsError>>()?;
+    target.is_early = is_early(dirs, driver, snapshot)?;
     let sound: BTreeSet<ChainId> = faults.into_iter().filter_map(|(chain, whole)| whole.then_some(chain)).collect();
     for chain in &sound {
         let mut below = Some(*chain);
@@ -257,9 +265,27 @@ fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Resul
     Ok(target)
 }
 
-fn is_whole(home: &Dir, driver: &dyn GraphDriver, id: &CacheId, has_parent: bool) -> Result<bool, FsError> {
-    match home.dir(id.as_str()) {
+/// Tells whether every layer on top of another has a directory to be mounted at, as only Docker 17.03 to 17.09 keep it.
+fn is_early(dirs: &Dir, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Result<bool, FsError> {
+    let mut layers = snapshot.layers.values().filter(|layer| layer.parent.is_some()).peekable();
+    if layers.peek().is_none() {
+        return Ok(false);
+    }
+    for layer in layers {
+        let has_it = match dirs.dir(layer.cache_id.as_str()) {
+            Err(error) if error.is_not_found() => true,
+            dir => driver.has_mount_point(&dir?)?,
+        };
+        if !has_it {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_whole(dirs: &Dir, driver: &dyn GraphDriver, id: &CacheId, has_parent: bool) -> Result<bool, FsError> {
+    match dirs.dir(id.as_str()) {
         Err(error) if error.is_not_found() => Ok(false),
-        layer => Ok(driver.fault(home, &layer?, has_parent)?.is_none()),
+        layer => Ok(driver.fault(dirs, &layer?, has_parent)?.is_none()),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{ArchiveIndex, ImageRecord, LayerRecord};
-use crate::driver::DriverFacts;
+use crate::driver::{self, DriverFacts, GraphDriver};
 use crate::error::{Error, Result};
 use crate::id::{BlobDigest, CacheId, ChainId, DiffId, ImageId, LinkId, Sha256};
 use crate::reference::Reference;
@@ -62,6 +62,9 @@ pub struct Tagging {
     pub was: Option<ImageId>,
 }
 
+/// Length of the names that the first releases give driver directories; they take no shorter ones.
+const EARLY_NAME: usize = 64;
+
 /// What the target has, beyond a snapshot.
 #[derive(Debug, Default)]
 pub(super) struct Target {
@@ -71,6 +74,10 @@ pub(super) struct Target {
     pub(super) cache_ids: BTreeSet<CacheId>,
     /// `overlay2`'s short names.
     pub(super) links: BTreeSet<LinkId>,
+    /// Docker 17.03 to 17.09 made it: layers have the directory that they are mounted at, and names of 64 digits.
+    pub(super) is_early: bool,
+    /// Docker without root made it.
+    pub(super) is_rootless: bool,
 }
 
 /// Chooses images of an archive: all where nothing is asked for; else by reference, repository, ID or prefix.
@@ -185,13 +192,17 @@ impl LoadPlan {
     ) {
         let mut record = record.clone();
         let archived = record.cache_id.clone();
-        if target.cache_ids.contains(&record.cache_id) {
-            record.cache_id = fresh(&record.chain, |name| CacheId::parse(name).ok(), &target.cache_ids, 64);
+        let is_short = record.cache_id.as_str().len() < EARLY_NAME;
+        if target.cache_ids.contains(&record.cache_id) || target.is_early && is_short {
+            record.cache_id = fresh(&record.chain, |name| CacheId::parse(name).ok(), &target.cache_ids, EARLY_NAME);
         }
         target.cache_ids.insert(record.cache_id.clone());
-        placed.insert(archived, record.cache_id.clone());
+        placed.insert(archived.clone(), record.cache_id.clone());
         let facts = self.facts(&record, target, placed);
-        let restores = self.same_driver && facts.lower_id.is_some() == record.facts.lower_id.is_some();
+        // What BuildKit made in place is told by its short name: under another one it is as unpacking makes it.
+        let keeps_form = !is_short || record.cache_id == archived;
+        let keeps_form = keeps_form && (target.is_rootless || !record.facts.mounted);
+        let restores = self.same_driver && keeps_form && facts.lower_id.is_some() == record.facts.lower_id.is_some();
         record.facts = facts;
         let displaces =
             snapshot.layers.contains_key(&record.chain) || snapshot.broken_layers.contains_key(&record.chain.hex());
@@ -201,8 +212,8 @@ impl LoadPlan {
     /// What the driver will keep of a layer here.
     fn facts(&self, record: &LayerRecord, target: &mut Target, placed: &BTreeMap<CacheId, CacheId>) -> DriverFacts {
         let archived = if self.same_driver { record.facts.clone() } else { DriverFacts::default() };
-        let mut facts = DriverFacts { link: None, ..archived.clone() };
-        if self.driver == "overlay2" {
+        let mut facts = DriverFacts { link: None, merged: target.is_early, ..archived.clone() };
+        if driver::by_name(&self.driver).is_some_and(GraphDriver::has_links) {
             let link = archived.link.filter(|link| !target.links.contains(link));
             let link = link.unwrap_or_else(|| fresh(&record.chain, LinkId::of_hex, &target.links, 26));
             target.links.insert(link.clone());
@@ -260,6 +271,17 @@ impl LoadPlan {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer.record.tar_size).sum()
+    }
+
+    /// Returns the images that need a layer, as references or short IDs.
+    pub(super) fn used_by(&self, chain: ChainId) -> Vec<String> {
+        let users = self.images.iter().filter(|image| image.chain_ids().contains(&chain));
+        users
+            .map(|image| match &image.references[..] {
+                [] => image.id.short(),
+                references => references.join(", "),
+            })
+            .collect()
     }
 
     /// Tells whether there is nothing to write.

@@ -1,7 +1,7 @@
 //! Renames what is staged into its place. Every step can be done again: a crash is finished by doing all of them.
 
 use crate::crash::crash_point;
-use crate::driver::GraphDriver;
+use crate::driver::{self, GraphDriver};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{ChainId, Sha256};
@@ -62,7 +62,7 @@ impl<'a> Publish<'a> {
             }
             // Crash here: a short name that leads nowhere yet.
             crash_point("load:link");
-            staged.rename(DRIVER_DIR, &places.home, record.cache_id.as_str())?;
+            staged.rename(DRIVER_DIR, &places.dirs, record.cache_id.as_str())?;
             // Crash here: as after all of them.
             crash_point("load:driver-dir");
             if let Some(parent) = record.parent.filter(|parent| self.plan.layers_present.contains(parent)) {
@@ -78,7 +78,7 @@ impl<'a> Publish<'a> {
     /// Marks a layer that was there before as having a child now.
     fn mark_present_parent(&self, places: &Places, parent: ChainId) -> Result<()> {
         let cache_id = places.layers.read(format!("{}/cache-id", parent.hex()), 4096)?;
-        let layer = places.home.dir(cache_id.trim_ascii())?;
+        let layer = places.dirs.dir(cache_id.trim_ascii())?;
         self.driver.mark_parent(&layer)?;
         Ok(layer.sync()?)
     }
@@ -199,6 +199,8 @@ fn displace(places: &Places, layer: &PlannedLayer) -> Result<(), FsError> {
 /// The directories that things are renamed into.
 struct Places {
     home: Dir,
+    /// Where in the home the driver directories lie.
+    dirs: Dir,
     image: Dir,
     layers: Dir,
     contents: Dir,
@@ -214,6 +216,10 @@ impl Places {
         for (name, mode) in driver.home_dirs() {
             home.ensure_dir(name, *mode)?;
         }
+        let dirs = home.dir(driver::trees(driver.name()))?;
+        for dir in [&home, &dirs] {
+            dir.own_group()?;
+        }
         let imagedb = image.ensure_dir("imagedb", 0o700)?;
         let layerdb = image.ensure_dir("layerdb", 0o700)?;
         for name in ["mounts", "tmp"] {
@@ -224,6 +230,7 @@ impl Places {
             contents: imagedb.ensure_dir("content", 0o700)?.ensure_dir("sha256", 0o700)?,
             metadata: imagedb.ensure_dir("metadata", 0o700)?.ensure_dir("sha256", 0o700)?,
             distribution: image.ensure_dir("distribution", 0o700)?,
+            dirs,
             home,
             image,
         };

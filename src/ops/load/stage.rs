@@ -23,8 +23,8 @@ pub(super) struct Stage<'a> {
     layers: Dir,
     /// `<root>/.dockpack/load/spool`: tars that more than one layer is built of.
     spool: Dir,
-    /// The driver's home in the target, where there is one.
-    home: Option<Dir>,
+    /// Where the target has its driver directories, where it has any.
+    dirs: Option<Dir>,
     /// Driver directories of layers that the target has.
     present: BTreeMap<ChainId, CacheId>,
     built: BTreeSet<ChainId>,
@@ -38,7 +38,7 @@ impl<'a> Stage<'a> {
         plan: &'a LoadPlan,
         driver: &'static dyn GraphDriver,
         staging: &Dir,
-        home: Option<Dir>,
+        dirs: Option<Dir>,
         snapshot: &Snapshot,
         observer: &'a dyn Observer,
     ) -> Result<Self> {
@@ -52,7 +52,7 @@ impl<'a> Stage<'a> {
             driver,
             layers: staging.make_dir("layers", 0o700)?,
             spool: staging.make_dir("spool", 0o700)?,
-            home,
+            dirs,
             present,
             built: BTreeSet::new(),
             shared: Shared::default(),
@@ -101,7 +101,7 @@ impl<'a> Stage<'a> {
         match layers[..] {
             [] => return Ok(()),
             [layer] if self.is_ready(layer.record.chain)? => {
-                self.build(layer, &mut *archive).map_err(|error| error.of(layer.record.chain, archive))?;
+                self.build(layer, &mut *archive).map_err(|error| error.of(layer.record.chain, self.plan, archive))?;
             }
             _ => copy_to(archive, &self.spool, &diff.hex())?,
         }
@@ -130,7 +130,7 @@ impl<'a> Stage<'a> {
             Err(error) if error.is_not_found() => Ok(()),
             spooled if self.is_ready(chain)? => {
                 let stream = BufReader::with_capacity(1 << 20, spooled?);
-                self.build(layer, stream).map_err(|error| error.of(layer.record.chain, archive))
+                self.build(layer, stream).map_err(|error| error.of(layer.record.chain, self.plan, archive))
             }
             _ => Ok(()),
         }
@@ -162,8 +162,8 @@ impl<'a> Stage<'a> {
 
     /// Opens the driver directory of a layer that is built or present.
     fn directory(&self, chain: ChainId) -> Result<Dir, FsError> {
-        match (&self.home, self.present.get(&chain)) {
-            (Some(home), Some(id)) => home.dir(id.as_str()),
+        match (&self.dirs, self.present.get(&chain)) {
+            (Some(dirs), Some(id)) => dirs.dir(id.as_str()),
             _ => self.layers.dir(format!("{}/{DRIVER_DIR}", chain.hex())),
         }
     }
@@ -171,8 +171,8 @@ impl<'a> Stage<'a> {
     fn by_cache_id(&self, id: &CacheId) -> Result<Dir, FsError> {
         match self.plan.layers.iter().find(|layer| layer.record.cache_id == *id) {
             Some(layer) => self.directory(layer.record.chain),
-            None => match &self.home {
-                Some(home) => home.dir(id.as_str()),
+            None => match &self.dirs {
+                Some(dirs) => dirs.dir(id.as_str()),
                 None => Err(FsError::new("open", id.as_str(), io::ErrorKind::NotFound)),
             },
         }

@@ -55,6 +55,8 @@ impl SavePlan {
         let begun = Instant::now();
         let driver = driver::by_name(store.driver())
             .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
+        // Owners are saved as containers see them.
+        store.namespace()?;
         let contents = self.measure(store, driver)?;
         let window = self.arrange(&contents, archive.window());
         drop(contents);

@@ -21,7 +21,7 @@ use super::order::{Contents, File};
 pub(super) struct Source {
     /// `layerdb/sha256/<chain>`.
     record: Dir,
-    /// `<home>/<cache-id>`.
+    /// The layer's driver directory.
     pub(super) layer: Dir,
 }
 
@@ -29,10 +29,10 @@ impl Source {
     pub(super) fn open(store: &Store, layer: &LayerRecord) -> Result<Self, FsError> {
         let missing = |what: &str| FsError::new("open", store.path().join(what), io::ErrorKind::NotFound);
         let image = store.image().ok_or_else(|| missing("image"))?;
-        let home = store.home().ok_or_else(|| missing(store.driver()))?;
+        let dirs = store.dirs().ok_or_else(|| missing(store.driver()))?;
         Ok(Self {
             record: image.dir(format!("layerdb/sha256/{}", layer.chain.hex()))?,
-            layer: home.dir(layer.cache_id.as_str())?,
+            layer: dirs.dir(layer.cache_id.as_str())?,
         })
     }
 
@@ -53,14 +53,15 @@ impl Source {
         parent: Option<&Dir>,
     ) -> Result<Compared, DifferencesError> {
         let new = NewLayer { facts: &layer.facts, parent, lower: None };
-        let mut prediction = Prediction::new(driver.keeps_whiteouts(&layer.facts));
+        let marks = driver.marks(&layer.facts);
+        let mut prediction = Prediction::new(marks);
         let mut members = Members::new(Segments::new(self.entries()?), Content::Elided);
         while let Some(member) = members.next_member()? {
             prediction.add(&member);
         }
         let mut failure = None;
         let whiteouts = driver.expected_whiteouts(&new, &prediction)?;
-        let compared = compare(&self.layer, whiteouts, &mut |path| {
+        let compared = compare(&self.layer, marks, whiteouts, &mut |path| {
             driver.expect(&new, &prediction, path).unwrap_or_else(|error| {
                 failure.get_or_insert(error);
                 None

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::driver;
 use crate::graph::{Edge, Graph, Id, Node, Roots, State};
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
 use crate::store::Snapshot;
@@ -88,7 +89,8 @@ impl<'a> Blast<'a> {
             return ContainerId::parse(rest.split('/').next()?.as_bytes()).ok().map(Node::Container);
         }
         if let Some(rest) = subject.strip_prefix(self.driver).and_then(|rest| rest.strip_prefix('/')) {
-            let name = rest.split('/').next()?;
+            let place = driver::places(self.driver).iter().find_map(|at| rest.strip_prefix(at)?.strip_prefix('/'));
+            let name = place.unwrap_or(rest).split('/').next()?;
             return CacheId::parse(name.as_bytes()).ok().map(Node::Dir).filter(|_| name != "l");
         }
         let candidates = [

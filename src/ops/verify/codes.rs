@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::driver::has_whole_trees;
 use crate::finding::{Finding, Severity};
 
 /// What no longer works, or is other than it was.
@@ -27,7 +28,7 @@ pub enum Effect {
 pub(super) enum Reach {
     /// To everything that stands on the object.
     Above,
-    /// To everything that dockerd mounts with the object: of `overlay`, not what stands on a copy of it.
+    /// To everything that dockerd mounts with the object, not what stands on a copy of it.
     Mounted,
     /// To images of which the object is the topmost layer: dockerd looks at it when it puts something on top.
     Top,
@@ -49,10 +50,10 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
     use Effect::{Content, Daemon, Names, Pull, Save, Start};
     use Reach::{Above, Everything, Itself, Mounted, Top};
     let one = |effect, reach| vec![Meaning { effect, reach }];
-    // Each layer of `overlay` has the whole tree: what is gone in one of them is still there in those above.
-    let gone = |effect| match driver {
-        "overlay" => vec![Meaning { effect, reach: Mounted }, Meaning { effect: Save, reach: Above }],
-        _ => one(effect, Above),
+    // Where each layer has the whole tree, what is gone in one of them is still there in those above.
+    let gone = |effect| match has_whole_trees(driver) {
+        true => vec![Meaning { effect, reach: Mounted }, Meaning { effect: Save, reach: Above }],
+        false => one(effect, Above),
     };
     match code {
         "references-unreadable" => one(Daemon, Everything),
@@ -71,6 +72,8 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
         "driver-short-name-wrong" => one(Content, Above),
         "lower-directory-missing" | "driver-lower-lost" | "driver-link-lost" => one(Start, Top),
         "driver-lower-missing" | "driver-lower-mismatch" => one(Content, Top),
+        "driver-subvolume-missing" => one(Start, Top),
+        "driver-mount-point-missing" => one(Start, Above),
         "driver-links-missing" => one(Start, Everything),
         "driver-work-missing" => one(Save, Above),
         "mount-not-loadable" | "mount-unreadable" | "mount-directory-missing" => one(Start, Above),

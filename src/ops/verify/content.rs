@@ -6,12 +6,12 @@ use std::io::{self, Write};
 use rayon::prelude::*;
 use sha2::Digest as _;
 
-use crate::driver::{self, GraphDriver};
+use crate::driver::{self, DriverFacts, GraphDriver};
 use crate::error::{Error, Result};
 use crate::finding::Severity;
 use crate::fsx::Dir;
 use crate::id::{ChainId, Sha256};
-use crate::layer::TarError;
+use crate::layer::{Marks, TarError};
 use crate::progress::{Event, Observer, check_stop};
 use crate::store::{Layer, Snapshot, Store};
 use crate::tarsplit::{AssembleError, Entries, LayerTree, assemble_past};
@@ -42,6 +42,7 @@ pub(super) fn prove(
 ) -> Result<Proved> {
     let driver = driver::by_name(store.driver())
         .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
+    store.namespace()?;
     observer.on(Event::Begin { what: "verifying", total: Some(layers.iter().map(|(_, layer)| layer.size).sum()) });
     // The longest first, so that none is left alone at the end.
     let mut order: Vec<&(ChainId, &Layer)> = layers.iter().collect();
@@ -108,9 +109,9 @@ impl Proof<'_> {
     fn run(&mut self, chain: ChainId) -> Result<()> {
         self.observer.on(Event::Object(&chain.short()));
         // What is not there was found by the look at the structure.
-        let (Some(image), Some(home)) = (self.store.image(), self.store.home()) else { return Ok(()) };
+        let (Some(image), Some(dirs)) = (self.store.image(), self.store.dirs()) else { return Ok(()) };
         let Ok(record) = image.dir(format!("layerdb/sha256/{}", chain.hex())) else { return Ok(()) };
-        let Ok(layer) = home.dir(self.layer.cache_id.as_str()) else { return Ok(()) };
+        let Ok(layer) = dirs.dir(self.layer.cache_id.as_str()) else { return Ok(()) };
         let Ok(tree) = self.driver.tree(&layer) else { return Ok(()) };
         if !self.layer.has_tar_split {
             return Ok(());
@@ -134,7 +135,7 @@ impl Proof<'_> {
     fn attributes(&mut self, record: &Dir, layer: &Dir, tree: &LayerTree) -> Result<bool> {
         let facts = self.driver.facts(layer)?;
         let entries = Entries::new(record.file("tar-split.json.gz")?);
-        let headers = match Headers::read(entries, self.driver.keeps_whiteouts(&facts)) {
+        let headers = match Headers::read(entries, self.driver.marks(&facts)) {
             Ok(headers) => headers,
             Err(TarError::Read(error)) => {
                 self.damage(b"", "layer-tar-split-damaged", error);
@@ -148,16 +149,16 @@ impl Proof<'_> {
                 return Ok(true);
             }
         };
-        let is_copy = self.driver.name() == "overlay";
-        let parent = match is_copy {
-            true => self.parent_tree(if facts.lower_id.is_some() { "upper" } else { "root" }),
-            false => None,
-        };
+        let is_copy = driver::has_whole_trees(self.driver.name());
+        let parent = self.parent_tree(&facts);
         let is_whole = is_copy && facts.lower_id.is_none();
+        let in_place = self.layer.cache_id.as_str().len() == BUILDKIT_NAME;
+        let files = self.driver.marks(&facts) == Marks::Files;
         let making = Making {
-            in_place: self.layer.cache_id.as_str().len() == BUILDKIT_NAME,
+            in_place,
             whiteouts: !is_copy,
-            root: is_whole,
+            files,
+            mounted: files && in_place || facts.mounted,
             orphan: is_whole && self.layer.parent.is_some() && parent.is_none(),
         };
         let mut check = TreeCheck::new(&headers, making);
@@ -170,9 +171,10 @@ impl Proof<'_> {
     }
 
     /// Opens the tree of the layer below, which this one began as a copy of.
-    fn parent_tree(&self, name: &str) -> Option<Dir> {
+    fn parent_tree(&self, facts: &DriverFacts) -> Option<Dir> {
         let parent = self.snapshot.layers.get(&self.layer.parent?)?;
-        self.store.home()?.dir(format!("{}/{name}", parent.cache_id)).ok()
+        let parent = self.store.dirs()?.dir(parent.cache_id.as_str()).ok()?;
+        self.driver.base(facts, &parent).ok()?
     }
 
     /// Assembles the tar: CRC-64 of each file, SHA-256 of the whole.

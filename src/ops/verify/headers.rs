@@ -5,7 +5,7 @@ use std::io::Read;
 
 use crate::fsx::Time;
 use crate::layer::differences::{Expected, Prediction};
-use crate::layer::{Content, Member, MemberKind, Members, TarError};
+use crate::layer::{Content, Marks, Member, MemberKind, Members, TarError};
 use crate::tarsplit::{Entries, Segments};
 
 /// A further name of a file.
@@ -39,9 +39,9 @@ pub(super) struct Headers {
 
 impl Headers {
     /// Reads the headers that tar-split has.
-    pub(super) fn read(entries: Entries<impl Read>, whiteouts_are_kept: bool) -> Result<Self, TarError> {
+    pub(super) fn read(entries: Entries<impl Read>, marks: Marks) -> Result<Self, TarError> {
         let mut headers = Self {
-            prediction: Prediction::new(whiteouts_are_kept),
+            prediction: Prediction::new(marks),
             links: HashMap::new(),
             hidden: HashSet::new(),
             opaque: HashSet::new(),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use crate::driver::check::{Checker, Implied};
+use crate::driver::path_of;
 use crate::finding::Finding;
 use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId};
@@ -92,7 +93,7 @@ fn shared_directories(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Fin
         chains.sort_by_key(|chain| stack(snapshot, Some(**chain)).len());
         let chains: Vec<String> = chains.into_iter().map(ToString::to_string).collect();
         let evidence = format!("it is the directory of layers {}", chains.join(" and "));
-        findings.push(Finding::damage("layer-cache-id-shared", format!("{}/{id}", store.driver()), evidence));
+        findings.push(Finding::damage("layer-cache-id-shared", path_of(store.driver(), id), evidence));
     }
 }
 
@@ -143,8 +144,8 @@ fn tar_splits(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
 
 /// Compares each directory of the driver with what layerdb implies of it.
 fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
-    let Some(home) = store.home() else { return Vec::new() };
-    let checker = Checker::new(store.driver(), home, snapshot.driver_dirs.keys());
+    let (Some(home), Some(dirs)) = (store.home(), store.dirs()) else { return Vec::new() };
+    let checker = Checker::new(store.driver(), home, dirs, snapshot.driver_dirs.keys());
     let mut findings = checker.home();
     let implied = implied(snapshot);
     let checked: Vec<Finding> = implied
@@ -153,7 +154,7 @@ fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
             checker.check(implied).unwrap_or_else(|error| match error.is_not_found() {
                 true => Vec::new(),
                 false => {
-                    vec![Finding::damage("driver-unreadable", format!("{}/{}", store.driver(), implied.id), error)]
+                    vec![Finding::damage("driver-unreadable", path_of(store.driver(), implied.id), error)]
                 }
             })
         })

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::FsError;
 use crate::finding::Severity;
 use crate::fsx::{Attrs, Dir, Entry, Kind, Time};
-use crate::layer::differences::{Expected, own_xattrs};
+use crate::layer::differences::{Expected, is_mark, own_xattrs};
 
 use super::headers::{Headers, Stamp};
 
@@ -35,8 +35,10 @@ pub(super) struct Making {
     pub(super) in_place: bool,
     /// Every whiteout of the tar must be there.
     pub(super) whiteouts: bool,
-    /// The header of the root itself is used.
-    pub(super) root: bool,
+    /// They are files, as in the tar.
+    pub(super) files: bool,
+    /// The tree was written through a mount that marks what is removed in its own way, and only what is there below.
+    pub(super) mounted: bool,
     /// The tree began as a copy of one that is not there: what is not in the tar may be from there.
     pub(super) orphan: bool,
 }
@@ -58,11 +60,9 @@ impl<'a> TreeCheck<'a> {
 
     /// Walks the layer's tree. `parent` is the one that it began as a copy of.
     pub(super) fn run(&mut self, tree: &Dir, parent: Option<&Dir>) -> Result<(), FsError> {
-        if let Some(expected) = self.headers.get(b"") {
+        if self.headers.get(b"").is_some() {
+            // Whether the header of the root itself is used differs from engine to engine.
             self.found += 1;
-            if self.making.root {
-                self.permissions(b"", &tree.attrs(".")?, &expected);
-            }
         }
         self.children(tree, b"", parent)?;
         if self.found < self.headers.nodes().len() {
@@ -215,6 +215,7 @@ impl<'a> TreeCheck<'a> {
                 Some(same) if same == value => {}
                 Some(_) => self.damage(path, "node-xattr", format!("{} has another value", text(key))),
                 // Docker 20.10 does not set empty ones, and the kernel takes these for plain nodes only.
+                None if self.making.mounted && key == b"trusted.overlay.opaque" => {}
                 None if value.is_empty() || key.starts_with(b"user.") && !is_plain => {}
                 None => self.damage(path, "node-xattr", format!("{} is missing", text(key))),
             }
@@ -224,6 +225,7 @@ impl<'a> TreeCheck<'a> {
                 // These change what is seen or allowed.
                 b"security.capability" => Severity::Damage,
                 // BuildKit on `overlay` compares trees to make its tar: that has the removed names instead.
+                b"trusted.overlay.opaque" if self.making.mounted => continue,
                 b"trusted.overlay.opaque" if self.making.whiteouts => Severity::Damage,
                 _ if self.making.in_place || key.starts_with(b"security.") => continue,
                 _ => Severity::Warning,
@@ -277,10 +279,22 @@ impl<'a> TreeCheck<'a> {
         }
     }
 
+    /// Tells whether the layer takes away what lies below at `path`.
+    fn is_removed(&self, path: &[u8]) -> bool {
+        let mut above = (0..path.len()).filter(|at| path[*at] == b'/').map(|at| &path[..at]);
+        self.headers.hides(path) || self.headers.is_opaque(b"") || above.any(|above| self.headers.is_opaque(above))
+    }
+
     fn extra(&mut self, path: &[u8], found: &Attrs) {
         match found.kind {
             // No tar has sockets.
             Kind::Socket => {}
+            _ if self.making.mounted && (is_mark(path) || found.is_whiteout() && self.is_removed(path)) => {}
+            // What aufs keeps for itself.
+            _ if self.making.files && path.starts_with(b".wh..wh.") => {}
+            _ if self.making.files && is_mark(path) => {
+                self.damage(path, "whiteout-extra", "it hides what lies below, and the layer does not".to_owned());
+            }
             _ if self.making.orphan => {}
             _ if found.is_whiteout() && self.making.whiteouts => {
                 self.damage(path, "whiteout-extra", "it hides what lies below, and the layer does not".to_owned());
@@ -296,7 +310,9 @@ impl<'a> TreeCheck<'a> {
     fn missing(&mut self, tree: &Dir) -> Result<(), FsError> {
         let mut gone: BTreeMap<Vec<u8>, (String, usize)> = BTreeMap::new();
         for (path, expected) in self.headers.nodes() {
-            if expected.whiteout && !self.making.whiteouts || find(tree, path)?.is_some() {
+            let is_mark = expected.whiteout || self.making.files && is_mark(path);
+            let may_lack = !self.making.whiteouts || self.making.mounted;
+            if is_mark && may_lack || find(tree, path)?.is_some() {
                 continue;
             }
             let mut first = path;
@@ -307,13 +323,14 @@ impl<'a> TreeCheck<'a> {
             }
             let what = match expected.kind {
                 _ if first != path => "a directory".to_owned(),
-                _ if expected.whiteout => "the mark of something removed".to_owned(),
+                _ if is_mark => "the mark of something removed".to_owned(),
                 kind => kind.map_or("a node", a_kind).to_owned(),
             };
             gone.entry(first.to_vec()).or_insert((what, 0)).1 += 1;
         }
         for (path, (what, count)) in gone {
-            let is_whiteout = self.headers.get(&path).is_some_and(|expected| expected.whiteout);
+            let is_file = self.making.files && is_mark(&path);
+            let is_whiteout = is_file || self.headers.get(&path).is_some_and(|expected| expected.whiteout);
             let code = if is_whiteout { "whiteout-missing" } else { "file-missing" };
             let more = match count {
                 1 => String::new(),

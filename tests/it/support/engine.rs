@@ -35,6 +35,12 @@ impl Engine {
         }
     }
 
+    /// Takes over a daemon that was started on `dir/root` in another way.
+    #[must_use]
+    pub(crate) fn started(version: &'static str, dir: &Path) -> Self {
+        Self { version, dir: dir.to_owned() }
+    }
+
     /// Runs the engine's client, and returns what it wrote.
     #[track_caller]
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {

@@ -92,7 +92,7 @@ impl Contents {
                 let text = |file: &str| fs::read_to_string(entry.join(file));
                 let cache_id = text("cache-id").unwrap_or_else(|error| panic!("layer {chain} of {id}: {error}"));
                 assert_eq!(text("diff").expect("a layer's diff"), format!("sha256:{diff}"));
-                assert!(root.join(driver).join(&cache_id).is_dir(), "directory {cache_id} of layer {chain}");
+                assert!(dirs(root, driver).join(&cache_id).is_dir(), "directory {cache_id} of layer {chain}");
                 contents.layers.insert(chain, cache_id);
                 contents.diffs.insert(diff);
             }
@@ -104,7 +104,7 @@ impl Contents {
     /// Reads the directories of all layers, as one tree.
     #[must_use]
     pub(crate) fn layer_trees(&self, root: &Path) -> Tree {
-        Tree::read_entries(&root.join(&self.driver), self.layers.values())
+        Tree::read_entries(&dirs(root, &self.driver), self.layers.values())
     }
 
     /// Reads everything that belongs to the images and is no layer's directory: `image/<driver>`, the driver's home
@@ -119,7 +119,7 @@ impl Contents {
             match path.strip_prefix(&image) {
                 Some(inner) => self.has_metadata(root, inner),
                 None => match path.strip_prefix(&format!("{}/", self.driver)) {
-                    Some("l") => true,
+                    Some("l" | "dir" | "subvolumes") => true,
                     Some(inner) => inner.strip_prefix("l/").is_some_and(|name| names.contains(name)),
                     None => true,
                 },
@@ -161,7 +161,7 @@ pub(crate) fn assert_same_images(wanted: &Path, found: &Path, driver: &str) {
 /// Fails where a data root holds anything but the images: nothing else may be left of a load.
 #[track_caller]
 pub(crate) fn assert_nothing_else(root: &Path, driver: &str) {
-    assert_eq!(names(root), ["image", driver, "volumes"]);
+    assert_eq!(BTreeSet::from_iter(names(root)), ["image", driver, "volumes"].map(str::to_owned).into());
     assert_eq!(names(&root.join("image")), [driver]);
     assert_eq!(names(&root.join("volumes")), ["metadata.db"]);
     let contents = Contents::read(root, driver);
@@ -170,13 +170,17 @@ pub(crate) fn assert_nothing_else(root: &Path, driver: &str) {
     let reached = contents.metadata(root).only(|path| path.starts_with(b"image"));
     assert_same(&reached, &all, Allow::NOTHING);
     assert!(names(&root.join(&image).join("layerdb/tmp")).is_empty());
-    let mut dirs: BTreeSet<String> = contents.layers.values().cloned().collect();
-    if driver == "overlay2" {
-        dirs.insert("l".to_owned());
+    let mut wanted: BTreeSet<String> = contents.layers.values().cloned().collect();
+    if matches!(driver, "overlay2" | "fuse-overlayfs") {
+        wanted.insert("l".to_owned());
         let links: BTreeSet<_> = contents.layers.values().filter_map(|id| contents.link(root, id)).collect();
-        assert_eq!(names(&root.join("overlay2/l")), Vec::from_iter(links));
+        assert_eq!(names(&root.join(driver).join("l")), Vec::from_iter(links));
     }
-    assert_eq!(names(&root.join(driver)), Vec::from_iter(dirs));
+    let dirs = dirs(root, driver);
+    assert_eq!(names(&dirs), Vec::from_iter(wanted));
+    if dirs != root.join(driver) {
+        assert_eq!(names(&root.join(driver)).len(), 1);
+    }
 }
 
 /// Fails where a store names something that is not there or cannot be used: a reference without its image, an image
@@ -227,6 +231,16 @@ pub(crate) fn assert_sound_part(whole: &Path, part: &Path, driver: &str) {
 pub(crate) fn is_below_tree(path: &[u8]) -> bool {
     let mut parts = path.split(|byte| *byte == b'/').skip(1);
     parts.next().is_some_and(|part| matches!(part, b"diff" | b"root" | b"upper"))
+}
+
+/// Returns where the driver directories of layers lie.
+#[must_use]
+pub(crate) fn dirs(root: &Path, driver: &str) -> PathBuf {
+    root.join(driver).join(match driver {
+        "vfs" => "dir",
+        "btrfs" => "subvolumes",
+        _ => return root.join(driver),
+    })
 }
 
 /// Lists a directory, sorted.

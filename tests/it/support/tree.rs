@@ -221,7 +221,7 @@ impl fmt::Debug for Bytes<'_> {
 
 fn own_xattrs(node: &Node, allow: Allow) -> BTreeMap<&str, Bytes<'_>> {
     let is_own = |name: &str| {
-        let rest = name.strip_prefix("trusted.overlay.");
+        let rest = name.strip_prefix("trusted.overlay.").or_else(|| name.strip_prefix("user.overlay."));
         !(allow.bookkeeping && rest.is_some_and(|rest| BOOKKEEPING.contains(&rest)))
     };
     node.xattrs.iter().filter(|(name, _)| is_own(name)).map(|(name, value)| (&name[..], Bytes(value))).collect()

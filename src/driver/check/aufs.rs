@@ -1,0 +1,41 @@
+//! `aufs`: `layers/<id>` and `mnt/<id>` of a directory.
+
+use crate::error::FsError;
+use crate::fsx::Kind;
+use crate::id::CacheId;
+
+use super::One;
+
+impl One<'_> {
+    pub(super) fn aufs(&mut self) -> Result<(), FsError> {
+        let id = self.implied.id;
+        let text = match self.checker.home.read(format!("layers/{id}"), 1 << 20) {
+            Ok(text) => Some(text),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        let is_mount_point = match self.checker.home.dir("mnt") {
+            Ok(mounts) => mounts.find(id.as_str())?.is_some_and(|found| found.kind == Kind::Directory),
+            Err(error) if error.is_not_found() => false,
+            Err(error) => return Err(error),
+        };
+        if !is_mount_point {
+            self.damage("driver-mount-point-missing", format!("mnt/{id} is missing"));
+        }
+        let Some(text) = text else {
+            self.damage(
+                "driver-lower-missing",
+                format!("layers/{id} is missing: what lies below would not be mounted"),
+            );
+            return Ok(());
+        };
+        let Some(below) = &self.implied.below else { return Ok(()) };
+        let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+        let is_right = lines.iter().copied().eq(below.iter().map(|id: &&CacheId| id.as_str().as_bytes()));
+        if !is_right {
+            let evidence = format!("layers/{id} names {} directories, and others are below", lines.len());
+            self.damage("driver-lower-mismatch", evidence);
+        }
+        Ok(())
+    }
+}
