@@ -29,6 +29,7 @@
 //! nothing of the frames that it passes over.
 
 mod ahead;
+pub mod foreign;
 pub mod frames;
 mod index;
 mod input;
@@ -36,6 +37,7 @@ mod layout;
 mod oci;
 mod output;
 mod reader;
+mod recognise;
 pub mod seek;
 mod writer;
 
@@ -45,8 +47,11 @@ pub use layout::LayoutReader;
 pub(crate) use oci::{Descriptor, blob, documents, oci_manifest};
 pub use output::{Compression, WINDOW, ZstdOptions};
 pub use reader::{ArchiveReader, MemberName, Metadata};
+pub use recognise::{Archive, Source};
 pub use writer::ArchiveWriter;
 
+/// Directory of the members that only dockpack writes.
+const OWN: &str = "dockpack";
 /// Path of an archive's own index.
 pub(crate) const INDEX: &str = "dockpack/archive.json";
 /// Path of the digests of all members.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::archive::foreign::Platform;
 use crate::ops::gc::GcKind;
 
 const STYLES: Styles = Styles::styled()
@@ -252,12 +253,17 @@ pub struct SaveArgs {
 ///
 /// Rebuilds the layers' directories exactly, skips layers that are there, and makes the images visible only when
 /// everything is proved. Docker must not run on the store. In an empty directory a new store is made.
+///
+/// Archives that `docker save`, skopeo, podman, buildah and buildx wrote are loaded as `docker load` would: their layers
+/// are unpacked as Docker unpacks them. Such an archive that is compressed or comes from a pipe is kept unpacked on the
+/// store's disk until it is loaded.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   dockpack load -i images.tar.zst                      all images of the archive
   dockpack load -i images.tar.zst app:3                only this one
   dockpack load -i images.tar.zst --dry-run            what would be done
+  docker save app:3 | dockpack load                    what other tools write is read too
   dockpack --root /mnt/disk/var/lib/docker load -i images.tar.zst")]
 pub struct LoadArgs {
     /// Load only these: references, IDs, or beginnings of IDs [default: all]
@@ -266,6 +272,9 @@ pub struct LoadArgs {
     /// The archive [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
+    /// Of images for several platforms load this one [default: this host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<Platform>,
     /// Show what would be done and change nothing
     #[arg(long)]
     pub dry_run: bool,

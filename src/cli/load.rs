@@ -13,12 +13,16 @@ use super::run::Place;
 use super::table::Table;
 use super::text;
 use super::ui::Ui;
-use crate::archive::{ArchiveReader, LayoutReader, Metadata};
+use crate::archive::foreign::{Choice, ForeignArchive, Platform, Spool};
+use crate::archive::{Archive, ArchiveReader, ImageRecord, LayoutReader, Metadata, Source};
 use crate::error::Error;
 use crate::fsx::{is_dir, open_input};
-use crate::ops::load::{LoadPlan, LoadReport, select};
+use crate::ops::load::{Layers, LoadPlan, LoadReport, discard, select, spool};
 use crate::ops::recover;
 use crate::store::{Store, WriteLock};
+
+/// Driver of a new store for archives that say none: what Docker takes by itself.
+const FOREIGN_DRIVER: &str = "overlay2";
 
 /// The document of `--json`.
 #[derive(Serialize)]
@@ -30,38 +34,127 @@ struct Document<'a> {
 }
 
 pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
-    let mut archive = open(args.input.as_deref())?;
-    let metadata = archive.metadata()?;
-    let images = select(&metadata.index, &args.refs)?;
-    let store = target(place, &metadata)?;
+    let input = args.input.as_deref();
+    let (archive, name) = open(input)?;
     if args.dry_run {
-        let (plan, _) = LoadPlan::make(&store, &metadata, images)?;
+        let metadata = match archive {
+            Archive::Own(mut archive) => archive.metadata()?,
+            Archive::Foreign(source) => metadata(source, &name, &choice(args.platform.as_ref()), ui)?,
+        };
+        let images = select(&metadata.index, &args.refs)?;
+        let (plan, _) = LoadPlan::make(&target(place, &metadata.index.driver)?, &metadata, images)?;
         show(&plan, ui)?;
         return Ok(Exit::Done);
     }
     interrupt::take();
-    let lock = WriteLock::take(&store)?;
-    recovered::tell(&recover(&store, &lock, ui.observer())?, ui);
-    // What was finished may have made directories.
-    let store = target(place, &metadata)?;
-    let done = LoadPlan::make(&store, &metadata, images).and_then(|(plan, snapshot)| {
-        if plan.is_done() {
-            drain(args, &mut archive)?;
-            return Ok((plan, None));
+    let (plan, report) = match archive {
+        Archive::Own(mut archive) => {
+            let metadata = archive.metadata()?;
+            let images = select(&metadata.index, &args.refs)?;
+            let held = Held::take(place, &metadata.index.driver, ui)?;
+            let done = held.load(&metadata, images, Layers::Own(&mut archive), ui).and_then(|done| {
+                if done.1.is_none() {
+                    drain(input, &mut archive)?;
+                }
+                Ok(done)
+            });
+            held.finish(done)?
         }
-        let report = plan.clone().execute(&store, &snapshot, &lock, &metadata, &mut archive, ui.observer())?;
-        Ok((plan, Some(report)))
-    });
-    match done {
-        Ok((_, Some(_))) | Err(Error::Unfinished(_)) => lock.release(),
-        Ok((_, None)) | Err(_) => lock.abandon()?,
-    }
-    let (plan, report) = done?;
+        Archive::Foreign(source) => load_foreign(source, &name, args, place, ui)?,
+    };
     let present = plan.layers_present.len();
     let report =
         report.unwrap_or(LoadReport { images: plan.images.len(), layers_present: present, ..LoadReport::default() });
-    say(&plan, &report, size(args.input.as_deref()), ui)?;
+    say(&plan, &report, size(input), ui)?;
     Ok(Exit::Done)
+}
+
+/// What a load has come to: its plan, and what was done where there was something to do.
+type Loaded = (LoadPlan, Option<LoadReport>);
+
+/// A store that nobody else changes meanwhile.
+struct Held {
+    store: Store,
+    lock: WriteLock,
+}
+
+impl Held {
+    /// Takes the lock and finishes what was interrupted.
+    fn take(place: &Place, driver: &str, ui: &Ui) -> Result<Self, Failure> {
+        let store = target(place, driver)?;
+        let lock = WriteLock::take(&store)?;
+        recovered::tell(&recover(&store, &lock, ui.observer())?, ui);
+        // What was finished may have made directories.
+        Ok(Self { store: target(place, driver)?, lock })
+    }
+
+    fn load(
+        &self,
+        metadata: &Metadata,
+        images: Vec<ImageRecord>,
+        layers: Layers<'_>,
+        ui: &Ui,
+    ) -> Result<Loaded, Error> {
+        let (plan, snapshot) = LoadPlan::make(&self.store, metadata, images)?;
+        if plan.is_done() {
+            return Ok((plan, None));
+        }
+        let report = plan.clone().execute(&self.store, &snapshot, &self.lock, metadata, layers, ui.observer())?;
+        Ok((plan, Some(report)))
+    }
+
+    /// Lets the store go, with the time that a daemon may need to see what was written.
+    fn finish(self, done: Result<Loaded, Error>) -> Result<Loaded, Failure> {
+        match done {
+            Ok((_, Some(_))) | Err(Error::Unfinished(_)) => self.lock.release(),
+            Ok((_, None)) | Err(_) => self.lock.abandon()?,
+        }
+        Ok(done?)
+    }
+}
+
+/// Loads an archive that another tool wrote. What comes from a pipe has to be kept in the store before it can be read.
+fn load_foreign(source: Source, name: &str, args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Loaded, Failure> {
+    let is_pipe = matches!(source, Source::Stream(_));
+    let read = |keep: Spool<'_>| {
+        let mut archive = ForeignArchive::open(source, name, keep, ui.observer())?;
+        let metadata = archive.metadata(&choice(args.platform.as_ref()), ui.observer())?;
+        let images = select(&metadata.index, &args.refs)?;
+        Ok::<_, Error>((archive, metadata, images))
+    };
+    let (held, done) = if is_pipe {
+        let held = Held::take(place, FOREIGN_DRIVER, ui)?;
+        let done = spool(&held.store, &held.lock).and_then(|dir| {
+            let (mut archive, metadata, images) = read(Spool::Layers(&dir))?;
+            held.load(&metadata, images, Layers::Foreign(&mut archive), ui)
+        });
+        discard(&held.store, &held.lock)?;
+        (held, done)
+    } else {
+        let (mut archive, metadata, images) = read(Spool::Documents)?;
+        let held = Held::take(place, FOREIGN_DRIVER, ui)?;
+        let done = held.load(&metadata, images, Layers::Foreign(&mut archive), ui);
+        (held, done)
+    };
+    held.finish(done)
+}
+
+/// Which images are loaded where a name has several.
+fn choice(platform: Option<&Platform>) -> Choice {
+    platform.map_or_else(|| Choice::Fitting(Platform::host()), |platform| Choice::Only(platform.clone()))
+}
+
+/// Reads what an archive that another tool wrote holds.
+fn metadata(source: Source, name: &str, choice: &Choice, ui: &Ui) -> Result<Metadata, Error> {
+    ForeignArchive::open(source, name, Spool::Documents, ui.observer())?.metadata(choice, ui.observer())
+}
+
+/// Reads what an archive holds.
+pub(super) fn contents(input: &Path, ui: &Ui) -> Result<Metadata, Failure> {
+    match open(Some(input))? {
+        (Archive::Own(mut archive), _) => Ok(archive.metadata()?),
+        (Archive::Foreign(source), name) => Ok(metadata(source, &name, &Choice::All, ui)?),
+    }
 }
 
 /// Returns the path of an archive; `None` for standard input.
@@ -79,27 +172,25 @@ fn size(input: Option<&Path>) -> Option<u64> {
     }
 }
 
-/// Opens an archive: a file, an unpacked one, or standard input.
-pub(super) fn open(input: Option<&Path>) -> Result<ArchiveReader, Failure> {
+/// Opens an archive, a file, an unpacked one, or standard input, and returns it with what messages call it.
+pub(super) fn open(input: Option<&Path>) -> Result<(Archive, String), Failure> {
     let Some(path) = path_of(input) else {
         if io::stdin().is_terminal() {
             return Err(Error::Usage("no archive: name one with -i, or pipe it in".to_owned()).into());
         }
-        return Ok(ArchiveReader::new(Box::new(io::stdin()), "standard input")?);
+        let name = "standard input";
+        return Ok((Archive::of_stream(Box::new(io::stdin()), name)?, name.to_owned()));
     };
     let name = path.display().to_string();
-    match is_dir(path) {
-        true => Ok(ArchiveReader::new(Box::new(LayoutReader::open(path)?), &name)?),
-        false => Ok(ArchiveReader::open(open_input(path)?, &name)?),
-    }
+    Ok((Archive::at(path, &name)?, name))
 }
 
 /// Opens the store to load into; in an empty directory a new one, of the driver that was asked for or else of the
 /// archive's.
-fn target(place: &Place, metadata: &Metadata) -> Result<Store, Failure> {
+fn target(place: &Place, driver: &str) -> Result<Store, Failure> {
     match Store::open(&place.root(), place.driver()) {
         Err(Error::NoStore { .. }) => {
-            let driver = place.driver().unwrap_or(&metadata.index.driver);
+            let driver = place.driver().unwrap_or(if driver.is_empty() { FOREIGN_DRIVER } else { driver });
             let store = Store::open_fresh(&place.root(), driver)?;
             match store.is_empty()? {
                 true => Ok(store),
@@ -111,8 +202,8 @@ fn target(place: &Place, metadata: &Metadata) -> Result<Store, Failure> {
 }
 
 /// Whoever writes the pipe is not to fail because there is nothing to do here.
-fn drain(args: &LoadArgs, archive: &mut ArchiveReader) -> Result<(), Error> {
-    if path_of(args.input.as_deref()).is_none() {
+fn drain(input: Option<&Path>, archive: &mut ArchiveReader) -> Result<(), Error> {
+    if path_of(input).is_none() {
         while archive.next_part()?.is_some() {}
     }
     Ok(())

@@ -11,9 +11,8 @@ use super::run::Place;
 use super::text;
 use super::tree::{BAD, DIM, STRONG};
 use super::ui::Ui;
-use crate::error::Error;
+use crate::archive::Archive;
 use crate::finding::Severity;
-use crate::fsx::{is_dir, open_input};
 use crate::graph::{self, Node};
 use crate::ops::verify::{self, Broken, Effect, Found, Report, Request};
 
@@ -38,17 +37,14 @@ pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, 
     show(&report, ui)
 }
 
-/// Verifies an archive: first as one of dockpack's, then, where it can be opened again, as one of another tool's.
+/// Verifies an archive, whoever wrote it: all of it, or only these images.
 fn archive(input: &Path, images: &[String], ui: &Ui) -> Result<Report, Failure> {
     let name = input.display().to_string();
     interrupt::take();
-    let mut archive = load::open(Some(input))?;
-    match verify::verify_archive(&mut archive, &name, images, ui.observer()) {
-        Err(Error::ForeignArchive { .. }) if images.is_empty() && input != Path::new("-") && !is_dir(input) => {
-            Ok(verify::verify_foreign(Box::new(open_input(input)?), &name, ui.observer())?)
-        }
-        report => Ok(report?),
-    }
+    Ok(match load::open(Some(input))?.0 {
+        Archive::Own(mut archive) => verify::verify_archive(&mut archive, &name, images, ui.observer())?,
+        Archive::Foreign(source) => verify::verify_foreign(source, &name, images, ui.observer())?,
+    })
 }
 
 fn show(report: &Report, ui: &Ui) -> Result<Exit, Failure> {

@@ -125,6 +125,10 @@ impl GraphDriver for Overlay2 {
         Ok(Begun { layer, tree, whiteouts, linked: Vec::new() })
     }
 
+    fn layer_size(&self, tree: &Dir, _claimed: u64) -> Result<u64, FsError> {
+        tree.content_size()
+    }
+
     fn mark_parent(&self, layer: &Dir) -> Result<(), FsError> {
         match layer.find("committed")? {
             None if self.commits => layer.new_file("committed", b"", 0o600),

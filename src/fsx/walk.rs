@@ -1,6 +1,6 @@
 //! Looking at a whole tree before it is removed: what it takes, and what stands against its removal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags};
@@ -94,6 +94,33 @@ impl Dir {
         Ok(found)
     }
 
+    /// Returns the bytes of all that is in this directory and is no directory itself, each file counted once; what a
+    /// link says counts too (moby `daemon/internal/directory` `Size`).
+    ///
+    /// # Errors
+    /// Something in it cannot be looked at.
+    pub fn content_size(&self) -> Result<u64, FsError> {
+        let (mut size, mut seen) = (0, HashSet::new());
+        let mut open: Vec<(Self, Vec<Entry>)> = vec![(self.clone(), self.entries()?)];
+        while let Some((dir, entries)) = open.last_mut() {
+            let Some(entry) = entries.pop() else {
+                open.pop();
+                continue;
+            };
+            if entry.kind == Kind::Directory {
+                let inner = dir.dir(&entry.name)?;
+                let entries = inner.entries()?;
+                open.push((inner, entries));
+            } else {
+                let attrs = dir.attrs(&entry.name)?;
+                if attrs.links == 1 || seen.insert(attrs.inode) {
+                    size += attrs.size;
+                }
+            }
+        }
+        Ok(size)
+    }
+
     /// Counts one name, and opens it where it is a directory.
     fn visit(&self, name: &[u8], found: &mut Footprint) -> Result<Option<Self>, FsError> {
         let Some(seen) = self.look(name)? else { return Ok(None) };
@@ -173,6 +200,7 @@ mod tests {
         std::fs::hard_link(at("a/x"), at("b/y")).expect("a link");
         std::os::unix::fs::symlink("/", at("c/link")).expect("a link");
         let dir = Dir::open_root(temp.path()).expect("opens");
+        assert_eq!(dir.content_size().expect("walks"), 9000 + 1);
         let [a, b, c] = ["a", "b", "c"].map(|name| dir.footprint(name).expect("walks"));
         let file = a.linked.values().next().expect("one").disk;
         assert!(file >= 9000);

@@ -193,13 +193,13 @@ fn files_that_are_no_archive() {
         fs::write(&path, bytes).expect("a file");
         expect(try_load(root.path(), &path, &[]), 1, &["cannot read archive", says]);
     }
-    expect(try_load(root.path(), dir.path(), &[]), 1, &["not one that dockpack wrote"]);
+    expect(try_load(root.path(), dir.path(), &[]), 1, &["no manifest.json, no index.json and no repositories"]);
     expect(try_load(root.path(), &dir.path().join("none"), &[]), 1, &["No such file"]);
     let foreign = dir.path().join("foreign.tar");
     let mut tar = tar::Builder::new(fs::File::create(&foreign).expect("a file"));
     tar.append_path_with_name(project("LICENSE"), "manifest.json").expect("a member");
     tar.finish().expect("a tar");
-    expect(try_load(root.path(), &foreign, &[]), 1, &["not one that dockpack wrote"]);
+    expect(try_load(root.path(), &foreign, &[]), 1, &["manifest.json: expected value"]);
     assert!(names(root.path()).is_empty(), "nothing is made of nothing");
 }
 

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use dockpack::archive::ArchiveReader;
-use dockpack::ops::load::{LoadPlan, select};
+use dockpack::ops::load::{Layers, LoadPlan, select};
 use dockpack::store::{Store, WriteLock};
 
 use crate::support::archive::small;
@@ -21,7 +21,7 @@ fn load_here(root: &Path, lock: &WriteLock, archive: Vec<u8>) -> Result<(), Stri
         let store = Store::open(root, None).or_else(|_| Store::open_fresh(root, &metadata.index.driver))?;
         let images = select(&metadata.index, &[])?;
         let (plan, snapshot) = LoadPlan::make(&store, &metadata, images)?;
-        plan.execute(&store, &snapshot, lock, &metadata, &mut archive, &())?;
+        plan.execute(&store, &snapshot, lock, &metadata, Layers::Own(&mut archive), &())?;
         Ok(())
     };
     run().map_err(|error| error.to_string())

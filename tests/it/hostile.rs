@@ -14,7 +14,7 @@ use crate::support::tree::{Allow, Tree, Untouched, assert_same};
 
 /// What becomes of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     Refused,
     /// It is loaded, and all it brings stays in its place.
     Harmless,
@@ -83,7 +83,7 @@ fn expand(text: &[u8], outside: &Path) -> Vec<u8> {
 
 /// Loads an archive into targets of both drivers, empty and not.
 #[track_caller]
-fn each_target(what: &str, verdict: Verdict, archive: impl Fn(&str, &Path) -> Vec<u8>) {
+pub(crate) fn each_target(what: &str, verdict: Verdict, archive: impl Fn(&str, &Path) -> Vec<u8>) {
     for driver in ["overlay2", "overlay"] {
         for before in [Before::Nothing, Before::Images] {
             let trap = Trap::new(driver, before);

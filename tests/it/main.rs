@@ -16,11 +16,15 @@ mod damage;
 #[cfg(feature = "cli")]
 mod drivers;
 #[cfg(feature = "cli")]
+mod foreign;
+#[cfg(feature = "cli")]
 mod gc;
 #[cfg(feature = "cli")]
 mod gc_daemon;
 #[cfg(feature = "cli")]
 mod hostile;
+#[cfg(feature = "cli")]
+mod hostile_foreign;
 #[cfg(feature = "cli")]
 mod inspect;
 #[cfg(feature = "cli")]

@@ -55,8 +55,9 @@ fn daemon_made_a_layer_of_500_mb() {
     engine.fill(&["big"]);
     // A store that never had a container has not all directories.
     engine.docker(&["create", "--network", "none", "big:1", "true"]);
-    engine.stop();
     let text = |path: &Path| path.display().to_string();
+    engine.docker(&["save", "-o", &text(&at("docker.tar")), "big:1"]);
+    engine.stop();
     let root = text(&at("engine/root"));
 
     let forms = [("1.tar.zst", &[][..]), ("2.tar.zst", &["--threads", "8"]), ("3.tar.gz", &[]), ("4.tar", &[])];
@@ -75,6 +76,15 @@ fn daemon_made_a_layer_of_500_mb() {
         assert_same_images(Path::new(&root), target.path(), "overlay2");
         fs::remove_file(archive).expect("removed");
     }
+    // An archive of another tool's is copied only where it comes from a pipe.
+    let docker = text(&at("docker.tar"));
+    for (input, stdin, most) in [(&docker[..], None, 540_000_000), ("-", Some(&docker[..]), 1_080_000_000)] {
+        let target = temp_dir();
+        let loaded = watch(&["--root", &text(target.path()), "load", "-i", input], stdin);
+        assert!(loaded.memory < 64 * MIB, "{loaded:?}");
+        assert!(loaded.written < most + 2 * MIB && loaded.written > most - 80_000_000, "{loaded:?}");
+    }
+    fs::remove_file(docker).expect("removed");
     assert_eq!(names(dir.path()), ["engine", "engine.start"]);
 }
 

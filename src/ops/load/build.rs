@@ -1,13 +1,14 @@
 //! Builds one layer out of the stream of its tar, in a directory of its own.
 
 use std::collections::VecDeque;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::archive::ArchiveReader;
-use crate::archive::LayerRecord;
-use crate::driver::{GraphDriver, NewLayer};
+use crate::archive::foreign::ForeignArchive;
+use crate::archive::{ArchiveReader, LayerRecord};
+use crate::driver::{Begun, GraphDriver, NewLayer};
 use crate::error::{Error, FsError};
 use crate::fsx::Dir;
 use crate::id::ChainId;
@@ -15,7 +16,7 @@ use crate::layer::{
     ApplyError, Content, MemberKind, Members, RestoreError, Shared, TarError, TarStream, apply, clean, differences,
 };
 use crate::progress::{Event, Observer, check_stop};
-use crate::tarsplit::{Entries, Prover, Segments};
+use crate::tarsplit::{Entries, Prover, Segments, Splitter};
 
 use super::plan::LoadPlan;
 
@@ -40,8 +41,16 @@ pub(super) struct Site<'a> {
     pub(super) observer: &'a dyn Observer,
 }
 
-/// Builds a layer out of the stream of its tar, and proves it against its tar-split on the way. The digest of the
-/// stream is the caller's to prove. `shared` are files that layers of the store have too; those that the
+/// The tar of a layer.
+pub(super) enum Tar<R> {
+    /// Its tar-split came with it: [`TAR_SPLIT`] is there.
+    WithTarSplit(R),
+    /// It came without one, which is made, and with it the size of the layer as dockerd would note it.
+    Alone(R),
+}
+
+/// Builds a layer out of the stream of its tar, and proves it against its tar-split on the way where that came with it.
+/// The digest of the stream is the caller's to prove. `shared` are files that layers of the store have too; those that the
 /// new layer begins with are added.
 ///
 /// # Errors
@@ -50,28 +59,47 @@ pub(super) fn build(
     site: &Site<'_>,
     record: &LayerRecord,
     shared: &mut Shared,
-    stream: impl Read,
+    tar: Tar<impl Read>,
 ) -> Result<(), BuildError> {
     let entry = site.staged.dir(RECORD_DIR)?;
     let begun = site.driver.begin(site.staged, DRIVER_DIR, &site.new)?;
     if site.on_present {
-        shared.extend(begun.linked);
+        shared.extend(begun.linked.iter().copied());
     }
 
-    let prover = Prover::new(Entries::new(entry.file(TAR_SPLIT)?));
-    let proved = Proved { stream, prover, observer: site.observer };
-    let mut members = Members::new(proved, Content::Present);
-    apply(&mut members, &begun.tree, begun.whiteouts, shared)?;
-    let mut proved = members.into_stream();
-    io::copy(&mut proved, &mut io::sink()).map_err(BuildError::Stream)?;
-    proved.prover.finish().map_err(|error| BuildError::Stream(io::Error::other(error)))?;
-    prove_names(Entries::new(entry.file(TAR_SPLIT)?))?;
+    let (observer, layer) = (site.observer, begun.layer.clone());
+    let size = match tar {
+        Tar::WithTarSplit(stream) => {
+            let prover = Prover::new(Entries::new(entry.file(TAR_SPLIT)?));
+            let (proved, _) = unpack(Proved { stream, prover, observer }, begun, shared)?;
+            proved.prover.finish().map_err(|error| BuildError::Stream(io::Error::other(error)))?;
+            prove_names(Entries::new(entry.file(TAR_SPLIT)?))?;
+            record.size
+        }
+        Tar::Alone(stream) => {
+            let (tree, file) = (begun.tree.clone(), entry.make_file(TAR_SPLIT, 0o644)?);
+            let sink = Sink { file: BufWriter::new(file), path: entry.shown(TAR_SPLIT) };
+            let (splitter, claimed) = unpack(Splitter::new(stream, sink), begun, shared)?;
+            let (_, mut sink) = splitter.finish().map_err(BuildError::Stream)?;
+            sink.flush().map_err(BuildError::Stream)?;
+            site.driver.layer_size(&tree, claimed)?
+        }
+    };
 
     if site.restores {
         let list = BufReader::new(site.staged.file(DIFFERENCES)?);
-        differences::restore(&begun.layer, list, shared)?;
+        differences::restore(&layer, list, shared)?;
     }
-    Ok(write_record(&entry, record)?)
+    Ok(write_record(&entry, record, size)?)
+}
+
+/// Unpacks a tar and reads it to its last byte. Returns the stream, and the bytes that its headers claim together.
+fn unpack<S: TarStream>(stream: S, begun: Begun, shared: &mut Shared) -> Result<(S, u64), BuildError> {
+    let mut members = Members::new(stream, Content::Present);
+    let claimed = apply(&mut members, &begun.tree, begun.whiteouts, shared)?;
+    let mut stream = members.into_stream();
+    io::copy(&mut stream, &mut io::sink()).map_err(BuildError::Stream)?;
+    Ok((stream, claimed))
 }
 
 /// Proves that tar-split calls each member by the name that it has in the tar: dockerd takes the content of files from
@@ -104,9 +132,9 @@ fn prove_names(entries: Entries<std::fs::File>) -> Result<(), BuildError> {
 }
 
 /// Writes the files of a layerdb entry.
-fn write_record(entry: &Dir, record: &LayerRecord) -> Result<(), FsError> {
+fn write_record(entry: &Dir, record: &LayerRecord, size: u64) -> Result<(), FsError> {
     entry.new_file("diff", record.diff.to_string().as_bytes(), 0o644)?;
-    entry.new_file("size", record.size.to_string().as_bytes(), 0o644)?;
+    entry.new_file("size", size.to_string().as_bytes(), 0o644)?;
     entry.new_file("cache-id", record.cache_id.as_str().as_bytes(), 0o644)?;
     match record.parent {
         Some(parent) => entry.new_file("parent", parent.to_string().as_bytes(), 0o644),
@@ -133,6 +161,54 @@ impl<R: Read> Read for Proved<'_, R> {
     }
 }
 
+/// Where a tar-split is written: what fails there is none of the archive's faults.
+struct Sink {
+    file: BufWriter<std::fs::File>,
+    path: PathBuf,
+}
+
+impl Sink {
+    fn fail(&self, error: io::Error) -> io::Error {
+        io::Error::other(FsError::new("write", &self.path, error))
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes).map_err(|error| self.fail(error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush().map_err(|error| self.fail(error))
+    }
+}
+
+/// Whoever made an archive is told what is wrong with it.
+pub(super) trait Blame {
+    fn bad(&self, reason: String) -> Error;
+    fn read_failed(&self, error: &io::Error) -> Error;
+}
+
+impl Blame for ArchiveReader {
+    fn bad(&self, reason: String) -> Error {
+        self.bad(reason)
+    }
+
+    fn read_failed(&self, error: &io::Error) -> Error {
+        self.read_failed(error)
+    }
+}
+
+impl Blame for ForeignArchive {
+    fn bad(&self, reason: String) -> Error {
+        self.bad(reason)
+    }
+
+    fn read_failed(&self, error: &io::Error) -> Error {
+        self.read_failed(error)
+    }
+}
+
 /// Why a layer could not be built.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BuildError {
@@ -150,8 +226,14 @@ pub(super) enum BuildError {
 
 impl BuildError {
     /// Tells what the archive has to do with it.
-    pub(super) fn of(self, layer: ChainId, plan: &LoadPlan, archive: &ArchiveReader) -> Error {
+    pub(super) fn of(self, layer: ChainId, plan: &LoadPlan, archive: &impl Blame) -> Error {
         match self {
+            Self::Stream(error) | Self::Apply(ApplyError::Tar(TarError::Read(error)))
+                if error.get_ref().is_some_and(|inner| inner.is::<FsError>()) =>
+            {
+                let inner = error.into_inner().and_then(|inner| inner.downcast().ok());
+                Error::Fs(*inner.expect("because that is what it holds"))
+            }
             Self::Fs(error) => error.into(),
             Self::Apply(ApplyError::Fs(error)) | Self::Restore(RestoreError::Fs(error)) if is_of_host(&error) => {
                 error.into()

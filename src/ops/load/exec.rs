@@ -6,6 +6,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::archive::foreign::ForeignArchive;
 use crate::archive::{ArchiveReader, ImageRecord, Metadata};
 use crate::crash::crash_point;
 use crate::driver::{self, GraphDriver};
@@ -17,7 +18,7 @@ use crate::store::{Snapshot, Store, Unknown, WriteLock};
 
 use super::plan::{LoadPlan, Target};
 use super::publish::Publish;
-use super::stage::Stage;
+use super::stage::{SPOOL, Stage};
 
 /// Where dockpack keeps what it is working on, below the data root. dockerd looks at none of it.
 const WORK: &str = ".dockpack";
@@ -45,6 +46,41 @@ pub struct LoadReport {
     pub bytes: u64,
     /// Time it took, in seconds.
     pub seconds: f64,
+}
+
+/// What layers are read from.
+#[derive(Debug)]
+pub enum Layers<'a> {
+    /// An archive of dockpack's own.
+    Own(&'a mut ArchiveReader),
+    /// One that another tool wrote.
+    Foreign(&'a mut ForeignArchive),
+}
+
+/// Makes the directory for what of an archive has to be kept on disk before it can be loaded. It belongs to the load
+/// that is carried out next; [`discard`] takes it away where there is none.
+///
+/// # Errors
+/// The file system refuses or is full.
+pub fn spool(store: &Store, _: &WriteLock) -> Result<Dir> {
+    let work = store.root().ensure_dir(WORK, 0o700)?;
+    // Crash here: a staging directory without a journal, which the next run takes away.
+    crash_point("foreign:spool");
+    Ok(work.ensure_dir(LOAD, 0o700)?.ensure_dir(SPOOL, 0o700)?)
+}
+
+/// Takes away what was kept for a load that is not carried out. One that only has to be finished stays.
+///
+/// # Errors
+/// The file system refuses.
+pub fn discard(store: &Store, _: &WriteLock) -> Result<()> {
+    match store.root().dir(format!("{WORK}/{LOAD}")) {
+        Err(error) if error.is_not_found() => Ok(()),
+        staging => match staging?.find(JOURNAL)? {
+            None => clean_up(store.root()),
+            Some(_) => Ok(()),
+        },
+    }
 }
 
 impl LoadPlan {
@@ -78,14 +114,14 @@ impl LoadPlan {
         snapshot: &Snapshot,
         lock: &WriteLock,
         metadata: &Metadata,
-        archive: &mut ArchiveReader,
+        archive: Layers<'_>,
         observer: &dyn Observer,
     ) -> Result<LoadReport> {
         let begun = Instant::now();
         let driver = driver_of(&self.driver)?;
         let root = store.root();
         observer.on(Event::Begin { what: "loading", total: Some(self.bytes()) });
-        let staging = root.ensure_dir(WORK, 0o700)?.make_dir(LOAD, 0o700)?;
+        let staging = root.ensure_dir(WORK, 0o700)?.ensure_dir(LOAD, 0o700)?;
         let staged = Staging { plan: &self, store, snapshot, driver, dir: &staging, observer }.fill(metadata, archive);
         if let Err(error) = staged {
             clean_up(root)?;
@@ -115,20 +151,26 @@ struct Staging<'a> {
 
 impl Staging<'_> {
     /// Makes everything in the staging directory, proves all that it reads of the archive, and makes it durable.
-    fn fill(&self, metadata: &Metadata, archive: &mut ArchiveReader) -> Result<()> {
+    fn fill(&self, metadata: &Metadata, archive: Layers<'_>) -> Result<()> {
         one_mount(self.store)?;
         self.store.namespace()?;
         self.driver.takes(self.store.root())?;
-        self.configs(metadata, archive)?;
-        let wanted: BTreeSet<ChainId> = self.plan.layers.iter().map(|layer| layer.record.chain).collect();
-        archive.only(&metadata.index, |chain| wanted.contains(&chain))?;
+        self.configs(metadata)?;
         let dirs = self.store.dirs().cloned();
-        Stage::new(self.plan, self.driver, self.dir, dirs, self.snapshot, self.observer)?.run(archive)?;
+        let stage = Stage::new(self.plan, self.driver, self.dir, dirs, self.snapshot, self.observer)?;
+        match archive {
+            Layers::Own(archive) => {
+                let wanted: BTreeSet<ChainId> = self.plan.layers.iter().map(|layer| layer.record.chain).collect();
+                archive.only(&metadata.index, |chain| wanted.contains(&chain))?;
+                stage.run(archive)?;
+            }
+            Layers::Foreign(archive) => stage.run_foreign(archive)?,
+        }
         // Crash here: the store is as it was, with a staging directory that the next run takes away.
         crash_point("load:staged");
-        self.dir.remove_tree("spool")?;
+        self.dir.remove_tree(SPOOL)?;
         self.dir.reserve("reserve", RESERVE + RESERVE_PER_LAYER * self.plan.layers.len() as u64)?;
-        let journal = serde_json::to_vec(self.plan).map_err(|error| archive.bad(error))?;
+        let journal = serde_json::to_vec(self.plan).expect("because a plan has only text keys");
         self.dir.new_file(NEW_JOURNAL, &journal, 0o600)?;
         self.dir.sync_file_system()?;
         self.dir.remove_file("reserve")?;
@@ -137,10 +179,10 @@ impl Staging<'_> {
         Ok(())
     }
 
-    fn configs(&self, metadata: &Metadata, archive: &ArchiveReader) -> Result<()> {
+    fn configs(&self, metadata: &Metadata) -> Result<()> {
         let configs = self.dir.make_dir("configs", 0o700)?;
         for image in self.plan.images.iter().filter(|image| !self.plan.images_present.contains(&image.id)) {
-            let config = metadata.blobs.get(&image.id.0).ok_or_else(|| archive.bad("a configuration is missing"))?;
+            let config = metadata.blobs.get(&image.id.0).expect("because metadata is proved to have each");
             configs.new_file(&image.id.hex(), config, 0o600)?;
         }
         Ok(())

@@ -12,6 +12,6 @@ mod plan;
 mod publish;
 mod stage;
 
-pub use exec::LoadReport;
 pub(super) use exec::recover;
+pub use exec::{Layers, LoadReport, discard, spool};
 pub use plan::{LoadPlan, PlannedLayer, Tagging, select};

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read, Write};
 
-use crate::archive::{ArchiveReader, MemberName};
+use crate::archive::foreign::ForeignArchive;
+use crate::archive::{ArchiveReader, LayerRecord, MemberName};
 use crate::driver::{GraphDriver, NewLayer};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
@@ -12,8 +13,11 @@ use crate::layer::Shared;
 use crate::progress::{Event, Observer};
 use crate::store::Snapshot;
 
-use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, TAR_SPLIT, build};
+use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, TAR_SPLIT, Tar, build};
 use super::plan::{LoadPlan, PlannedLayer};
+
+/// Name of the directory, within that of the load, for tars that wait.
+pub(super) const SPOOL: &str = "spool";
 
 /// Builds the planned layers of one load.
 pub(super) struct Stage<'a> {
@@ -51,7 +55,7 @@ impl<'a> Stage<'a> {
             plan,
             driver,
             layers: staging.make_dir("layers", 0o700)?,
-            spool: staging.make_dir("spool", 0o700)?,
+            spool: staging.ensure_dir(SPOOL, 0o700)?,
             dirs,
             present,
             built: BTreeSet::new(),
@@ -86,6 +90,27 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// Builds every planned layer out of an archive that another tool wrote.
+    pub(super) fn run_foreign(mut self, archive: &mut ForeignArchive) -> Result<()> {
+        let diffs = self.plan.layers.iter().map(|layer| layer.record.diff).collect();
+        archive.spool(&diffs, &self.spool, self.observer)?;
+        for layer in &self.plan.layers {
+            let LayerRecord { chain, diff, .. } = layer.record;
+            self.layers.make_dir(chain.hex(), 0o700)?.make_dir(RECORD_DIR, 0o700)?;
+            let (source, mut content) = archive.layer(diff, self.observer)?;
+            self.build(layer, Tar::Alone(&mut content)).map_err(|error| error.of(chain, self.plan, archive))?;
+            let found = content.finish().map_err(|error| archive.read_failed(&error))?;
+            let wrong = |digest| archive.bad(format!("{} has the digest {digest}", source.member.escape_debug()));
+            if found.content != diff.0 {
+                return Err(archive.bad(format!("layer {diff} has the digest {}", found.content)));
+            }
+            if source.digest.is_some_and(|digest| digest != found.raw) {
+                return Err(wrong(found.raw));
+            }
+        }
+        Ok(())
+    }
+
     fn planned(&self, chain: ChainId) -> Option<&'a PlannedLayer> {
         self.plan.layers.iter().find(|layer| layer.record.chain == chain && !self.built.contains(&chain))
     }
@@ -101,7 +126,8 @@ impl<'a> Stage<'a> {
         match layers[..] {
             [] => return Ok(()),
             [layer] if self.is_ready(layer.record.chain)? => {
-                self.build(layer, &mut *archive).map_err(|error| error.of(layer.record.chain, self.plan, archive))?;
+                self.build(layer, Tar::WithTarSplit(&mut *archive))
+                    .map_err(|error| error.of(layer.record.chain, self.plan, archive))?;
             }
             _ => copy_to(archive, &self.spool, &diff.hex())?,
         }
@@ -130,14 +156,15 @@ impl<'a> Stage<'a> {
             Err(error) if error.is_not_found() => Ok(()),
             spooled if self.is_ready(chain)? => {
                 let stream = BufReader::with_capacity(1 << 20, spooled?);
-                self.build(layer, stream).map_err(|error| error.of(layer.record.chain, self.plan, archive))
+                self.build(layer, Tar::WithTarSplit(stream))
+                    .map_err(|error| error.of(layer.record.chain, self.plan, archive))
             }
             _ => Ok(()),
         }
     }
 
     /// Builds a layer out of the stream of its tar.
-    fn build(&mut self, layer: &'a PlannedLayer, stream: impl Read) -> Result<(), BuildError> {
+    fn build(&mut self, layer: &'a PlannedLayer, tar: Tar<impl Read>) -> Result<(), BuildError> {
         let record = &layer.record;
         self.observer.on(Event::Object(&record.chain.short()));
         let staged = self.layers.dir(record.chain.hex())?;
@@ -152,7 +179,7 @@ impl<'a> Stage<'a> {
             on_present,
             observer: self.observer,
         };
-        build(&site, record, &mut self.shared, stream)?;
+        build(&site, record, &mut self.shared, tar)?;
         if let Some(parent) = record.parent.filter(|parent| self.built.contains(parent)) {
             self.driver.mark_parent(&self.directory(parent)?)?;
         }

@@ -4,5 +4,6 @@ pub(crate) mod archive;
 pub(crate) mod command;
 pub(crate) mod disk;
 pub(crate) mod engine;
+pub(crate) mod foreign;
 pub(crate) mod store;
 pub(crate) mod tree;

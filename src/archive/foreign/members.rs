@@ -1,0 +1,406 @@
+//! Where the members of an archive lie.
+//!
+//! Members may stand in any order, and the documents that tell what the others are usually come last. A tar in a file
+//! is passed over from header to header, and read from where its members lie. Of one that is compressed or comes from
+//! a pipe the documents are kept in memory; the rest is passed over, digested, or kept in files of a spool directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Cursor, Read, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use crate::error::FsError;
+use crate::fsx::{Dir, Kind};
+use crate::layer::{self, MemberKind, Members, TarError, TarStream};
+use crate::progress::{Event, Observer, check_stop};
+
+use super::content::{Content, Digests, Stream};
+
+/// Longest document that is read, in bytes; registries take 4 MiB.
+const DOCUMENT_LIMIT: u64 = 8 << 20;
+/// Most bytes of documents that are kept in memory: a thousand images have some ten millions.
+const DOCUMENTS_LIMIT: u64 = 256 << 20;
+/// Most members that an archive may have. One of Docker's has some hundred for each image.
+const MEMBERS_LIMIT: usize = 1 << 20;
+/// Most links that lead to a member, one to the other.
+const LINKS_LIMIT: u32 = 8;
+/// Where blobs lie in an OCI image layout.
+pub(super) const BLOBS: &str = "blobs/sha256/";
+/// Bytes read at once.
+const CHUNK: usize = 256 << 10;
+
+/// What becomes of members that are no documents, where the archive is read from front to back.
+pub(super) enum Keep<'a> {
+    /// Nothing.
+    Documents,
+    /// Their digests.
+    Digests,
+    /// They are copied to files of this directory: all, or only those that are named.
+    Files(&'a Dir, Option<&'a BTreeSet<String>>),
+}
+
+/// Where a member is.
+#[derive(Debug, Clone)]
+enum Place {
+    /// At this byte of the file.
+    At(u64),
+    /// In memory.
+    Memory(Arc<[u8]>),
+    /// In the file of this name in the spool directory.
+    Spooled(String),
+    /// It was passed over.
+    Passed,
+}
+
+/// A member that is a file.
+#[derive(Debug)]
+struct Member {
+    place: Place,
+    length: u64,
+    digests: Option<Digests>,
+}
+
+/// The members of an archive, by name.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    files: BTreeMap<String, Member>,
+    /// Names that lead to others: versions of Docker up to 24 write a layer that two images share so.
+    links: BTreeMap<String, String>,
+    /// The file that members lie in.
+    file: Option<Arc<File>>,
+    /// The directory that members are files of.
+    dir: Option<Dir>,
+    spool: Option<Dir>,
+    documents: u64,
+}
+
+impl Catalog {
+    /// The members of an archive that lies unpacked in a directory. They are looked for when they are asked for.
+    pub(super) fn of_dir(dir: Dir) -> Self {
+        Self { dir: Some(dir), ..Self::default() }
+    }
+
+    /// Finds the members of a plain tar in a file.
+    pub(super) fn of_file(file: File, observer: &dyn Observer) -> Result<Self, CatalogError> {
+        let file = Arc::new(file);
+        let length = file.metadata()?.len();
+        let mut catalog = Self { file: Some(Arc::clone(&file)), ..Self::default() };
+        let mut members = Members::new(Section { file, at: 0, end: length }, layer::Content::Present);
+        while let Some(member) = members.next_member()? {
+            check_stop(observer)?;
+            let at = members.stream().at;
+            if at.checked_add(member.size).is_none_or(|end| end > length) {
+                return Err(TarError::Cut.into());
+            }
+            catalog.add(&member, Place::At(at), None)?;
+        }
+        Ok(catalog)
+    }
+
+    /// Reads a tar from front to back.
+    pub(super) fn of_stream(tar: Stream<'_>, keep: &Keep<'_>, observer: &dyn Observer) -> Result<Self, CatalogError> {
+        let mut catalog = Self::default();
+        if let Keep::Files(dir, _) = keep {
+            catalog.spool = Some((*dir).clone());
+        }
+        let mut members = Members::new(Plain(tar), layer::Content::Present);
+        while let Some(member) = members.next_member()? {
+            check_stop(observer)?;
+            if member.kind == MemberKind::File {
+                let content = MemberContent(&mut members);
+                let (place, digests) = catalog.keep(&member, content, keep, observer)?;
+                catalog.add(&member, place, digests)?;
+            } else {
+                catalog.add(&member, Place::Passed, None)?;
+            }
+        }
+        // What is behind the tar's end proves its compression.
+        io::copy(&mut members.into_stream(), &mut io::sink())?;
+        Ok(catalog)
+    }
+
+    fn keep(
+        &mut self,
+        member: &layer::Member,
+        mut content: impl Read + Send,
+        keep: &Keep<'_>,
+        observer: &dyn Observer,
+    ) -> Result<(Place, Option<Digests>), CatalogError> {
+        let mut start = Vec::new();
+        content.by_ref().take(1).read_to_end(&mut start)?;
+        let is_document =
+            matches!(start[..], [b'{' | b'[' | b' ' | b'\n' | b'\r' | b'\t']) && member.size <= DOCUMENT_LIMIT;
+        let mut content = Cursor::new(start).chain(content);
+        if is_document {
+            self.documents += member.size;
+            if self.documents > DOCUMENTS_LIMIT {
+                return Err(CatalogError::TooMuch("bytes of documents", DOCUMENTS_LIMIT));
+            }
+            let mut bytes = Vec::new();
+            content.read_to_end(&mut bytes)?;
+            return Ok((Place::Memory(bytes.into()), None));
+        }
+        match keep {
+            Keep::Documents => Ok((Place::Passed, None)),
+            Keep::Digests => Ok((Place::Passed, Some(Content::new(Box::new(content), observer)?.finish()?))),
+            Keep::Files(_, Some(wanted)) if !wanted.contains(&*name_of(&member.path)) => Ok((Place::Passed, None)),
+            Keep::Files(dir, _) => {
+                let name = self.files.len().to_string();
+                copy(content, dir, &name, observer)?;
+                Ok((Place::Spooled(name), None))
+            }
+        }
+    }
+
+    fn add(&mut self, member: &layer::Member, place: Place, digests: Option<Digests>) -> Result<(), CatalogError> {
+        let name = name_of(&member.path);
+        let target = match &member.kind {
+            MemberKind::File => None,
+            MemberKind::HardLink(target) => Some(name_of(target)),
+            MemberKind::Symlink(target) => Some(resolve(&name, &name_of(target)).ok_or_else(|| leads_out(&name))?),
+            // Directories are made as they are needed; nothing else has a meaning in an archive.
+            _ => return Ok(()),
+        };
+        if self.files.len() + self.links.len() >= MEMBERS_LIMIT {
+            return Err(CatalogError::TooMuch("members", MEMBERS_LIMIT as u64));
+        }
+        if self.files.contains_key(&name) || self.links.contains_key(&name) {
+            return Err(CatalogError::Twice(name));
+        }
+        match target {
+            Some(target) => drop(self.links.insert(name, target)),
+            None => drop(self.files.insert(name, Member { place, length: member.size, digests })),
+        }
+        Ok(())
+    }
+
+    /// Tells whether a tar has members below this directory.
+    pub(super) fn has_dir(&self, dir: &str) -> bool {
+        self.files.keys().chain(self.links.keys()).any(|name| name.split('/').next() == Some(dir))
+    }
+
+    /// Returns the names of all blobs.
+    pub(super) fn blobs(&self) -> Result<Vec<String>, CatalogError> {
+        let Some(dir) = &self.dir else {
+            return Ok(self.files.keys().filter(|name| name.starts_with(BLOBS)).cloned().collect());
+        };
+        match dir.dir(BLOBS) {
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            blobs => Ok(blobs?.entries()?.iter().map(|entry| format!("{BLOBS}{}", name_of(&entry.name))).collect()),
+        }
+    }
+
+    /// Returns the name and the length of the member that a name leads to.
+    pub(super) fn find(&self, name: &str) -> Result<Option<(String, u64)>, CatalogError> {
+        let mut name = resolve("", name).ok_or_else(|| leads_out(name))?;
+        for _ in 0..LINKS_LIMIT {
+            if let Some(target) = self.links.get(&name) {
+                name.clone_from(target);
+            } else if let Some(member) = self.files.get(&name) {
+                return Ok(Some((name, member.length)));
+            } else if let Some(dir) = &self.dir {
+                match find_in(dir, &name)? {
+                    Some(Found::File(length)) => return Ok(Some((name, length))),
+                    Some(Found::Link(target)) => name = resolve(&name, &target).ok_or_else(|| leads_out(&name))?,
+                    None => return Ok(None),
+                }
+            } else {
+                return Ok(None);
+            }
+        }
+        Err(CatalogError::Links(name))
+    }
+
+    /// Opens a member by the name that [`Catalog::find`] gave.
+    pub(super) fn open(&self, name: &str) -> Result<Stream<'static>, CatalogError> {
+        if let Some(dir) = &self.dir {
+            return Ok(Box::new(dir.file(name)?));
+        }
+        let member = self.files.get(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        match (&member.place, &self.file, &self.spool) {
+            (Place::At(at), Some(file), _) => {
+                Ok(Box::new(Section { file: Arc::clone(file), at: *at, end: *at + member.length }))
+            }
+            (Place::Memory(bytes), ..) => Ok(Box::new(Cursor::new(Arc::clone(bytes)))),
+            (Place::Spooled(file), _, Some(spool)) => Ok(Box::new(spool.file(file)?)),
+            _ => Err(io::Error::other(format!("{} was passed over", name.escape_debug())).into()),
+        }
+    }
+
+    /// Returns the digests of a member by the name that [`Catalog::find`] gave, and reads it where that was not done.
+    pub(super) fn digests(&self, name: &str, observer: &dyn Observer) -> Result<Digests, CatalogError> {
+        match self.files.get(name).and_then(|member| member.digests) {
+            Some(digests) => Ok(digests),
+            None => Ok(Content::new(self.open(name)?, observer)?.finish()?),
+        }
+    }
+
+    /// Reads a document whole.
+    pub(super) fn document(&self, name: &str) -> Result<Option<Vec<u8>>, CatalogError> {
+        let Some((name, length)) = self.find(name)? else { return Ok(None) };
+        if length > DOCUMENT_LIMIT {
+            return Err(CatalogError::TooMuch("bytes of a document", DOCUMENT_LIMIT));
+        }
+        let mut bytes = Vec::new();
+        self.open(&name)?.take(DOCUMENT_LIMIT).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+}
+
+/// Why the members of an archive cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CatalogError {
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    #[error(transparent)]
+    Tar(TarError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error("{} is in it twice", .0.escape_debug())]
+    Twice(String),
+    #[error("{} leads out of it", .0.escape_debug())]
+    LeadsOut(String),
+    #[error("{} leads from link to link", .0.escape_debug())]
+    Links(String),
+    #[error("more than {1} {0}")]
+    TooMuch(&'static str, u64),
+}
+
+impl From<TarError> for CatalogError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Read(error) => Self::Read(error),
+            TarError::Cut => Self::Read(io::ErrorKind::UnexpectedEof.into()),
+            TarError::Escapes(name) => Self::LeadsOut(String::from_utf8_lossy(&name).into_owned()),
+            error => Self::Tar(error),
+        }
+    }
+}
+
+fn leads_out(name: &str) -> CatalogError {
+    CatalogError::LeadsOut(name.to_owned())
+}
+
+fn name_of(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+/// Returns where a name leads that stands in the member `from`; nothing where that is outside.
+fn resolve(from: &str, name: &str) -> Option<String> {
+    if name.starts_with('/') {
+        return None;
+    }
+    let mut parts: Vec<&str> = from.split('/').collect();
+    parts.pop();
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+enum Found {
+    File(u64),
+    Link(String),
+}
+
+fn find_in(dir: &Dir, name: &str) -> Result<Option<Found>, FsError> {
+    let (above, last) = match dir.parent_of(name.as_bytes()) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        found => found?,
+    };
+    let Some(attrs) = above.find(last)? else { return Ok(None) };
+    match attrs.kind {
+        Kind::File => Ok(Some(Found::File(attrs.size))),
+        Kind::Symlink => Ok(Some(Found::Link(name_of(&above.read_link(last)?)))),
+        _ => Ok(None),
+    }
+}
+
+fn copy(mut from: impl Read, dir: &Dir, name: &str, observer: &dyn Observer) -> Result<(), CatalogError> {
+    let mut file = dir.make_file(name, 0o600)?;
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        check_stop(observer)?;
+        let got = from.read(&mut buffer)?;
+        if got == 0 {
+            return Ok(());
+        }
+        file.write_all(&buffer[..got]).map_err(|error| FsError::new("write", dir.shown(name), error))?;
+        observer.on(Event::Advance(got as u64));
+    }
+}
+
+/// A part of a file; what is passed over is not read.
+#[derive(Debug)]
+struct Section {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX).min(buffer.len());
+        let got = self.file.read_at(&mut buffer[..want], self.at)?;
+        if got == 0 && want > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += got as u64;
+        Ok(got)
+    }
+}
+
+impl TarStream for Section {
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        self.at = self.at.saturating_add(bytes);
+        Ok(())
+    }
+}
+
+/// A stream that is read from front to back.
+struct Plain<'a>(Stream<'a>);
+
+impl Read for Plain<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl TarStream for Plain<'_> {}
+
+/// The content of the member that is read.
+struct MemberContent<'m, 'a>(&'m mut Members<Plain<'a>>);
+
+impl Read for MemberContent<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read_content(buffer).map_err(|error| match error {
+            TarError::Read(error) => error,
+            TarError::Cut => io::ErrorKind::UnexpectedEof.into(),
+            error => io::Error::other(error),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_where_docker_finds_them() {
+        for (from, name, to) in [
+            ("", "a/b", Some("a/b")),
+            ("", "./a//b/", Some("a/b")),
+            ("x/layer.tar", "../y/layer.tar", Some("y/layer.tar")),
+            ("x/layer.tar", "../../y", None),
+            ("x/layer.tar", "/y", None),
+            ("x", "..", None),
+        ] {
+            assert_eq!(resolve(from, name).as_deref(), to, "{from} {name}");
+        }
+    }
+}
