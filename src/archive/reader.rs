@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 
-use sha2::Digest as _;
-
 use crate::error::Error;
 use crate::id::{ChainId, ImageId, Sha256};
 use crate::reference::Reference;
@@ -82,7 +80,6 @@ struct Open {
     name: String,
     length: u64,
     left: u64,
-    digest: sha2::Sha256,
 }
 
 /// The index of an archive with the small blobs that come with it.
@@ -370,7 +367,8 @@ impl ArchiveReader {
         if self.sums.contains_key(&path) {
             return Err(self.bad(format!("{path} is in it twice")));
         }
-        self.open = Some(Open { name: path.clone(), length, left: length, digest: sha2::Sha256::new() });
+        self.open = Some(Open { name: path.clone(), length, left: length });
+        self.input.begin_digest();
         Ok(Some(path))
     }
 
@@ -381,13 +379,14 @@ impl ArchiveReader {
             self.read(&mut rest).map_err(|error| self.read_failed(&error))?;
         }
         let Some(open) = self.open.take() else { return Ok(()) };
+        let digest = self.input.end_digest().map_err(|error| self.read_failed(&error))?;
         let mut zeros = [0; 512];
         let zeros = &mut zeros[..padding(open.length)];
         self.input.read_exact(zeros).map_err(|error| self.read_failed(&error))?;
         if zeros.iter().any(|byte| *byte != 0) {
             return Err(self.bad(format!("the padding of {} is changed", open.name)));
         }
-        self.sums.insert(open.name, Sha256::finish(open.digest));
+        self.sums.insert(open.name, digest);
         Ok(())
     }
 
@@ -449,7 +448,6 @@ impl Read for ArchiveReader {
         if got == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        open.digest.update(&buffer[..got]);
         open.left -= got as u64;
         Ok(got)
     }

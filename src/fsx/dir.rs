@@ -111,23 +111,26 @@ impl Dir {
     /// # Errors
     /// It is not there, is no regular file, or lies behind a symbolic link or on another mount.
     pub fn file(&self, path: impl AsRef<[u8]>) -> Result<File> {
-        self.file_in(path.as_ref(), Scope::Beneath)
+        self.sized_file(path).map(|(file, _)| file)
     }
 
-    /// As [`Dir::file`], but symbolic links are followed as if this directory were `/`: some layers hold a
+    /// As [`Dir::file`], and tells the length in bytes.
+    ///
+    /// # Errors
+    /// As [`Dir::file`].
+    pub fn sized_file(&self, path: impl AsRef<[u8]>) -> Result<(File, u64)> {
+        self.sized_file_in(path.as_ref(), Scope::Beneath)
+    }
+
+    /// As [`Dir::sized_file`], but symbolic links are followed as if this directory were `/`: some layers hold a
     /// file under a path of which one component is a link within the layer.
     ///
     /// # Errors
     /// It is not there or is no regular file; or the kernel cannot do this (before 5.6).
-    pub fn file_in_root(&self, path: impl AsRef<[u8]>) -> Result<File> {
-        self.file_in(path.as_ref(), Scope::InRoot)
+    pub fn sized_file_in_root(&self, path: impl AsRef<[u8]>) -> Result<(File, u64)> {
+        self.sized_file_in(path.as_ref(), Scope::InRoot)
     }
 
-    fn file_in(&self, path: &[u8], scope: Scope) -> Result<File> {
-        self.sized_file_in(path, scope).map(|(file, _)| file)
-    }
-
-    /// Opens a regular file, and tells its length.
     fn sized_file_in(&self, path: &[u8], scope: Scope) -> Result<(File, u64)> {
         let fd = self.open_as(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, scope)?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| self.fail("stat", path, errno))?;
@@ -265,13 +268,24 @@ impl Dir {
     /// # Errors
     /// The name is taken, or the file system refuses.
     pub fn make_file(&self, name: impl AsRef<[u8]>, mode: u32) -> Result<File> {
+        let name = name.as_ref();
+        let file = self.begin_file(name)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+            .map_err(|errno| self.fail("change mode of", name, errno))?;
+        self.give(name)?;
+        Ok(file)
+    }
+
+    /// Makes a new file that only root can read, for writing; [`Dir::stamp_file`] gives it its permission bits.
+    ///
+    /// # Errors
+    /// The name is taken, or the file system refuses.
+    pub fn begin_file(&self, name: impl AsRef<[u8]>) -> Result<File> {
         let name = one_name(name.as_ref());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
-            .map_err(|errno| self.fail("make file", name, errno))?;
-        rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(|errno| self.fail("change mode of", name, errno))?;
-        self.give(name)?;
-        Ok(File::from(fd))
+        rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
+            .map(File::from)
+            .map_err(|errno| self.fail("make file", name, errno))
     }
 
     /// Gives a regular file that has further names an inode of its own: a copy with the same attributes.

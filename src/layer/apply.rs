@@ -180,14 +180,16 @@ impl Apply<'_> {
         let stamp = stamp_of(member);
         match &member.kind {
             MemberKind::File => {
-                let file = self.make(dir, name, || dir.make_file(name, 0o600))?;
+                let file = self.make(dir, name, || dir.begin_file(name))?;
                 self.fill(members, dir, name, &file)?;
                 dir.stamp_file(name, &file, &stamp)?;
                 self.set_xattrs(member, dir, name)?;
             }
             MemberKind::Directory => {
                 if dir.find(name)?.is_none_or(|found| found.kind != Kind::Directory) {
-                    self.make(dir, name, || dir.make_dir(name, 0o700))?;
+                    let made = self.make(dir, name, || dir.make_dir(name, 0o700))?;
+                    // Its content mostly comes next.
+                    self.parent = Some((member.path.clone(), made));
                 }
                 self.set_attributes(member, dir, name, Kind::Directory)?;
                 self.directories.push((member.path.clone(), member.atime, member.mtime));

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
+use crate::error::ParseError;
 use crate::fsx::{Time, XattrName};
-use crate::tarsplit::{Duplicate, Segments, Splitter, is_header_only};
+use crate::tarsplit::{Duplicate, Entry, Segments, Splitter, is_header_only};
 
 use super::header::{BLOCK, Header};
 
@@ -80,7 +81,7 @@ pub trait TarStream: Read {
 
 impl TarStream for &[u8] {}
 
-impl<R: Read> TarStream for Segments<R> {}
+impl<I: Iterator<Item = Result<Entry, ParseError>>> TarStream for Segments<I> {}
 
 impl<R: Read, W: Write> TarStream for Splitter<R, W> {
     fn begin_member(&mut self, name: &[u8], size: u64) -> Result<(), TarError> {

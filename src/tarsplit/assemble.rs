@@ -16,21 +16,6 @@ const CHUNK: usize = 256 << 10;
 #[derive(Debug, Clone)]
 pub struct LayerTree(pub Dir);
 
-impl LayerTree {
-    /// Opens the content of a member by its name in the tar.
-    fn open(&self, name: &[u8]) -> Result<File, FsError> {
-        let path = name.strip_prefix(b"/").unwrap_or(name);
-        match self.0.file(path) {
-            // A component of the name may be a link within the layer: the kernel says ELOOP, or ENOTDIR
-            // where the components are opened one by one.
-            Err(error) if matches!(error.source.raw_os_error(), Some(40 | 20)) => {
-                self.0.file_in_root(path).map_err(|_| error)
-            }
-            opened => opened,
-        }
-    }
-}
-
 /// Why a layer's tar could not be assembled.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
@@ -63,96 +48,133 @@ pub fn assemble(
     tree: &LayerTree,
     sink: &mut impl Write,
 ) -> Result<u64, AssembleError> {
-    assemble_past(entries, tree, sink, &mut |_, error| Err(error))
+    let mut bad = |_: &[u8], error| Err(error);
+    let mut assembler = Assembler::new(tree, sink, &mut bad);
+    for entry in entries {
+        assembler.add(&entry?)?;
+    }
+    Ok(assembler.length)
 }
 
 /// Told the name of a file that is not what it was, and how; says whether to go on.
 pub type OnBadFile<'a> = dyn FnMut(&[u8], AssembleError) -> Result<(), AssembleError> + 'a;
 
-/// As [`assemble`], but asks `bad` whether to go on where a file, called by its name in the tar, is not what it was.
-/// What `sink` gets of such a file is not what belongs there.
-///
-/// # Errors
-/// What `bad` returns, and see [`AssembleError`].
-pub fn assemble_past(
-    entries: impl Iterator<Item = Result<Entry, ParseError>>,
-    tree: &LayerTree,
-    sink: &mut impl Write,
-    bad: &mut OnBadFile<'_>,
-) -> Result<u64, AssembleError> {
-    let mut length = 0;
-    let mut buffer = vec![0; CHUNK];
-    for entry in entries {
-        match entry? {
+/// Assembles a layer's tar, entry by entry.
+pub struct Assembler<'a, W> {
+    tree: &'a LayerTree,
+    sink: &'a mut W,
+    bad: &'a mut OnBadFile<'a>,
+    /// The directory of the last file, with its path: most files follow one of the same directory.
+    parent: Option<(Vec<u8>, Dir)>,
+    buffer: Vec<u8>,
+    length: u64,
+}
+
+impl<W> std::fmt::Debug for Assembler<'_, W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Assembler(byte {})", self.length)
+    }
+}
+
+impl<'a, W: Write> Assembler<'a, W> {
+    /// Assembles into `sink` from the files in `tree`. `bad` is asked whether to go on where a file, called by its name
+    /// in the tar, is not what it was. What `sink` gets of such a file is not what belongs there.
+    pub fn new(tree: &'a LayerTree, sink: &'a mut W, bad: &'a mut OnBadFile<'a>) -> Self {
+        Self { tree, sink, bad, parent: None, buffer: vec![0; CHUNK], length: 0 }
+    }
+
+    /// Writes the bytes of the tar that the next entry stands for.
+    ///
+    /// # Errors
+    /// What `bad` returns, and see [`AssembleError`].
+    pub fn add(&mut self, entry: &Entry) -> Result<(), AssembleError> {
+        match entry {
             Entry::Segment(bytes) => {
-                length += bytes.len() as u64;
-                sink.write_all(&bytes).map_err(AssembleError::Sink)?;
+                self.length += bytes.len() as u64;
+                self.sink.write_all(bytes).map_err(AssembleError::Sink)
             }
-            Entry::File { name, size, crc } if size > 0 => {
-                match copy_file(tree, &name, size, crc, &mut buffer, sink) {
-                    Ok(()) => {}
-                    Err(error @ AssembleError::Sink(_)) => return Err(error),
-                    Err(error) => bad(&name, error)?,
+            Entry::File { name, size, crc } if *size > 0 => {
+                self.length += size;
+                match self.copy_file(name, *size, *crc) {
+                    Err(error @ AssembleError::Sink(_)) => Err(error),
+                    Err(error) => (self.bad)(name, error),
+                    Ok(()) => Ok(()),
                 }
-                length += size;
             }
-            Entry::File { .. } => {}
+            Entry::File { .. } => Ok(()),
         }
     }
-    Ok(length)
-}
 
-fn copy_file(
-    tree: &LayerTree,
-    name: &[u8],
-    size: u64,
-    crc: Option<Crc64>,
-    buffer: &mut [u8],
-    sink: &mut impl Write,
-) -> Result<(), AssembleError> {
-    let mut file = tree.open(name)?;
-    copy_proved(&mut file, name, size, crc, buffer, sink).map_err(|error| match error {
-        AssembleError::Changed { name, .. } if is_metacopy(tree, &name) => {
-            AssembleError::Changed { name, what: "its data is in a lower layer (overlayfs metacopy)" }
+    fn copy_file(&mut self, name: &[u8], size: u64, crc: Option<Crc64>) -> Result<(), AssembleError> {
+        let (file, length) = self.open(name)?;
+        self.copy_proved(file, length, name, size, crc).map_err(|error| match error {
+            AssembleError::Changed { name, .. } if is_metacopy(self.tree, &name) => {
+                AssembleError::Changed { name, what: "its data is in a lower layer (overlayfs metacopy)" }
+            }
+            error => error,
+        })
+    }
+
+    /// Opens the content of a member by its name in the tar, and tells its length.
+    fn open(&mut self, name: &[u8]) -> Result<(File, u64), FsError> {
+        let tree = &self.tree.0;
+        let path = name.strip_prefix(b"/").unwrap_or(name);
+        match self.open_in_parent(path) {
+            // A component of the name may be a link within the layer: the kernel says ELOOP, or ENOTDIR
+            // where the components are opened one by one.
+            Err(error) if matches!(error.source.raw_os_error(), Some(40 | 20)) => {
+                tree.sized_file_in_root(path).map_err(|_| error)
+            }
+            opened => opened,
         }
-        error => error,
-    })
-}
+    }
 
-fn copy_proved(
-    file: &mut File,
-    name: &[u8],
-    size: u64,
-    crc: Option<Crc64>,
-    buffer: &mut [u8],
-    sink: &mut impl Write,
-) -> Result<(), AssembleError> {
-    let changed = |what| AssembleError::Changed { name: name.to_vec(), what };
-    let length = file.metadata().map_err(|error| FsError::new("stat", show(name), error))?.len();
-    if length != size {
-        return Err(changed(if length < size {
-            "shorter than when the layer was made"
-        } else {
-            "longer than when the layer was made"
-        }));
+    fn open_in_parent(&mut self, path: &[u8]) -> Result<(File, u64), FsError> {
+        let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else { return self.tree.0.sized_file(path) };
+        let (above, name) = (&path[..slash], &path[slash + 1..]);
+        if let Some((at, dir)) = &self.parent
+            && at == above
+        {
+            return dir.sized_file(name);
+        }
+        let (_, dir) = self.parent.insert((above.to_vec(), self.tree.0.dir(above)?));
+        dir.sized_file(name)
     }
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
-    let mut left = size;
-    while left > 0 {
-        let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        let got = match file.read(&mut buffer[..want]) {
-            Ok(0) => return Err(changed("shorter than when the layer was made")),
-            Ok(got) => got,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(FsError::new("read", show(name), error).into()),
-        };
-        digest.update(&buffer[..got]);
-        sink.write_all(&buffer[..got]).map_err(AssembleError::Sink)?;
-        left -= got as u64;
-    }
-    match crc {
-        Some(crc) if digest.finalize().to_be_bytes() == crc => Ok(()),
-        _ => Err(changed("other content than when the layer was made (CRC-64)")),
+
+    fn copy_proved(
+        &mut self,
+        mut file: File,
+        length: u64,
+        name: &[u8],
+        size: u64,
+        crc: Option<Crc64>,
+    ) -> Result<(), AssembleError> {
+        let changed = |what| AssembleError::Changed { name: name.to_vec(), what };
+        if length != size {
+            return Err(changed(if length < size {
+                "shorter than when the layer was made"
+            } else {
+                "longer than when the layer was made"
+            }));
+        }
+        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
+        let mut left = size;
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            let got = match file.read(&mut self.buffer[..want]) {
+                Ok(0) => return Err(changed("shorter than when the layer was made")),
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(FsError::new("read", show(name), error).into()),
+            };
+            digest.update(&self.buffer[..got]);
+            self.sink.write_all(&self.buffer[..got]).map_err(AssembleError::Sink)?;
+            left -= got as u64;
+        }
+        match crc {
+            Some(crc) if digest.finalize().to_be_bytes() == crc => Ok(()),
+            _ => Err(changed("other content than when the layer was made (CRC-64)")),
+        }
     }
 }
 

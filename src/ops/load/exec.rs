@@ -1,7 +1,8 @@
 //! Carries a load out.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -32,6 +33,8 @@ const NEW_JOURNAL: &str = "journal.new";
 const RESERVE: u64 = 1 << 20;
 /// The same for each layer.
 const RESERVE_PER_LAYER: u64 = 32 << 10;
+/// Pause between two times that what was written goes to the disk.
+const WRITE_BACK: Duration = Duration::from_millis(200);
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -158,14 +161,14 @@ impl Staging<'_> {
         self.configs(metadata)?;
         let dirs = self.store.dirs().cloned();
         let stage = Stage::new(self.plan, self.driver, self.dir, dirs, self.snapshot, self.observer)?;
-        match archive {
+        write_back(self.dir, || match archive {
             Layers::Own(archive) => {
                 let wanted: BTreeSet<ChainId> = self.plan.layers.iter().map(|layer| layer.record.chain).collect();
                 archive.only(&metadata.index, |chain| wanted.contains(&chain))?;
-                stage.run(archive)?;
+                stage.run(archive)
             }
-            Layers::Foreign(archive) => stage.run_foreign(archive)?,
-        }
+            Layers::Foreign(archive) => stage.run_foreign(archive),
+        })?;
         // Crash here: the store is as it was, with a staging directory that the next run takes away.
         crash_point("load:staged");
         self.dir.remove_tree(SPOOL)?;
@@ -187,6 +190,26 @@ impl Staging<'_> {
         }
         Ok(())
     }
+}
+
+/// Does `work`, while what it writes goes to the disk: the processor and the disk are then busy at the same time, and
+/// the sync at the end has little to wait for.
+fn write_back(dir: &Dir, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (at_work, end) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            while end.recv_timeout(WRITE_BACK) == Err(RecvTimeoutError::Timeout) {
+                dir.sync_file_system()?;
+            }
+            Ok(())
+        });
+        let done = work();
+        drop(at_work);
+        // An error is told of once: that the sync at the end finds none says nothing then.
+        let written: Result<(), FsError> = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        done?;
+        Ok(written?)
+    })
 }
 
 /// Makes the journal valid and publishes.

@@ -1,20 +1,21 @@
 //! Proves layers: every byte against the diff ID, every node against the headers of the tar.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io::{self, Write};
 
 use rayon::prelude::*;
 use sha2::Digest as _;
 
 use crate::driver::{self, DriverFacts, GraphDriver};
-use crate::error::{Error, Result};
+use crate::error::{Error, FsError, ParseError, Result};
 use crate::finding::Severity;
 use crate::fsx::Dir;
 use crate::id::{ChainId, Sha256};
-use crate::layer::{Marks, TarError};
+use crate::layer::{Content, Marks, Members, TarError};
 use crate::progress::{Event, Observer, check_stop};
 use crate::store::{Layer, Snapshot, Store};
-use crate::tarsplit::{AssembleError, Entries, LayerTree, assemble_past};
+use crate::tarsplit::{AssembleError, Assembler, Entries, LayerTree, Segments};
 
 use super::headers::{Headers, Stamp};
 use super::tree::{Inode, Making, Problem, TreeCheck, text};
@@ -116,14 +117,27 @@ impl Proof<'_> {
         if !self.layer.has_tar_split {
             return Ok(());
         }
-        match self.attributes(&record, &layer, &tree) {
-            Ok(true) => self.bytes(&record, &tree),
-            Ok(false) => Ok(()),
+        let facts = self.driver.facts(&layer);
+        let marks = facts.as_ref().map_or(Marks::None, |facts| self.driver.marks(facts));
+        let mut read = self.read(Entries::new(record.file("tar-split.json.gz")?), &tree, marks)?;
+        match std::mem::replace(&mut read.headers, Ok(None)) {
+            Ok(None) => {}
+            Ok(Some(headers)) => {
+                let compared = facts.and_then(|facts| self.attributes(&headers, &facts, &tree));
+                compared.unwrap_or_else(|error| self.damage(b"", "tree-unreadable", error));
+            }
+            Err(TarError::Read(error)) => {
+                self.damage(b"", "layer-tar-split-damaged", error);
+                return Ok(());
+            }
             Err(error) => {
-                self.damage(b"", "tree-unreadable", error);
-                self.bytes(&record, &tree)
+                let evidence = format!("attributes cannot be compared: {error}");
+                let (severity, code) = (Severity::Warning, "layer-headers-unknown");
+                self.found.problems.push(Problem { path: Vec::new(), code, severity, evidence, inode: None });
             }
         }
+        self.content(read);
+        Ok(())
     }
 
     fn damage(&mut self, path: &[u8], code: &'static str, evidence: impl ToString) {
@@ -131,29 +145,47 @@ impl Proof<'_> {
         self.found.problems.push(Problem { path, code, severity: Severity::Damage, evidence, inode: None });
     }
 
-    /// Compares every node with the headers; tells whether tar-split can be read.
-    fn attributes(&mut self, record: &Dir, layer: &Dir, tree: &LayerTree) -> Result<bool> {
-        let facts = self.driver.facts(layer)?;
-        let entries = Entries::new(record.file("tar-split.json.gz")?);
-        let headers = match Headers::read(entries, self.driver.marks(&facts)) {
-            Ok(headers) => headers,
-            Err(TarError::Read(error)) => {
-                self.damage(b"", "layer-tar-split-damaged", error);
-                return Ok(false);
-            }
-            Err(error) => {
-                let evidence = format!("attributes cannot be compared: {error}");
-                let severity = Severity::Warning;
-                let code = "layer-headers-unknown";
-                self.found.problems.push(Problem { path: Vec::new(), code, severity, evidence, inode: None });
-                return Ok(true);
-            }
+    /// Reads tar-split once: takes the headers out of it, and assembles the tar for CRC-64 and SHA-256.
+    fn read(&self, entries: Entries<File>, tree: &LayerTree, marks: Marks) -> Result<Read> {
+        let mut sink = Hash { digest: sha2::Sha256::new(), observer: self.observer, length: 0 };
+        let mut bad_files = Vec::new();
+        let mut bad = |name: &[u8], error: AssembleError| {
+            let (code, what) = match &error {
+                AssembleError::Changed { what, .. } => ("file-content", (*what).to_owned()),
+                error => ("file-unreadable", error.to_string()),
+            };
+            bad_files.push((cleaned(name), code, what));
+            Ok(())
         };
+        let mut assembler = Assembler::new(tree, &mut sink, &mut bad);
+        let assembled = entries.map(|entry| {
+            let entry = entry?;
+            // Only the sink fails, and only where the observer wants to stop.
+            assembler.add(&entry).map_err(|error| ParseError::because("the whole tar", error))?;
+            Ok(entry)
+        });
+        let mut members = Members::new(Segments::new(assembled), Content::Elided);
+        let headers = Headers::read(&mut members, marks);
+        // Behind the end of the tar, or behind a header that makes no sense, there is more to prove.
+        let rest = match &headers {
+            Err(TarError::Read(_)) => Ok(()),
+            _ => io::copy(members.stream(), &mut io::sink()).map(drop),
+        };
+        drop(members);
+        if self.observer.wants_stop() {
+            return Err(Error::Stopped);
+        }
+        let (digest, length) = (Sha256::finish(sink.digest), sink.length);
+        Ok(Read { headers: headers.map(Some), rest, bad_files, digest, length })
+    }
+
+    /// Compares every node with the headers.
+    fn attributes(&mut self, headers: &Headers, facts: &DriverFacts, tree: &LayerTree) -> Result<(), FsError> {
         let is_copy = driver::has_whole_trees(self.driver.name());
-        let parent = self.parent_tree(&facts);
+        let parent = self.parent_tree(facts);
         let is_whole = is_copy && facts.lower_id.is_none();
         let in_place = self.layer.cache_id.as_str().len() == BUILDKIT_NAME;
-        let files = self.driver.marks(&facts) == Marks::Files;
+        let files = self.driver.marks(facts) == Marks::Files;
         let making = Making {
             in_place,
             whiteouts: !is_copy,
@@ -161,13 +193,12 @@ impl Proof<'_> {
             mounted: files && in_place || facts.mounted,
             orphan: is_whole && self.layer.parent.is_some() && parent.is_none(),
         };
-        let mut check = TreeCheck::new(&headers, making);
+        let mut check = TreeCheck::new(headers, making);
         let walked = check.run(&tree.0, parent.as_ref());
         self.found.stamps = if is_copy { check.stamps(&tree.0) } else { Vec::new() };
         self.found.nodes += check.files;
         self.found.problems.append(&mut check.problems);
-        walked?;
-        Ok(true)
+        walked
     }
 
     /// Opens the tree of the layer below, which this one began as a copy of.
@@ -177,50 +208,38 @@ impl Proof<'_> {
         self.driver.base(facts, &parent).ok()?
     }
 
-    /// Assembles the tar: CRC-64 of each file, SHA-256 of the whole.
-    fn bytes(&mut self, record: &Dir, tree: &LayerTree) -> Result<()> {
-        let bad: HashSet<Vec<u8>> = self.found.problems.iter().map(|problem| problem.path.clone()).collect();
-        let is_known = |path: &[u8]| {
-            let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
-            above.chain([path]).any(|path| bad.contains(path))
-        };
-        let entries = Entries::new(record.file("tar-split.json.gz")?);
-        let mut sink = Hash { digest: sha2::Sha256::new(), observer: self.observer, length: 0 };
-        let (mut whole, mut problems) = (true, Vec::new());
-        let assembled = assemble_past(entries, tree, &mut sink, &mut |name, error| {
-            whole = false;
-            let path = cleaned(name);
-            let (code, what) = match &error {
-                AssembleError::Changed { what, .. } => ("file-content", (*what).to_owned()),
-                error => ("file-unreadable", error.to_string()),
-            };
-            if !is_known(&path) {
-                problems.push((path, code, what));
-            }
-            Ok(())
-        });
-        self.found.bytes = sink.length;
-        for (path, code, what) in problems {
-            self.damage(&path, code, what);
+    /// Notes what the bytes of the tar say, beyond what was found of the nodes.
+    fn content(&mut self, read: Read) {
+        self.found.bytes = read.length;
+        if let Err(error) = read.rest {
+            self.damage(b"", "layer-tar-split-damaged", error);
+        } else if read.bad_files.is_empty() && read.digest != self.layer.diff.0 {
+            let found = read.digest.hex();
+            let evidence = format!("expected {}, found sha256:{found}, and every file is right", self.layer.diff);
+            self.damage(b"", "layer-digest-mismatch", evidence);
         }
-        match assembled {
-            Ok(_) if whole => {
-                let found = Sha256::finish(sink.digest);
-                if found != self.layer.diff.0 {
-                    let evidence =
-                        format!("expected {}, found sha256:{}, and every file is right", self.layer.diff, found.hex());
-                    self.damage(b"", "layer-digest-mismatch", evidence);
-                }
-                Ok(())
-            }
-            Ok(_) => Ok(()),
-            Err(AssembleError::Sink(_)) => Err(Error::Stopped),
-            Err(error) => {
-                self.damage(b"", "layer-tar-split-damaged", error);
-                Ok(())
+        let bad: HashSet<Vec<u8>> = self.found.problems.iter().map(|problem| problem.path.clone()).collect();
+        for (path, code, what) in read.bad_files {
+            let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
+            if !above.chain([&path[..]]).any(|path| bad.contains(path)) {
+                self.damage(&path, code, what);
             }
         }
     }
+}
+
+/// What tar-split and the files of a layer say.
+struct Read {
+    /// Headers of the tar, until they were taken.
+    headers: Result<Option<Headers>, TarError>,
+    /// Whether tar-split could be read to its end.
+    rest: io::Result<()>,
+    /// Path, code and evidence of files that are not what they were.
+    bad_files: Vec<(Vec<u8>, &'static str, String)>,
+    /// SHA-256 of the tar.
+    digest: Sha256,
+    /// Bytes of the tar.
+    length: u64,
 }
 
 /// Cleans a name in a tar as unpacking does.

@@ -1,12 +1,10 @@
 //! What the headers of a layer's tar say of its tree.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Read;
 
 use crate::fsx::Time;
 use crate::layer::differences::{Expected, Prediction};
-use crate::layer::{Content, Marks, Member, MemberKind, Members, TarError};
-use crate::tarsplit::{Entries, Segments};
+use crate::layer::{Marks, Member, MemberKind, Members, TarError, TarStream};
 
 /// A further name of a file.
 #[derive(Debug)]
@@ -38,15 +36,14 @@ pub(super) struct Headers {
 }
 
 impl Headers {
-    /// Reads the headers that tar-split has.
-    pub(super) fn read(entries: Entries<impl Read>, marks: Marks) -> Result<Self, TarError> {
+    /// Reads all headers of a tar.
+    pub(super) fn read(members: &mut Members<impl TarStream>, marks: Marks) -> Result<Self, TarError> {
         let mut headers = Self {
             prediction: Prediction::new(marks),
             links: HashMap::new(),
             hidden: HashSet::new(),
             opaque: HashSet::new(),
         };
-        let mut members = Members::new(Segments::new(entries), Content::Elided);
         while let Some(member) = members.next_member()? {
             headers.add(&member);
         }
