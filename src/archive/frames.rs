@@ -21,6 +21,8 @@ const FRAME_LIMIT: u64 = 2 << 30;
 /// Largest window that is decoded, as a power of two: the largest that Docker takes.
 const WINDOW_LIMIT: u32 = 29;
 const CHUNK: usize = 128 << 10;
+/// What is said of a frame that was changed.
+const CHANGED: &str = "a frame is not what its digest says";
 
 /// The frame that is being written or read.
 #[derive(Clone, Default)]
@@ -234,6 +236,7 @@ impl<R: BufRead> FrameReader<R> {
             }
             // Also other tools' skippable frames.
             (0x184D_2A50..=0x184D_2A5F, Proof::Later(_)) => self.skippable(magic).map(|()| State::Between),
+            (_, Proof::Known(_)) => Err(damaged(CHANGED)),
             _ => Err(damaged("neither a frame nor the end")),
         }
     }
@@ -271,7 +274,7 @@ impl<R: BufRead> FrameReader<R> {
             Proof::Known(left) => {
                 let expected = left.pop_front();
                 if expected.is_none_or(|frame| frame != Frame { section: frame.section, ..read }) {
-                    return Err(damaged("a frame is not what its digest says"));
+                    return Err(damaged(CHANGED));
                 }
             }
             Proof::Done => {}

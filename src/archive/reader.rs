@@ -56,8 +56,8 @@ pub struct ArchiveReader {
     input: ReadAhead,
     /// What is behind the metadata, where it can be read in parts.
     rest: Option<Rest>,
-    /// Whether some sections are passed over.
-    is_partial: bool,
+    /// Bytes of the sections that are passed over.
+    passed: u64,
     /// The archive's name, for messages.
     name: String,
     /// Digests of the members that were read, by name.
@@ -122,7 +122,7 @@ impl ArchiveReader {
             Ok(input) => Ok(Self {
                 input: ReadAhead::new(input),
                 rest,
-                is_partial: false,
+                passed: 0,
                 name,
                 sums: BTreeMap::new(),
                 open: None,
@@ -142,12 +142,19 @@ impl ArchiveReader {
         self.go_on(|section| sections.contains(&section))
     }
 
+    /// Returns how many bytes of the archive, as it is in its file, are passed over.
+    #[must_use]
+    pub fn passed_over(&self) -> u64 {
+        self.passed
+    }
+
     /// Reads on behind the metadata, where that was read alone: these sections, and the last one.
     fn go_on(&mut self, is_wanted: impl Fn(u32) -> bool) -> Result<(), Error> {
         let Some(rest) = self.rest.take() else { return Ok(()) };
         let last = rest.frames.last().map_or(0, |frame| frame.section);
         let is_read = |section| section > 0 && (section == last || is_wanted(section));
-        self.is_partial = rest.frames.iter().any(|frame| frame.section > 0 && !is_read(frame.section));
+        let passed = rest.frames.iter().filter(|frame| frame.section > 0 && !is_read(frame.section));
+        self.passed = passed.map(|frame| frame.compressed).sum();
         let input = Input::sections(rest.file, &rest.frames, is_read).map_err(|error| self.read_failed(&error))?;
         self.input = ReadAhead::new(input);
         Ok(())
@@ -403,7 +410,7 @@ impl ArchiveReader {
                 Some((Some(true), _)) => {}
                 Some((Some(false), name)) => return Err(self.bad(format!("{name} is changed: wrong SHA-256"))),
                 // It was passed over.
-                Some((None, _)) if self.is_partial => {}
+                Some((None, _)) if self.passed > 0 => {}
                 _ => return Err(self.bad(format!("{SUMS} is changed"))),
             }
         }

@@ -47,6 +47,7 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         return Ok(Exit::Done);
     }
     interrupt::take();
+    let mut passed = 0;
     let (plan, report) = match archive {
         Archive::Own(mut archive) => {
             let metadata = archive.metadata()?;
@@ -58,6 +59,7 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
                 }
                 Ok(done)
             });
+            passed = archive.passed_over();
             held.finish(done)?
         }
         Archive::Foreign(source) => load_foreign(source, &name, args, place, ui)?,
@@ -65,7 +67,8 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
     let present = plan.layers_present.len();
     let report =
         report.unwrap_or(LoadReport { images: plan.images.len(), layers_present: present, ..LoadReport::default() });
-    say(&plan, &report, size(input), ui)?;
+    let read = size(input).map(|bytes| bytes.saturating_sub(passed));
+    say(&plan, &report, read, ui)?;
     Ok(Exit::Done)
 }
 
@@ -242,8 +245,8 @@ fn show(plan: &LoadPlan, ui: &Ui) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says what was done, in `docker load`'s words.
-fn say(plan: &LoadPlan, report: &LoadReport, archive: Option<u64>, ui: &Ui) -> Result<(), Failure> {
+/// Says what was done, in `docker load`'s words. `read` is what was read of the archive, in bytes.
+fn say(plan: &LoadPlan, report: &LoadReport, read: Option<u64>, ui: &Ui) -> Result<(), Failure> {
     if ui.json() {
         return ui.print_json(&Document { schema: 1, plan, report: Some(report) });
     }
@@ -263,12 +266,12 @@ fn say(plan: &LoadPlan, report: &LoadReport, archive: Option<u64>, ui: &Ui) -> R
             ui.note(&format!("{} led to {} before", tagging.reference, was.short()));
         }
     }
-    ui.sum_up("loaded", &summary(report, archive));
+    ui.sum_up("loaded", &summary(report, read));
     Ok(())
 }
 
-fn summary(report: &LoadReport, archive: Option<u64>) -> String {
-    let from = archive.filter(|bytes| *bytes > 0 && report.layers > 0).map_or_else(String::new, |bytes| {
+fn summary(report: &LoadReport, read: Option<u64>) -> String {
+    let from = read.filter(|bytes| *bytes > 0 && report.layers > 0).map_or_else(String::new, |bytes| {
         #[expect(clippy::cast_precision_loss, reason = "a ratio of two digits")]
         let ratio = report.bytes as f64 / bytes as f64;
         format!(" from {} ({ratio:.1}x)", text::size(bytes))
