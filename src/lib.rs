@@ -8,6 +8,8 @@ pub mod driver;
 pub mod error;
 pub mod finding;
 pub mod fsx;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod graph;
 pub mod id;
 pub mod layer;

@@ -5,7 +5,7 @@ mod btrfs;
 pub(crate) mod check;
 mod copy;
 mod fuse_overlayfs;
-mod listing;
+pub(crate) mod listing;
 mod overlay;
 mod overlay2;
 mod places;

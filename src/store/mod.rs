@@ -5,7 +5,7 @@
 //! taken beside a live daemon may be torn: it is good for looking and for saving (which proves every byte),
 //! not for deleting.
 
-mod bolt;
+pub(crate) mod bolt;
 mod buildkit;
 mod containers;
 mod distribution;

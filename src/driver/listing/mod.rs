@@ -9,7 +9,7 @@
 //! | `aufs` | `diff/<id>/`, `mnt/<id>/`, `layers/<id>` | `layers/<id>`: one ID in a line, nearest first |
 
 mod overlay;
-mod overlay2;
+pub(crate) mod overlay2;
 
 use std::collections::BTreeMap;
 

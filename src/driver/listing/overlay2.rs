@@ -35,7 +35,7 @@ const SELF_TESTS: [&str; 5] =
 type Links = HashMap<LinkId, CacheId>;
 
 /// Parses a `lower` file: short names, nearest first. Text that names none is an error.
-fn parse_lower(text: &[u8]) -> Result<Vec<LinkId>, ParseError> {
+pub(crate) fn parse_lower(text: &[u8]) -> Result<Vec<LinkId>, ParseError> {
     let name = |part: &[u8]| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok());
     let names = text.trim_ascii().split(|byte| *byte == b':').map(name).collect::<Option<_>>();
     names.ok_or_else(|| ParseError::new("short names of layers, l/<name>:l/<name>…", text))
