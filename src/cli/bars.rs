@@ -22,8 +22,21 @@ const TICK: Duration = Duration::from_millis(100);
 /// Time between two lines where no bar can be drawn.
 const LINES: Duration = Duration::from_secs(2);
 
-const BAR: &str = "{prefix} [{bar:24}] {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left  {wide_msg:.dim}";
-const SPINNER: &str = "{prefix} {spinner} {decimal_bytes}, {decimal_bytes_per_sec}  {wide_msg:.dim}";
+/// What a bar looks like on a terminal of at least so many columns: a line that is too long would be drawn again and again.
+const BARS: [(u16, &str); 4] = [
+    (
+        88,
+        "{prefix} [{bar:24}] {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left  {wide_msg:.dim}",
+    ),
+    (75, "{prefix} [{bar:10}] {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left"),
+    (40, "{prefix} {percent}%, {decimal_bytes_per_sec}, {eta} left"),
+    (0, "{prefix} {percent}%"),
+];
+/// The same where nobody knows the end.
+const SPINNERS: [(u16, &str); 2] = [
+    (40, "{prefix} {spinner} {decimal_bytes}, {decimal_bytes_per_sec}  {wide_msg:.dim}"),
+    (0, "{prefix} {decimal_bytes}"),
+];
 
 /// What is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +67,8 @@ struct Phase {
     object: String,
     /// There once the phase has lasted for a while.
     bar: Option<ProgressBar>,
+    /// What the bar looks like.
+    template: &'static str,
     said: Instant,
 }
 
@@ -150,7 +165,8 @@ impl Observer for Bars {
 impl Phase {
     fn new(what: &str, total: Option<u64>) -> Self {
         let now = Instant::now();
-        Self { what: what.to_owned(), began: now, total, done: 0, object: String::new(), bar: None, said: now }
+        let (what, object) = (what.to_owned(), String::new());
+        Self { what, began: now, total, done: 0, object, bar: None, template: "", said: now }
     }
 
     /// Brings the bar up to date, once there is to be one.
@@ -161,15 +177,18 @@ impl Phase {
         let bar = self.bar.get_or_insert_with(|| {
             let target = ProgressDrawTarget::stderr_with_hz(RATE);
             let bar = ProgressBar::with_draw_target(self.total, target);
-            let template = if self.total.is_some() { BAR } else { SPINNER };
-            let style = ProgressStyle::with_template(template).expect("because the templates are constants");
-            bar.set_style(style.progress_chars("=> "));
             bar.set_prefix(self.what.clone());
             // The rate is that of the whole phase, not of the part that is seen.
             bar.set_elapsed(self.began.elapsed());
             bar.enable_steady_tick(TICK);
             bar
         });
+        let template = template(self.total.is_some(), columns());
+        if self.template != template {
+            self.template = template;
+            let style = ProgressStyle::with_template(template).expect("because the templates are constants");
+            bar.set_style(style.progress_chars("=> "));
+        }
         if bar.message() != self.object {
             bar.set_message(self.object.clone());
         }
@@ -194,6 +213,49 @@ impl Phase {
     }
 }
 
+/// Returns the width of the terminal that standard error is.
+fn columns() -> u16 {
+    rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col)
+}
+
+fn template(has_end: bool, columns: u16) -> &'static str {
+    let templates = if has_end { &BARS[..] } else { &SPINNERS };
+    templates.iter().find(|(least, _)| columns >= *least).map_or("", |(_, template)| template)
+}
+
 fn clean(text: &str) -> String {
     sanitized(text, io::stderr().is_terminal()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_fits_the_terminal_it_is_drawn_on() {
+        // The longest that each may become.
+        let longest = |template: &str| {
+            [
+                ("{prefix}", "verifying"),
+                ("{bar:24}", &"=".repeat(24)),
+                ("{bar:10}", &"=".repeat(10)),
+                ("{decimal_bytes}", "999.99 MB"),
+                ("{decimal_total_bytes}", "999.99 MB"),
+                ("{decimal_bytes_per_sec}", "999.99 MB/s"),
+                ("{eta}", "59m"),
+                ("{percent}", "100"),
+                ("{spinner}", "x"),
+                ("{wide_msg:.dim}", ""),
+            ]
+            .iter()
+            .fold(template.to_owned(), |text, (key, value)| text.replace(key, value))
+        };
+        for (least, template) in BARS.into_iter().chain(SPINNERS).filter(|(least, _)| *least > 0) {
+            let longest = longest(template);
+            assert!(longest.len() < usize::from(least) && !longest.contains('{'), "{least}: {longest}");
+        }
+        assert_eq!(template(true, 40), BARS[2].1);
+        assert_eq!(template(true, 20), BARS[3].1);
+        assert_eq!(template(false, 39), SPINNERS[1].1);
+    }
 }
