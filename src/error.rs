@@ -246,6 +246,15 @@ pub enum Error {
     /// The observer wanted the operation to stop.
     #[error("stopped")]
     Stopped,
+
+    /// The observer wanted a removal to stop, and some of it is done.
+    #[error("stopped")]
+    StoppedRemoval {
+        /// Name of the transaction in the trash.
+        transaction: String,
+        /// Whether it can still be undone: nothing was deleted yet.
+        kept: bool,
+    },
     /// A request that makes no sense, found after the arguments were parsed.
     #[error("{0}")]
     Usage(String),

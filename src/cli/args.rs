@@ -25,16 +25,16 @@ Examples:
   dockpack gc --dry-run                      what nothing needs, and no Docker command finds
   dockpack verify                            prove every byte of the store, name what is damaged
 
-Exit status: 0 done; 1 failed; 2 wrong usage; 3 something is damaged; 4 a daemon works on the store.";
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 something is damaged; 4 a daemon works on the store;
+130 stopped by a signal.";
 
-/// Saves, loads and explains Docker images straight on Docker's on-disk store, without a daemon.
+/// Saves, loads, proves, explains and cleans Docker images straight on Docker's on-disk store, without a daemon.
 ///
 /// Commands that only look need no daemon to be stopped, and no lock; they need the right to read the store,
 /// which is root's.
 #[derive(Debug, Parser)]
 #[command(name = "dockpack", version, styles = STYLES, max_term_width = 100, after_help = EXAMPLES)]
-#[command(disable_help_subcommand = true, subcommand_required = true)]
-#[command(arg_required_else_help = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -87,6 +87,7 @@ pub enum When {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[command(alias = "images")]
     Ls(LsArgs),
     Inspect(InspectArgs),
     Why(WhyArgs),
@@ -286,8 +287,8 @@ pub struct LoadArgs {
 /// again. This does: it follows every reference, container, mount and build record to all that they need, and what is
 /// left is garbage. Shows the plan and asks; Docker must not run when it goes on.
 ///
-/// What is removed goes to a trash on the same disk first, and is deleted when all is in it. An interrupted run is
-/// finished by the next one. What cannot be read is taken for used, and told.
+/// What is removed goes to a trash on the same disk first, and is deleted when all is in it. Ctrl-C before that leaves
+/// it there for --undo or --purge; a run that crashed is finished by the next one. What cannot be read is taken for used, and told.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -300,9 +301,10 @@ Examples:
   dockpack gc --undo                         bring it back
   dockpack gc --purge                        delete what is in the trash
 
-Kinds: untagged-images, image-metadata, unreferenced-layers, broken-layers, removing-layers, write-sets, dead-mounts,
-dead-containers, orphan-directories, self-tests, dangling-links, temp-files, old-temp. Only where --only asks for them:
-leaked-build-cache, distribution-records, stale-driver.
+Kinds: untagged-images, image-metadata, unreferenced-layers, broken-layers, removing-layers,
+write-sets, dead-mounts, dead-containers, orphan-directories, self-tests, dangling-links,
+temp-files, old-temp. Only where --only asks for them: leaked-build-cache, distribution-records,
+stale-driver.
 
 Exit status 1 also means that something was kept that should be looked at.")]
 pub struct GcArgs {

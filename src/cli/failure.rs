@@ -81,7 +81,7 @@ fn unsupported(driver: &str) -> String {
 fn exit(error: &Error) -> Exit {
     match error {
         Error::InUse { .. } => Exit::InUse,
-        Error::Stopped => Exit::Stopped,
+        Error::Stopped | Error::StoppedRemoval { .. } => Exit::Stopped,
         Error::Usage(_) | Error::SeveralDrivers { .. } | Error::RemappedRoot { .. } => Exit::Usage,
         _ => Exit::Failed,
     }
@@ -117,6 +117,12 @@ fn hints(error: &Error) -> Vec<String> {
         Error::Layer { used_by, .. } if !used_by.is_empty() => {
             vec![format!("the layer is used by {}", used_by.join(", "))]
         }
+        Error::Fs(error) if error.source.kind() == io::ErrorKind::IsADirectory && error.act == "write" => {
+            vec!["end it in / to write an unpacked OCI layout into it".to_owned()]
+        }
+        Error::Fs(error) if error.source.kind() == io::ErrorKind::DirectoryNotEmpty && error.act == "write" => {
+            vec!["an OCI layout goes into a directory that is empty, or is not there yet".to_owned()]
+        }
         Error::InUse { .. } => {
             vec!["stop it first: systemctl stop docker.socket docker.service".to_owned()]
         }
@@ -133,6 +139,11 @@ fn hints(error: &Error) -> Vec<String> {
             used_by.join(", ")
         )],
         Error::Stopped => vec!["nothing is left half done; it can be run again".to_owned()],
+        Error::StoppedRemoval { kept: true, .. } => vec![
+            "what was moved is in the trash: `dockpack gc --undo` puts it back, `dockpack gc --purge` deletes it"
+                .to_owned(),
+        ],
+        Error::StoppedRemoval { .. } => vec!["`dockpack gc --purge` deletes the rest".to_owned()],
         Error::NewerArchive { .. } => vec!["a newer dockpack reads it; docker load does too".to_owned()],
         _ => Vec::new(),
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::args::GcArgs;
 use super::failure::{Exit, Failure};
+use super::interrupt;
 use super::recovered;
 use super::run::Place;
 use super::table::Table;
@@ -17,7 +18,7 @@ use super::text;
 use super::ui::Ui;
 use crate::error::{Error, ParseError};
 use crate::fsx::{OutputFile, Time, open_input};
-use crate::ops::gc::{GcKind, GcPlan, GcReport, KeptWhy, Options, PurgeReport, Skipped, UndoReport, purge, undo};
+use crate::ops::gc::{GcKind, GcPlan, GcReport, KeptWhy, Options, PurgeReport, Skipped, UndoReport, hold, purge, undo};
 use crate::ops::recover;
 use crate::store::{Store, WriteLock};
 
@@ -143,6 +144,7 @@ fn remove(
     if plan.entries.is_empty() {
         lock.abandon()?;
     } else {
+        interrupt::take();
         let done = plan.clone().execute(store, &lock, args.keep, ui.observer());
         lock.release();
         report = done?;
@@ -178,7 +180,8 @@ fn say_skipped(skipped: &[Skipped], ui: &Ui) {
 
 fn put_back(store: &Store, name: Option<&str>, ui: &Ui) -> Result<Exit, Failure> {
     let lock = WriteLock::take(store)?;
-    let done = recover(store, &lock, ui.observer()).and_then(|finished| {
+    let recovered = hold(store, &lock).and_then(|()| recover(store, &lock, ui.observer()));
+    let done = recovered.and_then(|finished| {
         recovered::tell(&finished, ui);
         undo(store, &lock, name)
     });
@@ -197,6 +200,7 @@ fn empty(store: &Store, ui: &Ui) -> Result<Exit, Failure> {
     let lock = WriteLock::take(store)?;
     let done = recover(store, &lock, ui.observer()).and_then(|finished| {
         recovered::tell(&finished, ui);
+        interrupt::take();
         purge(store, &lock, ui.observer())
     });
     lock.release();

@@ -209,12 +209,17 @@ fn outputs_that_cannot_be() {
     let dir = temp_dir();
     let at = |name: &str| dir.path().join(name).display().to_string();
     fs::create_dir(dir.path().join("dir.tar")).expect("a directory");
-    fails(root.path(), ["save", "alpine:3.4", "-o", &at("dir.tar")], 1, &["cannot write", "directory"]);
+    fails(root.path(), ["save", "alpine:3.4", "-o", &at("dir.tar")], 1, &["cannot write", "directory", "end it in /"]);
     fails(root.path(), ["save", "alpine:3.4", "-o", &at("no/such/x.tar")], 1, &["cannot write"]);
     fails(root.path(), ["save", "alpine:3.4", "-o", &at("x.rar")], 2, &["does not say how to compress"]);
     fails(root.path(), ["save", "alpine:3.4", "-o", "/dev/full"], 2, &["does not say how to compress"]);
     fs::write(dir.path().join("dir.tar/file"), "x").expect("a file");
-    fails(root.path(), ["save", "alpine:3.4", "-o", &format!("oci:{}", at("dir.tar"))], 1, &["not empty"]);
+    fails(
+        root.path(),
+        ["save", "alpine:3.4", "-o", &format!("oci:{}", at("dir.tar"))],
+        1,
+        &["not empty", "is not there yet"],
+    );
     assert_eq!(names(dir.path()), ["dir.tar"]);
 
     // The old file stays when a save fails.

@@ -127,7 +127,7 @@ const NGINX_CHAIN: &str = "1da0e48557625a4d36d61f73e19171eafed4d7f983fb0f733598a
 #[test]
 fn help_of_everything() {
     let lab = Lab::empty();
-    let commands = ["", "ls", "inspect", "why", "graph", "df", "save", "load", "verify", "completions", "man"];
+    let commands = ["", "ls", "inspect", "why", "graph", "df", "save", "load", "gc", "verify", "completions", "man"];
     let help = commands.map(|command| {
         let mut run = Command::new(env!("CARGO_BIN_EXE_dockpack"));
         run.env_clear().env("COLUMNS", "100").args(command.split_whitespace()).arg("--help");
@@ -319,6 +319,7 @@ fn pages_for_shells_and_man() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(lab.stdout(&["completions", shell]).contains("inspect"), "{shell}");
     }
+    assert!(lab.stdout(&["help", "gc"]).contains("Examples:"));
     assert!(lab.stdout(&["man"]).starts_with(".ie"));
     assert!(lab.stdout(&["man", "save"]).contains("dockpack\\-save"));
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::support::command::{DOCKPACK, HURRY, load, save};
 use crate::support::disk::Disk;
 use crate::support::engine::Engine;
+use crate::support::random::Dice;
 use crate::support::store::{
     Contents, assert_same_images, assert_sound_part, driver_of, memory_dir, names, project, temp_dir, unpack,
 };
@@ -250,17 +251,6 @@ fn before_another_load() {
             assert!(found == whole, "{point}: {}", other.stderr);
             assert_eq!(finished, reached && point != "load:done", "{point}: {}", other.stderr);
         }
-    }
-}
-
-/// Numbers that look random and are the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn up_to(&mut self, limit: Duration) -> Duration {
-        // Knuth's.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        limit.mul_f64(f64::from(u32::try_from(self.0 >> 32).expect("32 bits")) / f64::from(u32::MAX))
     }
 }
 

@@ -9,8 +9,8 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::command::{Outcome, outcome, run};
-use crate::support::store::{Contents, driver_of, fast_dir, names, project, temp_dir, unpack};
+use crate::support::command::{Outcome, run};
+use crate::support::store::{Contents, driver_of, names, project, temp_dir, unpack};
 use crate::support::tree::{Allow, Tree, assert_same};
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd";
@@ -22,7 +22,7 @@ fn hex(number: u8) -> String {
 
 /// A store, and how to work on it.
 pub(crate) struct Lab {
-    temp: TempDir,
+    pub(crate) temp: TempDir,
     pub(crate) driver: String,
 }
 
@@ -140,8 +140,8 @@ impl Lab {
     }
 
     /// The store without what a lock file is made of, and without the times of directories that things moved out of.
-    fn content(&self) -> Tree {
-        self.tree().without_times().only(|path| !path.starts_with(b"volumes"))
+    pub(crate) fn content(&self) -> Tree {
+        content(&self.root())
     }
 
     /// What nothing reaches, as a program finds that knows nothing of dockpack.
@@ -149,6 +149,12 @@ impl Lab {
     pub(crate) fn leaks(&self) -> Vec<String> {
         leaks(&self.root(), &self.driver)
     }
+}
+
+/// A store without what a lock file is made of, and without the times of directories.
+#[must_use]
+pub(crate) fn content(root: &Path) -> Tree {
+    Tree::read(root).without_times().only(|path| !path.starts_with(b"volumes"))
 }
 
 /// Lists what nothing in a store reaches, by `ci/leaks`.
@@ -515,92 +521,6 @@ fn bytes_are_those_of_statfs() {
         assert!(said.abs_diff(gained) * 100 <= gained, "{fixture}: said {said}, gained {gained}");
         assert!(gained > 5_000_000, "{fixture}: {gained}");
     }
-}
-
-/// Names of the crash points, and what leads there.
-#[cfg(feature = "crash-points")]
-const CRASHES: [(&str, &[&[&str]]); 14] = [
-    ("gc:trash", &[&["-y"]]),
-    ("gc:journal", &[&["-y"]]),
-    ("gc:moved", &[&["-y"]]),
-    ("gc:step", &[&["-y"]]),
-    ("gc:purging", &[&["-y"]]),
-    ("gc:purged", &[&["-y"]]),
-    ("gc:emptied", &[&["-y"]]),
-    ("gc:no-journal", &[&["-y"]]),
-    ("gc:kept", &[&["-y", "--keep"]]),
-    ("gc:undoing", &[&["-y", "--keep"], &["--undo"]]),
-    ("gc:restored", &[&["-y", "--keep"], &["--undo"]]),
-    ("gc:undone", &[&["-y", "--keep"], &["--undo"]]),
-    ("gc:no-journal", &[&["-y", "--keep"], &["--undo"]]),
-    ("gc:purged", &[&["-y", "--keep"], &["--purge"]]),
-];
-
-#[cfg(feature = "crash-points")]
-#[test]
-fn a_crash_at_every_step_of_apply() {
-    crashes(|last| last == ["-y"]);
-}
-
-#[cfg(feature = "crash-points")]
-#[test]
-fn a_crash_at_every_step_of_undo_and_purge() {
-    crashes(|last| last != ["-y"]);
-}
-
-/// Wherever it is stopped, the next run ends in the same state, and at no time is anything missing that is needed.
-#[cfg(feature = "crash-points")]
-fn crashes(chosen: impl Fn(&[&str]) -> bool) {
-    let original = Lab::new("28-overlay2");
-    original.plant();
-    let cleaned = Lab { temp: fast_dir(), driver: original.driver.clone() };
-    copy(&original.root(), &cleaned.root());
-    let _ = cleaned.gc(&["-y"]).done();
-    let (clean, full) = (cleaned.content(), original.content());
-    let wanted = Contents::read(&cleaned.root(), "overlay2");
-    let times = std::env::var("DOCKPACK_GC_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(7);
-    for (point, runs) in CRASHES {
-        let (last, first) = runs.split_last().expect("a run");
-        if !chosen(last) {
-            continue;
-        }
-        for time in 1.. {
-            let lab = Lab { temp: fast_dir(), driver: original.driver.clone() };
-            copy(&original.root(), &lab.root());
-            for arguments in first {
-                let _ = lab.gc(arguments).done();
-            }
-            let mut command = crate::support::command::dockpack(&lab.root(), ["gc"].iter().chain(*last));
-            command.env("DOCKPACK_CRASH_AT", format!("{point}#{time}"));
-            let crashed = outcome(command);
-            if crashed.status.success() {
-                assert!(time > 1, "{point} is never passed");
-                break;
-            }
-            let found = Contents::read(&lab.root(), "overlay2");
-            assert!(wanted.images.keys().all(|id| found.images.contains_key(id)), "{point}#{time}");
-            // Anything that takes the lock finishes first; then gc has its way, or the undo has.
-            if last.contains(&"--undo") {
-                let _ = lab.gc(&["-y", "--only", "stale-driver"]).done();
-                assert_same(&full, &lab.content(), Allow::NOTHING);
-            }
-            let _ = lab.gc(&["-y"]).done();
-            if last.contains(&"--keep") {
-                let _ = lab.gc(&["--purge"]).done();
-            }
-            assert_same(&clean, &lab.content(), Allow::NOTHING);
-            // Many pieces are alike: a few of them are enough unless more are asked for.
-            if time >= times {
-                break;
-            }
-        }
-    }
-}
-
-#[cfg(feature = "crash-points")]
-fn copy(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").arg(from).arg(to).status();
-    assert!(status.expect("cp runs").success());
 }
 
 /// A driver's home on a disk of its own has its trash there.

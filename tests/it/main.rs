@@ -20,6 +20,8 @@ mod foreign;
 #[cfg(feature = "cli")]
 mod gc;
 #[cfg(feature = "cli")]
+mod gc_crash;
+#[cfg(feature = "cli")]
 mod gc_daemon;
 #[cfg(feature = "cli")]
 mod hostile;
@@ -33,6 +35,8 @@ mod memory;
 mod order;
 #[cfg(feature = "cli")]
 mod parts;
+#[cfg(feature = "cli")]
+mod readme;
 #[cfg(feature = "cli")]
 mod round_trip;
 mod store;

@@ -107,11 +107,19 @@ impl GcPlan {
     /// in the trash.
     ///
     /// # Errors
-    /// The file system refuses. What has moved by then is in the trash, and the next run goes on.
+    /// The file system refuses: what has moved by then is in the trash, and the next run goes on. Or the observer wanted
+    /// it to stop: then what has moved stays in the trash until an undo or a purge, and what was to be deleted until
+    /// the next run.
     pub fn execute(self, store: &Store, lock: &WriteLock, keep: bool, observer: &dyn Observer) -> Result<GcReport> {
         let begun = Instant::now();
         let trash = Trash::create(store, self, keep)?;
-        let (moved, skipped) = move_all(store, &trash, &trash.journal.plan, observer)?;
+        let (moved, skipped) = match move_all(store, &trash, &trash.journal.plan, observer) {
+            Err(Error::StoppedRemoval { .. }) if trash.is_empty()? => {
+                trash.remove(store)?;
+                return Err(Error::Stopped);
+            }
+            moved => moved?,
+        };
         let mut report = finish(store, trash, moved, observer, lock)?;
         report.skipped.splice(0..0, skipped);
         report.seconds = begun.elapsed().as_secs_f64();
@@ -129,6 +137,9 @@ fn move_all(store: &Store, trash: &Trash, plan: &GcPlan, observer: &dyn Observer
     for step in Step::ALL {
         let mut touched: HashMap<&str, Dir> = HashMap::new();
         for part in parts.iter().filter(|part| part.step == step) {
+            if observer.wants_stop() {
+                break;
+            }
             let parent = part.path.rsplit_once('/').map_or("", |(parent, _)| parent);
             match move_one(&places, trash, part)? {
                 Ok(dir) => {
@@ -147,6 +158,11 @@ fn move_all(store: &Store, trash: &Trash, plan: &GcPlan, observer: &dyn Observer
         }
         // Crash here: as after each piece; this step is durable.
         crash_point("gc:step");
+        if observer.wants_stop() {
+            // Crash here: what was moved waits for an undo or a purge.
+            trash.set_state(State::Kept)?;
+            return Err(Error::StoppedRemoval { transaction: trash.name.clone(), kept: true });
+        }
     }
     observer.on(Event::End);
     let whole = plan.entries.iter().filter(|entry| entry.parts.iter().all(|part| !skipped.contains_key(&part.path)));

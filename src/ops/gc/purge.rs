@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::crash::crash_point;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fsx::{Dir, Footprint};
 use crate::progress::{Event, Observer};
 use crate::store::{Store, WriteLock};
@@ -28,7 +28,8 @@ pub struct PurgeReport {
 /// Deletes everything in the trash.
 ///
 /// # Errors
-/// The file system refuses. What cannot be deleted is in the report.
+/// The file system refuses, or the observer wanted it to stop: the next run deletes the rest. What cannot be deleted is
+/// in the report.
 pub fn purge(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Result<PurgeReport> {
     let mut report = PurgeReport::default();
     for name in Trash::names(store)? {
@@ -43,7 +44,7 @@ pub fn purge(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Result
 
 /// Deletes what a transaction holds, and then the transaction.
 pub(super) fn purge_one(store: &Store, trash: Trash, _: &WriteLock, observer: &dyn Observer) -> Result<PurgeReport> {
-    observer.on(Event::Begin { what: "deleting", total: None });
+    observer.on(Event::Begin { what: "measuring", total: None });
     trash.set_state(State::Purging)?;
     // Crash here: all is in the trash, and the next run deletes it.
     crash_point("gc:purging");
@@ -64,9 +65,12 @@ pub(super) fn purge_one(store: &Store, trash: Trash, _: &WriteLock, observer: &d
             Err(error) => Err(skip(part, error.to_string())),
         })
         .collect();
+    let total = looked.iter().flatten().map(|footprint| footprint.disk).sum();
+    observer.on(Event::Begin { what: "deleting", total: Some(total) });
     let done: Vec<Result<&Footprint, Skipped>> = found
         .par_iter()
         .zip(&looked)
+        .take_any_while(|_| !observer.wants_stop())
         .map(|((part, dir, name), looked)| {
             let footprint = looked.as_ref().map_err(Clone::clone)?;
             dir.remove_tree(name).map_err(|error| skip(part, error.to_string()))?;
@@ -77,6 +81,10 @@ pub(super) fn purge_one(store: &Store, trash: Trash, _: &WriteLock, observer: &d
         })
         .collect();
     observer.on(Event::End);
+    if done.len() < found.len() {
+        // Crash here: the next run deletes the rest.
+        return Err(Error::StoppedRemoval { transaction: trash.name, kept: false });
+    }
     let mut report =
         PurgeReport { disk: Footprint::freed(done.iter().flatten().copied()).iter().sum(), ..PurgeReport::default() };
     report.skipped.extend(done.into_iter().filter_map(Result::err));

@@ -76,7 +76,7 @@ fn cases() -> impl Strategy<Value = Case> {
     ];
     let layers = prop::collection::btree_map(0..16_u8, (shape, any::<bool>()), 0..16);
     let images = prop::collection::vec((0..16_u8, prop::option::of(0..8_u8), any::<bool>()), 0..8);
-    let containers = prop::collection::vec((0..16_u8, 0..10_u8, 0..5_u8), 0..6);
+    let containers = prop::collection::vec((0..16_u8, 0..10_u8, 0..6_u8), 0..6);
     let records = prop::collection::vec((0..16_u8, 0..12_u8, any::<bool>()), 0..4);
     let dirs = prop::collection::vec((0..12_u8, prop::collection::vec(0..12_u8, 0..3)), 0..12);
     let write_sets = prop::collection::vec(prop::option::of(0..12_u8), 0..3);
@@ -143,12 +143,22 @@ impl Case {
         for (at, (top, image, form)) in containers.iter().enumerate() {
             let name = format!("c{at}");
             let id = container_id(&name);
-            // 0, 1: a container; 2: only its mount; 3: no configuration, never run; 4: only its directory.
+            // 0, 1: a container; 2: only its mount; 3: no configuration, never run; 4: only its directory; 5: a container
+            // that mounts another image.
             if *form != 2 {
-                let image = Some(image_id(*image)).filter(|_| *form < 2);
-                let missing = *form > 2;
+                let missing = matches!(form, 3 | 4);
+                let image = Some(image_id(*image)).filter(|_| !missing);
+                let mounted = container_id(&format!("image-mount-{at}"));
+                let image_mounts: Vec<_> = (*form == 5).then_some(mounted).into_iter().collect();
+                for id in &image_mounts {
+                    let mount_id = cache(&format!("{name}-image"));
+                    s.driver_dirs.insert(mount_id.clone(), DriverDir::default());
+                    let parent = Some(chain(*top / 3));
+                    s.mounts.insert(id.clone(), Mount { mount_id: Some(mount_id), init_id: None, parent });
+                }
+                let readable = !missing;
                 let container =
-                    Container { readable: !missing, config_missing: missing, image, ..Container::default() };
+                    Container { readable, config_missing: missing, image, image_mounts, ..Container::default() };
                 s.containers.insert(id.clone(), container);
             }
             if *form != 4 {
@@ -233,6 +243,7 @@ fn naively_kept(s: &Snapshot) -> BTreeSet<String> {
         }
         for (id, container) in s.containers.iter().filter(|(id, _)| kept.contains(&format!("container {id}"))) {
             more.insert(format!("mount {id}"));
+            more.extend(container.image_mounts.iter().map(|id| format!("mount {id}")));
             more.extend(container.image.map(|image| format!("image {}", image.hex())));
         }
         for (id, mount) in s.mounts.iter().filter(|(id, _)| kept.contains(&format!("mount {id}"))) {
@@ -291,7 +302,7 @@ fn everything(s: &Snapshot) -> Vec<(String, String)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases_wanted(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases_wanted(3000), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A plan is what a naive walk does not reach: nothing else, and nothing less.
     #[test]
@@ -302,6 +313,10 @@ proptest! {
         let garbage: BTreeSet<String> = all.filter(|(name, _)| !kept.contains(name)).map(|(_, path)| path).collect();
         prop_assert_eq!(planned(&snapshot, &Options::default()), garbage);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases_wanted(1000), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever is left out of a plan keeps all that it needs, and every record its directories.
     #[test]
@@ -374,6 +389,6 @@ proptest! {
 }
 
 /// `DOCKPACK_GC_CASES` asks for more.
-fn cases_wanted() -> u32 {
-    std::env::var("DOCKPACK_GC_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
+fn cases_wanted(usual: u32) -> u32 {
+    std::env::var("DOCKPACK_GC_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }

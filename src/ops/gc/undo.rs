@@ -48,6 +48,24 @@ pub fn undo(store: &Store, lock: &WriteLock, name: Option<&str>) -> Result<UndoR
     Ok(UndoReport { transaction, restored: entries.saturating_sub(skipped.len()), skipped })
 }
 
+/// Lets transactions that were interrupted while they moved things into the trash stay there. To be called before
+/// [`recover`](crate::ops::recover) by whoever then wants an [`undo`]: it would go on with them, and delete.
+///
+/// # Errors
+/// The file system refuses, or a journal cannot be read.
+pub fn hold(store: &Store, _: &WriteLock) -> Result<()> {
+    for name in Trash::names(store)? {
+        if let Some(trash) = Trash::open(store, &name)?
+            && trash.state()? == State::Moving
+        {
+            trash.set_state(State::Kept)?;
+            // Crash here: all that was moved waits for an undo or a purge.
+            crash_point("gc:held");
+        }
+    }
+    Ok(())
+}
+
 /// Moves what a transaction holds back to its places, the last first. Returns what stays in the trash.
 pub(super) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Result<Vec<Skipped>> {
     trash.set_state(State::Undoing)?;

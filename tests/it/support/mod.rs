@@ -5,5 +5,6 @@ pub(crate) mod command;
 pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod foreign;
+pub(crate) mod random;
 pub(crate) mod store;
 pub(crate) mod tree;
