@@ -124,11 +124,16 @@ fn random(below: u64) -> u64 {
 }
 
 /// Operations in the middle of which daemons are killed; each goes on until then.
-const WORK: [(&str, &str); 6] = [
+const WORK: [(&str, &str); 7] = [
     ("load", "while :; do docker load -qi work/layers.tar; docker rmi -f leaky:1 leaky:2; done"),
     (
         "build",
         "while :; do DOCKER_BUILDKIT=0 docker build -q --no-cache --network none -t built:1 work/context; \
+         docker rmi -f built:1; done",
+    ),
+    (
+        "buildkit",
+        "while :; do DOCKER_BUILDKIT=1 docker build -q --no-cache --network none -t built:1 work/context; \
          docker rmi -f built:1; done",
     ),
     ("create", "while :; do docker create --network none alpine:3.4 true; done"),
@@ -139,7 +144,7 @@ const WORK: [(&str, &str); 6] = [
 
 /// Kills a daemon in the middle of everything it does; what it has leaked goes, and nothing else does.
 fn real_kills(version: &'static str) {
-    let kills: usize = std::env::var("DOCKPACK_GC_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let kills: usize = std::env::var("DOCKPACK_GC_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(14);
     let engine = Engine::new(version, "overlay2");
     make_work(&engine.dir.join("work"));
     engine.start();
@@ -248,7 +253,8 @@ fn a_daemon_that_is_killed_28() {
 }
 
 /// A Dockerfile of two stages, of which the second build must find every step in the cache.
-const CACHED: &str = "docker build -q --network none -t cached:1 -f - work/context <<'EOF'
+const CACHED: &str =
+    "docker build --progress plain --network none -t cached:1 -f - work/context >build.log 2>&1 <<'EOF'
 FROM alpine:3.4 AS one
 RUN mkdir /out && echo one >/out/one
 RUN echo two >/out/two
@@ -288,8 +294,9 @@ fn a_store_with_everything(version: &'static str, driver: &'static str) {
     assert_eq!(steady(&images), steady(&left));
     assert_eq!(shape(&cache), shape(&engine.docker(&["system", "df", "-v", "--format", "{{json .BuildCache}}"])));
     build(CACHED);
+    let log = std::fs::read_to_string(engine.dir.join("build.log")).expect("what the build says");
+    assert!(log.lines().filter(|line| line.ends_with(" CACHED")).count() >= 4, "steps were built again: {log}");
     assert_eq!(engine.docker(&["run", "--rm", "--network", "none", "cached:1", "cat", "/both"]), "one\ntwo");
-    // The steps came from the cache: there is no more of it than before.
     everything_works(&engine);
     engine.stop();
     let _ = run(&engine.root(), ["gc", "-y"]).done();
