@@ -7,7 +7,7 @@ use std::io::Cursor;
 
 use dockpack::Error;
 use dockpack::archive::{ArchiveIndex, ArchiveReader};
-use dockpack::ops::load::{LoadPlan, select};
+use dockpack::ops::load::{Layers, LoadPlan, select};
 use dockpack::store::{Store, WriteLock};
 use dockpack_fuzz::{Scratch, parts};
 
@@ -45,5 +45,5 @@ fn load(bytes: Vec<u8>, scratch: &Scratch) -> Result<(), Error> {
     let store = Store::open_fresh(&scratch.path(), "overlay2")?;
     let lock = WriteLock::take(&store)?;
     let (plan, snapshot) = LoadPlan::make(&store, &metadata, images)?;
-    plan.execute(&store, &snapshot, &lock, &metadata, &mut reader, &()).map(|_| ())
+    plan.execute(&store, &snapshot, &lock, &metadata, Layers::Own(&mut reader), &()).map(|_| ())
 }

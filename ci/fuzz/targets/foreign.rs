@@ -5,11 +5,12 @@
 
 use std::io::Cursor;
 
+use dockpack::archive::Source;
 use dockpack::ops::verify::verify_foreign;
 use dockpack_fuzz::parts;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = verify_foreign(Box::new(Cursor::new(data.to_vec())), "input", &());
+    verify(data.to_vec());
     let mut tar = tar::Builder::new(Vec::new());
     for (number, part) in parts(data).into_iter().enumerate() {
         let name = match number {
@@ -27,5 +28,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         tar.append_data(&mut header, name, part).expect("memory takes every byte");
     }
     let tar = tar.into_inner().expect("memory takes every byte");
-    let _ = verify_foreign(Box::new(Cursor::new(tar)), "input", &());
+    verify(tar);
 });
+
+fn verify(tar: Vec<u8>) {
+    let _ = verify_foreign(Source::Stream(Box::new(Cursor::new(tar))), "input", &[], &());
+}
