@@ -70,9 +70,10 @@ pub(crate) fn merge<'a>(
     }
     let mut whole: Whole = match bytes {
         None => Whole::default(),
-        Some(bytes) => {
-            serde_json::from_slice(bytes).map_err(|error| ParseError::because("a JSON object of references", error))?
-        }
+        // `null` is an empty file to dockerd.
+        Some(bytes) => serde_json::from_slice::<Option<Whole>>(bytes)
+            .map_err(|error| ParseError::because("a JSON object of references", error))?
+            .unwrap_or_default(),
     };
     let repositories = whole.repositories.get_or_insert_default();
     for (reference, image) in references {
@@ -146,6 +147,9 @@ mod tests {
             [r#"{"Repositories":{}}"#, r#"{"Repositories":null}"#, "{}", "null", r#"{"Repositories":{"a":null}}"#]
         {
             assert_eq!(parse(text.as_bytes()), Ok(References::default()), "{text}");
+            let image = ID.parse().expect("an ID");
+            let merged = merge(Some(text.as_bytes()), [("a:1", image)]).expect("it takes more");
+            assert_eq!(parse(&merged).expect("parses").valid, BTreeMap::from([("a:1".to_owned(), image)]), "{text}");
         }
     }
 
