@@ -13,7 +13,7 @@ use crate::support::command::{dockpack, load, outcome, run, save};
 use crate::support::engine::Engine;
 use crate::support::foreign;
 use crate::support::store::{
-    Contents, assert_nothing_else, assert_sound, names, project, sha256, stack, temp_dir, unpack,
+    Contents, assert_nothing_else, assert_sound, dirs, names, project, sha256, stack, temp_dir, unpack,
 };
 use crate::support::tree::{Allow, Aspect, Deviation, Tree};
 
@@ -37,7 +37,12 @@ fn entry(root: &Path, driver: &str, chain: &str) -> PathBuf {
 
 /// The tree of a layer as the driver keeps it.
 fn tree(root: &Path, driver: &str, cache_id: &str) -> PathBuf {
-    root.join(driver).join(cache_id).join(if driver == "overlay2" { "diff" } else { "root" })
+    let dir = dirs(root, driver).join(cache_id);
+    match driver {
+        "overlay2" => dir.join("diff"),
+        "overlay" => dir.join("root"),
+        _ => dir,
+    }
 }
 
 /// Writes the images of `ci/layer_tars.py`, every attribute, name and dialect of tar that Docker accepts, as
@@ -74,6 +79,11 @@ fn tar_split(root: &Path, driver: &str, chain: &str) -> Vec<(Vec<u8>, String)> {
     found
 }
 
+/// Tells whether a path in a layer's directory is of what the driver keeps around the tree.
+fn is_around(driver: &str, path: &[u8]) -> bool {
+    driver != "vfs" && !path.contains(&b'/')
+}
+
 /// Tells whether a deviation is of what Docker makes up as it unpacks: the time of a directory that has no entry, and
 /// with the naive drivers to 20.10 its mode too.
 fn is_made_up(deviation: &Deviation, since: SystemTime, driver: &str, wanted: &Path, path: &[u8]) -> bool {
@@ -81,7 +91,7 @@ fn is_made_up(deviation: &Deviation, since: SystemTime, driver: &str, wanted: &P
     let at = wanted.join(std::ffi::OsStr::from_bytes(path));
     let found = fs::symlink_metadata(at).expect("a node");
     let is_new = found.is_dir() && found.modified().expect("a time") >= since;
-    is_new && (deviation.aspect == Aspect::Mtime || deviation.aspect == Aspect::Mode && driver == "overlay")
+    is_new && (deviation.aspect == Aspect::Mtime || deviation.aspect == Aspect::Mode && driver != "overlay2")
 }
 
 /// The same archive, loaded by Docker and by dockpack, gives the same store but for names that are random and times of
@@ -126,8 +136,8 @@ fn as_docker_loads_it(version: &'static str, driver: &'static str) {
         let made_up = |one: &Deviation| is_made_up(one, since, driver, &trees[0], &one.path) || is_empty(one);
         let all = Tree::read(&trees[0]).deviations(&Tree::read(&trees[1]), Allow::REBUILT);
         deviations.extend(all.into_iter().filter(|one| !made_up(one)).map(|one| format!("{chain}: {one}")));
-        let [one, other] = [docker.join(driver).join(cache_id), ours.join(driver).join(&found.layers[chain])]
-            .map(|dir| Tree::read(&dir).without_times().only(|path| !path.contains(&b'/')));
+        let [one, other] = [dirs(&docker, driver).join(cache_id), dirs(&ours, driver).join(&found.layers[chain])]
+            .map(|dir| Tree::read(&dir).without_times().only(|path| is_around(driver, path)));
         let around = one.deviations(&other, Allow::NOTHING);
         deviations.extend(
             around.into_iter().filter(|one| one.aspect != Aspect::Content).map(|one| format!("{chain}: {one}")),
@@ -144,6 +154,11 @@ fn daemon_20_overlay_loads_the_same() {
 #[test]
 fn daemon_20_overlay2_loads_the_same() {
     as_docker_loads_it("20", "overlay2");
+}
+
+#[test]
+fn daemon_20_vfs_loads_the_same() {
+    as_docker_loads_it("20", "vfs");
 }
 
 #[test]
