@@ -50,9 +50,8 @@ impl Input {
         let stream = BufReader::with_capacity(CHUNK, stream);
         let other = |name| Err(io::Error::other(format!("compressed with {name}, which is not read here")));
         match start[..] {
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-                Ok(Self::Zstd(Box::new(FrameReader::new(stream)?)))
-            }
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd(Box::new(FrameReader::new(stream)?))),
+            _ if is_skippable(&start) => Ok(Self::Zstd(Box::new(FrameReader::new(stream)?))),
             [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(GzDecoder::new(Digested::new(stream))))),
             [b'B', b'Z', b'h', ..] => other("bzip2"),
             [0xfd, b'7', b'z', b'X', b'Z', ..] => other("xz"),
@@ -134,8 +133,13 @@ impl<R: BufRead> BufRead for Digested<R> {
     }
 }
 
+/// Tells whether these bytes begin a skippable frame of zstd.
+pub(super) fn is_skippable(start: &[u8]) -> bool {
+    matches!(start, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
 /// Reads the first bytes, as far as there are some, and gives them with a stream that still has them.
-fn peek(mut stream: Box<dyn Read + Send>) -> io::Result<(Vec<u8>, Box<dyn Read + Send>)> {
+pub(super) fn peek(mut stream: Box<dyn Read + Send>) -> io::Result<(Vec<u8>, Box<dyn Read + Send>)> {
     let mut start = Vec::new();
     (&mut stream).take(START).read_to_end(&mut start)?;
     Ok((start.clone(), Box::new(io::Cursor::new(start).chain(stream))))

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::{Error, Result};
 use crate::fsx::{self, Dir};
 
-use super::input::Input;
+use super::input::{Input, is_skippable, peek};
 use super::{ArchiveReader, INDEX, LayoutReader, header, padding};
 
 /// Members that an archive of dockpack's own begins with.
@@ -91,7 +91,12 @@ impl Archive {
 
 /// Tells whether an archive is dockpack's own, or cannot be told from a damaged one of its own.
 fn is_own(stream: Box<dyn Read + Send>) -> bool {
-    Input::new(stream).and_then(|mut input| begins_as_own(&mut input)).unwrap_or(true)
+    let begins = || -> io::Result<bool> {
+        let (start, stream) = peek(stream)?;
+        // No archive of dockpack's begins with such a frame, as those of pzstd do: not even a damaged one.
+        Ok(!is_skippable(&start) && begins_as_own(&mut Input::new(stream)?)?)
+    };
+    begins().unwrap_or(true)
 }
 
 fn begins_as_own(input: &mut Input) -> io::Result<bool> {

@@ -15,8 +15,14 @@ use crate::support::tree::Untouched;
 /// Loads changed members into all targets, plain and compressed, and once through a pipe.
 #[track_caller]
 fn archive(what: &str, verdict: Verdict, make: impl Fn() -> Vec<u8>) {
-    each_target(what, verdict, |_, _| make());
     each_target(&format!("{what}, compressed"), verdict, |_, _| gzip(&make()));
+    packed(what, verdict, make);
+}
+
+/// Loads an archive as it is into all targets, and once through a pipe.
+#[track_caller]
+fn packed(what: &str, verdict: Verdict, make: impl Fn() -> Vec<u8>) {
+    each_target(what, verdict, |_, _| make());
     let temp = memory_dir();
     let at = |name: &str| temp.path().join(name);
     for name in ["target", "outside"] {
@@ -312,4 +318,31 @@ fn layers_that_do_harm() {
     layer("more than there is", Refused, &[Entry::file("x", "short").claiming(1 << 40)]);
     layer("an absolute name", Harmless, &[Entry::file("/OUTSIDE/evil", "x")]);
     layer("a link out", Harmless, &[Entry::symlink("out", "OUTSIDE/secret"), Entry::dir("x/").claiming(4096)]);
+}
+
+/// Other tools put skippable frames of zstd where they like: pzstd one before each frame.
+#[test]
+fn frames_that_are_passed_over() {
+    let frame = |number: u8, length: usize| {
+        let length_field = u32::try_from(length).expect("short").to_le_bytes();
+        [&[0x50 + number, 0x2a, 0x4d, 0x18], &length_field[..], &vec![7; length]].concat()
+    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).expect("compressed");
+    // One of 40 bytes is as long as dockpack's own list of no frames.
+    for (number, length) in [(0, 0), (0, 4), (0, 40), (0, 84), (14, 9), (15, 3 << 20)] {
+        let what = format!("frame {number} of {length} bytes");
+        for form in [docker, oci] {
+            let tar = tar_of(form(&[tar("below"), tar("above")]));
+            let (one, other) = tar.split_at(1000);
+            packed(&what, Harmless, || [frame(number, length), zstd(&tar)].concat());
+            packed(&format!("{what}, and more"), Harmless, || {
+                [frame(number, length), zstd(one), frame(number, length), zstd(other), frame(number, length)].concat()
+            });
+        }
+        packed(&format!("{what}, cut"), Refused, || {
+            let tar = zstd(&tar_of(docker(&[tar("below")])));
+            [&frame(number, length)[..], &tar[..tar.len() / 2]].concat()
+        });
+        packed(&format!("{what}, and nothing"), Refused, || frame(number, length));
+    }
 }
