@@ -5,9 +5,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::support::archive::{gzip, member_header, tar_of};
 use crate::support::command::{DOCKPACK, HURRY};
 use crate::support::engine::Engine;
-use crate::support::store::{assert_same_images, names, temp_dir, unpack};
+use crate::support::foreign::oci_of;
+use crate::support::store::{assert_nothing_else, assert_same_images, names, sha256, temp_dir, unpack};
+use crate::support::tree::Untouched;
 
 const MIB: u64 = 1 << 20;
 
@@ -23,6 +26,14 @@ struct Taken {
 /// Runs dockpack to its end in an empty directory, where it may leave nothing, and watches it.
 #[track_caller]
 fn watch(arguments: &[&str], stdin: Option<&str>) -> Taken {
+    let (taken, code) = watch_any(arguments, stdin);
+    assert_eq!(code, Some(0), "{arguments:?}");
+    taken
+}
+
+/// As [`watch`], whatever comes of it: returns the exit code too.
+#[track_caller]
+fn watch_any(arguments: &[&str], stdin: Option<&str>) -> (Taken, Option<i32>) {
     let here = temp_dir();
     let mut command = Command::new(DOCKPACK);
     command.env_clear().env(HURRY, "1").args(arguments).current_dir(here.path());
@@ -40,11 +51,11 @@ fn watch(arguments: &[&str], stdin: Option<&str>) -> Taken {
         std::thread::sleep(Duration::from_millis(5));
     }
     let written = field("io", "wchar:").expect("the kernel counts what a process writes");
-    assert!(child.wait().expect("it ends").success(), "{arguments:?}");
+    let code = child.wait().expect("it ends").code();
     assert_eq!(names(here.path()), [] as [String; 0], "something is left");
     let taken = Taken { memory, written };
     assert!(taken.memory < 512 * MIB, "{arguments:?}: {taken:?}");
-    taken
+    (taken, code)
 }
 
 #[test]
@@ -86,6 +97,43 @@ fn daemon_made_a_layer_of_500_mb() {
     }
     fs::remove_file(docker).expect("removed");
     assert_eq!(names(dir.path()), ["engine", "engine.start"]);
+}
+
+/// A layer, and how it came out: compressed to a thousandth, true to its headers or not, to its digest or not.
+#[test]
+fn layers_of_zeros() {
+    const LENGTH: u64 = 192 * MIB;
+    let temp = temp_dir();
+    let archive = temp.path().join("archive.tar").display().to_string();
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).expect("compressed");
+    let cases = [
+        ("as long as it says", LENGTH, true, Some(0)),
+        ("as long as it says, and another layer", LENGTH, false, Some(1)),
+        ("with zeros behind its end", 100, true, Some(0)),
+        ("with zeros behind its end, and another layer", 100, false, Some(1)),
+        ("shorter than it says", 1 << 40, true, Some(1)),
+    ];
+    for (what, claimed, is_right, wanted) in cases {
+        let mut tar = member_header("zeros", claimed);
+        tar.resize(tar.len() + usize::try_from(LENGTH + 1024).expect("short"), 0);
+        let diff = sha256(if is_right { &tar } else { b"another" });
+        for (how, packed) in [("gzip", gzip(&tar)), ("zstd", zstd(&tar))] {
+            assert!((packed.len() as u64) < LENGTH / 500, "{how}: {}", packed.len());
+            fs::write(&archive, tar_of(oci_of(vec![(diff.clone(), packed)]))).expect("written");
+            for (input, stdin) in [(&archive[..], None), ("-", Some(&archive[..]))] {
+                let target = temp_dir();
+                let before = Untouched::note(target.path());
+                let arguments = ["--root", target.path().to_str().expect("text"), "load", "-i", input];
+                let (taken, code) = watch_any(&arguments, stdin);
+                assert_eq!(code, wanted, "{what}, {how}, {input}");
+                assert!(taken.memory < 48 * MIB, "{what}, {how}, {input}: {taken:?}");
+                match code {
+                    Some(0) => assert_nothing_else(target.path(), "overlay2"),
+                    _ => before.assert_restored(),
+                }
+            }
+        }
+    }
 }
 
 /// Runs dockpack where nothing can be written but in the directories `out` and `target`.

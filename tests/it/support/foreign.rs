@@ -32,13 +32,19 @@ pub(crate) fn docker(layers: &[Vec<u8>]) -> Members {
     members
 }
 
-/// An OCI image layout of one image.
+/// An OCI image layout of one image, with layers in gzip.
 #[must_use]
 pub(crate) fn oci(layers: &[Vec<u8>]) -> Members {
-    let config = config("amd64", &layers.iter().map(|tar| sha256(tar)).collect::<Vec<_>>());
+    oci_of(layers.iter().map(|tar| (sha256(tar), gzip(tar))).collect())
+}
+
+/// An OCI image layout of one image, of layers with what the configuration says of each.
+#[must_use]
+pub(crate) fn oci_of(layers: Vec<(String, Vec<u8>)>) -> Members {
+    let (diffs, layers): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
+    let config = config("amd64", &diffs);
     let mut members = vec![("oci-layout".to_owned(), br#"{"imageLayoutVersion": "1.0.0"}"#.to_vec())];
     let descriptor = |bytes: &[u8]| json!({"digest": format!("sha256:{}", sha256(bytes)), "size": bytes.len()});
-    let layers: Vec<Vec<u8>> = layers.iter().map(|tar| gzip(tar)).collect();
     let manifest = json!({"config": descriptor(&config), "layers": layers.iter().map(|layer| descriptor(layer)).collect::<Vec<_>>()});
     let manifest = manifest.to_string().into_bytes();
     let mut entry = descriptor(&manifest);
