@@ -42,6 +42,8 @@ impl Lab {
     fn new(version: &'static str) -> Self {
         let temp = temp_dir();
         let btrfs = Disk::make("btrfs", &temp.path().join("btrfs.img"), 2048);
+        unpack("20-overlay2", &temp.path().join("fixture"));
+        save(&temp.path().join("fixture"), &TAGS, &temp.path().join("fixture.tar"));
         Self { btrfs, temp, version }
     }
 
@@ -60,10 +62,6 @@ impl Lab {
     /// Images that a daemon loaded and built with this driver.
     fn source(&self, driver: &'static str) -> Source<'_> {
         let fixture = self.at("fixture.tar");
-        if !fixture.exists() {
-            unpack("20-overlay2", &self.at("fixture"));
-            save(&self.at("fixture"), &TAGS, &fixture);
-        }
         let dir = self.dir(driver, "source");
         let engine = Engine::start(self.version, driver, &dir);
         let loaded = engine.try_docker(&["load", "-q"], File::open(&fixture).expect("an archive"));
@@ -107,7 +105,7 @@ impl Source<'_> {
         assert_same(&trees[0], &trees[1], Allow::REBUILT);
         assert_same(&one.metadata(&self.root), &other.metadata(&root), Allow::NOTHING);
         assert_nothing_else(&root, self.driver);
-        let again = self.lab.at("again.tar.zst");
+        let again = self.lab.at(&format!("{}-again.tar.zst", self.driver));
         save(&root, &["--all"], &again);
         assert!(fs::read(&self.archive).expect("one") == fs::read(&again).expect("other"), "the archives differ");
         assert_clean(&root);
@@ -516,6 +514,50 @@ fn btrfs_needs_its_file_system() {
     assert!(refused.stderr.contains("cannot work on graph driver zfs"), "{}", refused.stderr);
     assert_eq!(names(&target), [] as [String; 0]);
     let _ = try_load(&target, &archive, &[]).done();
+}
+
+/// A load that fails leaves no subvolume; a directory that is none is found, and replaced by a load.
+#[test]
+fn subvolumes_are_whole_or_not_there() {
+    let temp = temp_dir();
+    let disk = Disk::make("btrfs", &temp.path().join("disk.img"), 512);
+    let at = |name: &str| temp.path().join(name);
+    unpack("20-overlay2", &at("fixture"));
+    save(&at("fixture"), &["nginx:alpine", "rebuilt:latest"], &at("all.tar"));
+    let root = disk.path().join("root");
+    fs::create_dir(&root).expect("a directory");
+    let subvolumes = || call("btrfs", &["subvolume", "list", path(disk.path())]);
+
+    let bytes = fs::read(at("all.tar")).expect("an archive");
+    fs::write(at("cut.tar"), &bytes[..bytes.len() - 2048]).expect("written");
+    let cut = at("cut.tar");
+    let _ = run(&root, ["--driver", "btrfs", "load", "-i", path(&cut)]).failed(1);
+    assert_eq!((names(&root), subvolumes()), (Vec::new(), String::new()));
+
+    let all = at("all.tar");
+    let _ = run(&root, ["--driver", "btrfs", "load", "-i", path(&all)]).done();
+    assert_clean(&root);
+    let before = Contents::read(&root, "btrfs");
+    assert_eq!(subvolumes().lines().count(), before.layers.len());
+
+    // As a copy with a tool that knows nothing of subvolumes would leave it.
+    let layer = dirs(&root, "btrfs").join(before.layers.values().next().expect("a layer"));
+    let aside = layer.with_extension("aside");
+    fs::rename(&layer, &aside).expect("is renamed");
+    call("cp", &["-a", path(&aside), path(&layer)]);
+    call("btrfs", &["subvolume", "delete", path(&aside)]);
+    let found = run(&root, ["verify"]);
+    assert_eq!(found.status.code(), Some(3));
+    let said = String::from_utf8(found.stdout).expect("text");
+    assert!(said.contains("driver-subvolume-missing"), "{said}");
+    let _ = load(&root, &all, &[]);
+    assert_clean(&root);
+    let after = Contents::read(&root, "btrfs");
+    assert_eq!((&after.images, &after.references), (&before.images, &before.references));
+    let _ = run(&root, ["gc", "-y", "--only", "orphan-directories,removing-layers"]).done();
+    assert!(!layer.exists());
+    assert_clean(&root);
+    assert_eq!(subvolumes().lines().count(), after.layers.len());
 }
 
 /// What of a driver whose layers are no directories can be told is told, and the rest refused.
