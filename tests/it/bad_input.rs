@@ -388,12 +388,12 @@ fn stores_that_are_of_another_kind() {
     }
     assert_same(&before, &Tree::read(containerd.path()), Allow::NOTHING);
 
-    let vfs = temp_dir();
-    fs::create_dir_all(vfs.path().join("image/vfs/layerdb/sha256/x")).expect("directories");
-    fs::create_dir_all(vfs.path().join("vfs/dir/x")).expect("directories");
-    fails(vfs.path(), ["load", "-i", at], 1, &["cannot work on graph driver vfs"]);
+    let zfs = temp_dir();
+    fs::create_dir_all(zfs.path().join("image/zfs/layerdb/sha256/x")).expect("directories");
+    fs::create_dir_all(zfs.path().join("zfs/graph/x")).expect("directories");
+    fails(zfs.path(), ["load", "-i", at], 1, &["cannot work on graph driver zfs"]);
     let out = dir.path().join("y.tar");
-    fails(vfs.path(), ["save", "--all", "-o", out.to_str().expect("text")], 1, &["cannot work on graph driver vfs"]);
+    fails(zfs.path(), ["save", "--all", "-o", out.to_str().expect("text")], 1, &["cannot work on graph driver zfs"]);
     assert!(!out.exists());
 
     // Something else is there: it is no place for a store.

@@ -679,7 +679,7 @@ fn formats_and_drivers() {
     let outcome = newer.load(&Draft { edit: |index| index["format"] = json!(2), ..other() }.tar()).failed(1);
     assert!(outcome.stderr.contains("is of format 2; this dockpack reads up to 1"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("\nhint: a newer dockpack reads it"), "{}", outcome.stderr);
-    for driver in ["vfs", "../x", "", "containerd"] {
+    for driver in ["zfs", "../x", "", "containerd"] {
         let trap = Trap::new("overlay2", Before::Nothing);
         let outcome = trap.load(&Draft { driver: driver.to_owned(), ..other() }.tar()).failed(1);
         assert!(outcome.stderr.contains("cannot work on graph driver"), "{}", outcome.stderr);
