@@ -24,6 +24,7 @@ Examples:
   dockpack load -i nginx.tar.zst
   dockpack gc --dry-run                      what nothing needs, and no Docker command finds
   dockpack verify                            prove every byte of the store, name what is damaged
+  dockpack repair --from backup.tar.zst      mend it
 
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 something is damaged; 4 a daemon works on the store;
 130 stopped by a signal.";
@@ -97,6 +98,7 @@ pub enum Command {
     Load(LoadArgs),
     Gc(GcArgs),
     Verify(VerifyArgs),
+    Repair(RepairArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -224,6 +226,8 @@ Examples:
   dockpack save --all -o /backup/images.tar.zst        everything
   dockpack save app:3 -o - | ssh host dockpack load    to another host
   dockpack save app:3 -o app.tar.gz                    for docker load of Docker 20.10 and older
+  dockpack --root /mnt/var/lib/docker save --all --partial -o rescued.tar.zst
+                                                       what is whole on a damaged disk
 
 The name of FILE says how it is compressed: .tar.zst, .tar.gz, .tar; standard output is .tar.zst.
 A window of more than 27 is used only where it saves something; zstd wants to be told then: zstd -d
@@ -239,6 +243,9 @@ pub struct SaveArgs {
     /// Where to write it; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// Prove all layers first, and leave out images of which one is damaged; exit status 3 where any is left out
+    #[arg(long)]
+    pub partial: bool,
     /// zstd's level, 1 (fast) to 19 (small)
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,
@@ -364,6 +371,40 @@ pub struct VerifyArgs {
     /// Verify an archive instead of the store; - is standard input
     #[arg(short, long, value_name = "ARCHIVE")]
     pub input: Option<PathBuf>,
+}
+
+/// Mend what verify finds
+///
+/// Verifies the store, shows what can be mended and what cannot, and asks; Docker must not run. What follows from the
+/// rest of the store is written anew: entries of layerdb, short names, parents, repositories.json. What is lost comes from
+/// --from: configurations, and whole layers, which are built anew in their place, so that all images and containers that
+/// stand on them work again.
+///
+/// Each thing is proved before it takes the place of what was there, and what was there stays in the trash: --undo brings it
+/// back, `dockpack gc --purge` deletes it. An interrupted run is finished by the next one.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack repair --dry-run                        what would be done, and what is needed for the rest
+  dockpack repair                                  the same, and asks
+  dockpack repair --from backup.tar.zst            with an archive that dockpack save wrote
+  dockpack repair --from /mnt/disk/var/lib/docker  with the store of another host
+  dockpack repair --undo                           as it was before
+
+Exit status 3 means that something is damaged still.")]
+pub struct RepairArgs {
+    /// Show what would be done, and change nothing
+    #[arg(long, conflicts_with_all = ["undo", "yes"])]
+    pub dry_run: bool,
+    /// Take layers, configurations and names from an archive or from another store's data root
+    #[arg(long, value_name = "ARCHIVE|DIR", conflicts_with = "undo")]
+    pub from: Option<PathBuf>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Put back what was there: before the last repair, or the one of this name
+    #[arg(long, value_name = "TXN", num_args = 0..=1)]
+    pub undo: Option<Option<String>>,
 }
 
 /// Print shell completions

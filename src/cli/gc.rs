@@ -11,15 +11,16 @@ use serde::Serialize;
 use super::args::GcArgs;
 use super::failure::{Exit, Failure};
 use super::interrupt;
-use super::recovered;
+use super::recovered::{self, say_skipped};
 use super::run::Place;
 use super::table::Table;
 use super::text;
 use super::ui::Ui;
 use crate::error::{Error, ParseError};
 use crate::fsx::{OutputFile, Time, open_input};
-use crate::ops::gc::{GcKind, GcPlan, GcReport, KeptWhy, Options, PurgeReport, Skipped, UndoReport, hold, purge, undo};
+use crate::ops::gc::{GcKind, GcPlan, GcReport, KeptWhy, Options};
 use crate::ops::recover;
+use crate::ops::trash::{Kind, PurgeReport, Skipped, UndoReport, hold, purge, undo};
 use crate::store::{Store, WriteLock};
 
 /// Number of the documents' form.
@@ -172,18 +173,12 @@ fn tell(plan: &GcPlan, report: &GcReport, ui: &Ui) -> Result<Exit, Failure> {
     Ok(if trouble { Exit::Failed } else { Exit::Done })
 }
 
-fn say_skipped(skipped: &[Skipped], ui: &Ui) {
-    for skipped in skipped {
-        ui.warn(&format!("kept {}: {}", ui.clean(&skipped.path), ui.clean(&skipped.reason)));
-    }
-}
-
 fn put_back(store: &Store, name: Option<&str>, ui: &Ui) -> Result<Exit, Failure> {
     let lock = WriteLock::take(store)?;
     let recovered = hold(store, &lock).and_then(|()| recover(store, &lock, ui.observer()));
     let done = recovered.and_then(|finished| {
         recovered::tell(&finished, ui);
-        undo(store, &lock, name)
+        undo(store, &lock, Kind::Gc, name)
     });
     lock.release();
     let report = done?;

@@ -15,6 +15,7 @@ mod load;
 mod ls;
 mod manual;
 mod recovered;
+mod repair;
 mod run;
 mod sanitize;
 mod save;

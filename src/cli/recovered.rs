@@ -3,6 +3,7 @@
 use super::text;
 use super::ui::Ui;
 use crate::ops::Recovered;
+use crate::ops::trash::Skipped;
 
 pub(super) fn tell(recovered: &Recovered, ui: &Ui) {
     if let Some(finished) = &recovered.load {
@@ -17,8 +18,21 @@ pub(super) fn tell(recovered: &Recovered, ui: &Ui) {
             }
             false => ui.note(&format!("finished a gc that was interrupted: {removed}, {}", text::size(report.disk))),
         }
-        for skipped in &report.skipped {
-            ui.warn(&format!("kept {}: {}", ui.clean(&skipped.path), ui.clean(&skipped.reason)));
-        }
+        say_skipped(&report.skipped, ui);
+    }
+    for report in &recovered.repairs {
+        let mended = text::count(report.mended, "thing", "things");
+        ui.note(&format!("finished a repair that was interrupted: {mended} mended, {}", report.transaction));
+        say_skipped(&report.skipped, ui);
+    }
+    for report in &recovered.undone {
+        ui.note(&format!("finished putting back {}", report.transaction));
+        say_skipped(&report.skipped, ui);
+    }
+}
+
+pub(super) fn say_skipped(skipped: &[Skipped], ui: &Ui) {
+    for skipped in skipped {
+        ui.warn(&format!("kept {}: {}", ui.clean(&skipped.path), ui.clean(&skipped.reason)));
     }
 }

@@ -9,7 +9,7 @@ use clap::Parser as _;
 use super::args::{Cli, Command, Global};
 use super::failure::{Exit, Failure};
 use super::ui::Ui;
-use super::{df, gc, graph, inspect, load, ls, manual, save, verify, why};
+use super::{df, gc, graph, inspect, load, ls, manual, repair, save, verify, why};
 use crate::graph::Id;
 use crate::ops::inspect::View;
 use crate::store::{Configured, Snapshot, Store, Unknown};
@@ -44,6 +44,7 @@ fn dispatch(cli: &Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Load(args) => load::load(args, &place, ui),
         Command::Gc(args) => gc::gc(args, &place, ui),
         Command::Verify(args) => verify::verify(args, &place, ui),
+        Command::Repair(args) => repair::repair(args, &place, ui),
         Command::Completions(args) => manual::completions(args, ui),
         Command::Man(args) => manual::man(args, ui),
     }

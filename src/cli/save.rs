@@ -17,7 +17,7 @@ use crate::archive::{ArchiveWriter, Compression, WINDOW, ZstdOptions};
 use crate::error::Error;
 use crate::fsx::{OutputDir, OutputFile};
 use crate::graph;
-use crate::ops::save::{SavePlan, SaveReport};
+use crate::ops::save::{SavePlan, SaveReport, Unproved, provable};
 
 /// Where an archive goes.
 enum Output {
@@ -36,6 +36,9 @@ struct Document<'a> {
     output: &'a Path,
     #[serde(flatten)]
     report: &'a SaveReport,
+    /// With `--partial`: images that were left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unproved: Option<&'a [Unproved]>,
 }
 
 pub(super) fn save(args: &SaveArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
@@ -46,6 +49,15 @@ pub(super) fn save(args: &SaveArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         false => graph::select_images(&snapshot, &args.refs)?,
     };
     interrupt::take();
+    let (selected, unproved) = match args.partial {
+        true => provable(&store, &snapshot, selected, args.all, ui.observer())?,
+        false => (selected, Vec::new()),
+    };
+    say_unproved(&unproved, ui);
+    if selected.is_empty() && !unproved.is_empty() {
+        ui.sum_up("saved", "nothing: no image can be proved");
+        return Ok(Exit::Findings);
+    }
     let plan = SavePlan::new(&snapshot, store.driver(), &selected)?;
     let name = match &output {
         Output::Standard => "standard output".to_owned(),
@@ -77,11 +89,25 @@ pub(super) fn save(args: &SaveArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         }
     };
     if ui.json() {
-        ui.print_json(&Document { schema: 1, output: &args.output, report: &report })?;
+        ui.print_json(&Document {
+            schema: 1,
+            output: &args.output,
+            report: &report,
+            unproved: args.partial.then_some(&unproved),
+        })?;
     } else {
         ui.sum_up("saved", &summary(&report));
     }
-    Ok(Exit::Done)
+    Ok(if unproved.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+/// Names the images that are left out, each with the reason.
+fn say_unproved(unproved: &[Unproved], ui: &Ui) {
+    for one in unproved {
+        let name = if one.references.is_empty() { one.image.short() } else { one.references.join(", ") };
+        let layer = one.layer.map(|chain| format!("layer {}: ", chain.short())).unwrap_or_default();
+        ui.warn(&format!("left out {}: {layer}{}", ui.clean(&name), ui.clean(&one.reason)));
+    }
 }
 
 /// Finds out from the arguments where the archive goes and how it is compressed.

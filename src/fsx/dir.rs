@@ -410,6 +410,16 @@ impl Dir {
         .map_err(|errno| to.fail("rename to", new, errno))
     }
 
+    /// Exchanges two names, in one step: each then is what the other was.
+    ///
+    /// # Errors
+    /// One of them is not there, the file system cannot (`EINVAL`), or refuses.
+    pub fn exchange(&self, name: impl AsRef<[u8]>, to: &Self, other: impl AsRef<[u8]>) -> Result<()> {
+        let (name, other) = (one_name(name.as_ref()), one_name(other.as_ref()));
+        rustix::fs::renameat_with(&self.fd, name, &to.fd, other, RenameFlags::EXCHANGE)
+            .map_err(|errno| to.fail("exchange", other, errno))
+    }
+
     /// Renames `name` to `new` in `to`, in place of a file of that name.
     ///
     /// # Errors

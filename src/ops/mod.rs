@@ -4,7 +4,9 @@ pub mod gc;
 pub mod inspect;
 pub mod load;
 mod recover;
+pub mod repair;
 pub mod save;
+pub mod trash;
 pub mod verify;
 
 pub use recover::{Recovered, recover};

@@ -6,6 +6,8 @@ use crate::store::{Store, WriteLock};
 
 use super::gc::{self, GcReport};
 use super::load::{self, LoadPlan};
+use super::repair::{self, RepairReport};
+use super::trash::{State, Trash, UndoReport, Work, discard, purge_one, undo_one};
 
 /// What was finished.
 #[derive(Debug, Default)]
@@ -14,6 +16,10 @@ pub struct Recovered {
     pub load: Option<LoadPlan>,
     /// Removals, oldest first.
     pub gc: Vec<GcReport>,
+    /// Repairs, oldest first.
+    pub repairs: Vec<RepairReport>,
+    /// What was being put back, of removals and repairs.
+    pub undone: Vec<UndoReport>,
 }
 
 /// Finishes what was interrupted, or takes it back where it had not really begun.
@@ -27,5 +33,32 @@ pub fn recover(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Resu
         Some(plan) => Store::open(store.path(), Some(&plan.driver))?,
         None => store.clone(),
     };
-    Ok(Recovered { load, gc: gc::recover(&store, lock, observer)? })
+    let mut recovered = Recovered { load, ..Recovered::default() };
+    for name in Trash::names(&store)? {
+        match Trash::open(&store, &name)? {
+            Some(trash) => recovered.finish(&store, trash, lock, observer)?,
+            None => discard(&store, &name)?,
+        }
+    }
+    Ok(recovered)
+}
+
+impl Recovered {
+    fn finish(&mut self, store: &Store, trash: Trash, lock: &WriteLock, observer: &dyn Observer) -> Result<()> {
+        match trash.state()? {
+            State::Kept => {}
+            State::Moving => match trash.journal.work.clone() {
+                Work::Gc(plan) => self.gc.push(gc::go_on(store, trash, &plan, lock, observer)?),
+                Work::Repair(plan) => self.repairs.push(repair::go_on(store, &trash, &plan, lock)?),
+            },
+            State::Purging => {
+                let transaction = trash.name.clone();
+                let purged = purge_one(store, trash, lock, observer)?;
+                let (disk, skipped) = (purged.disk, purged.skipped);
+                self.gc.push(GcReport { transaction, disk, skipped, ..GcReport::default() });
+            }
+            State::Undoing => self.undone.push(undo_one(store, trash, lock)?),
+        }
+        Ok(())
+    }
 }

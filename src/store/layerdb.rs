@@ -139,16 +139,17 @@ fn read_entry(sha256: &Dir, at: &str, entry: &Entry) -> (Found, Notes) {
 }
 
 /// Fields of an entry, each with the reason why it is not good.
-struct Fields {
-    diff: Result<crate::id::DiffId, String>,
-    size: Result<u64, String>,
-    cache_id: Result<CacheId, String>,
-    parent: Result<Option<ChainId>, String>,
-    has_tar_split: bool,
+pub(crate) struct Fields {
+    pub(crate) diff: Result<crate::id::DiffId, String>,
+    pub(crate) size: Result<u64, String>,
+    pub(crate) cache_id: Result<CacheId, String>,
+    pub(crate) parent: Result<Option<ChainId>, String>,
+    pub(crate) has_tar_split: bool,
 }
 
 impl Fields {
-    fn read(dir: &Dir, at: &str, notes: &mut Notes) -> Self {
+    /// Reads the fields of the entry in `dir`.
+    pub(crate) fn read(dir: &Dir, at: &str, notes: &mut Notes) -> Self {
         /// Reads a field that must be there.
         fn field<T>(
             text: Option<Vec<u8>>,

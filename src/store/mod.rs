@@ -7,10 +7,10 @@
 
 pub(crate) mod bolt;
 mod buildkit;
-mod containers;
+pub(crate) mod containers;
 mod distribution;
 pub(crate) mod imagedb;
-mod layerdb;
+pub(crate) mod layerdb;
 mod layout;
 mod live;
 mod lock;

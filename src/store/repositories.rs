@@ -20,6 +20,7 @@ use crate::error::ParseError;
 use crate::finding::Finding;
 use crate::fsx::{Dir, Kind};
 use crate::id::ImageId;
+use crate::reference::Reference;
 
 /// Name of the file below `image/<driver>`.
 pub(crate) const NAME: &str = "repositories.json";
@@ -84,6 +85,18 @@ pub(crate) fn merge<'a>(
     let text = serde_json::to_string(&whole).map_err(|error| ParseError::because("references", error))?;
     // As Go escapes it. These characters stand in text only.
     Ok(text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e").into_bytes())
+}
+
+/// Finds what references can still be read in a damaged file: each name that an image ID follows.
+pub(crate) fn salvage(bytes: &[u8]) -> BTreeMap<String, ImageId> {
+    // Neither names nor IDs have a quotation mark or an escape in them.
+    let text = String::from_utf8_lossy(bytes);
+    let parts: Vec<&str> = text.split('"').collect();
+    let pairs = parts.windows(4).filter(|window| window[1].trim() == ":");
+    pairs
+        .filter(|window| Reference::is_key(window[0]))
+        .filter_map(|window| Some((window[0].to_owned(), window[2].parse().ok()?)))
+        .collect()
 }
 
 /// Returns the repository that a reference of the file belongs to.
@@ -151,6 +164,16 @@ mod tests {
             let merged = merge(Some(text.as_bytes()), [("a:1", image)]).expect("it takes more");
             assert_eq!(parse(&merged).expect("parses").valid, BTreeMap::from([("a:1".to_owned(), image)]), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_damaged_file() {
+        let text =
+            format!(r#"{{"Repositories":{{"a":{{"a:1":"{ID}","a@{ID}":"{ID}"}},"b":{{"b:1":"{ID}","b:2":"sha256:1da"#);
+        let left = salvage(text.as_bytes());
+        assert_eq!(left.keys().collect::<Vec<_>>(), ["a:1", &format!("a@{ID}"), "b:1"]);
+        assert!(salvage(b"\0\0\0").is_empty());
+        assert!(salvage(format!(r#""a:1":"{ID}"#).as_bytes()).is_empty(), "an ID that is cut may be another's");
     }
 
     #[test]

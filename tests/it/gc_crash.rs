@@ -25,20 +25,20 @@ use crate::support::tree::{Allow, Tree, assert_same};
 /// Names of the crash points, and what leads there.
 #[cfg(feature = "crash-points")]
 const CRASHES: [(&str, &[&[&str]]); 14] = [
-    ("gc:trash", &[&["-y"]]),
-    ("gc:journal", &[&["-y"]]),
+    ("trash:made", &[&["-y"]]),
+    ("trash:journal", &[&["-y"]]),
     ("gc:moved", &[&["-y"]]),
     ("gc:step", &[&["-y"]]),
-    ("gc:purging", &[&["-y"]]),
-    ("gc:purged", &[&["-y"]]),
-    ("gc:emptied", &[&["-y"]]),
-    ("gc:no-journal", &[&["-y"]]),
+    ("trash:purging", &[&["-y"]]),
+    ("trash:purged", &[&["-y"]]),
+    ("trash:emptied", &[&["-y"]]),
+    ("trash:no-journal", &[&["-y"]]),
     ("gc:kept", &[&["-y", "--keep"]]),
-    ("gc:undoing", &[&["-y", "--keep"], &["--undo"]]),
-    ("gc:restored", &[&["-y", "--keep"], &["--undo"]]),
-    ("gc:undone", &[&["-y", "--keep"], &["--undo"]]),
-    ("gc:no-journal", &[&["-y", "--keep"], &["--undo"]]),
-    ("gc:purged", &[&["-y", "--keep"], &["--purge"]]),
+    ("trash:undoing", &[&["-y", "--keep"], &["--undo"]]),
+    ("trash:restored", &[&["-y", "--keep"], &["--undo"]]),
+    ("trash:undone", &[&["-y", "--keep"], &["--undo"]]),
+    ("trash:no-journal", &[&["-y", "--keep"], &["--undo"]]),
+    ("trash:purged", &[&["-y", "--keep"], &["--purge"]]),
 ];
 
 #[cfg(feature = "crash-points")]
@@ -294,7 +294,7 @@ fn an_undo_after_a_crash() {
         let crashed = gc(&lab.root(), &["-y"]).env("DOCKPACK_CRASH_AT", "gc:moved#5").status();
         assert!(!crashed.expect("dockpack runs").success());
         if held {
-            let crashed = gc(&lab.root(), &["--undo"]).env("DOCKPACK_CRASH_AT", "gc:held").status();
+            let crashed = gc(&lab.root(), &["--undo"]).env("DOCKPACK_CRASH_AT", "trash:held").status();
             assert!(!crashed.expect("dockpack runs").success());
         }
         let _ = lab.gc(&["--undo"]).done();

@@ -37,6 +37,7 @@ mod order;
 mod parts;
 #[cfg(feature = "cli")]
 mod readme;
+mod repair;
 #[cfg(feature = "cli")]
 mod round_trip;
 mod store;

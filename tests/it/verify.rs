@@ -15,18 +15,18 @@ use crate::support::engine::Engine;
 use crate::support::store::{Contents, REAL, driver_of, fast_dir, project, stack, temp_dir, unpack};
 
 /// Verifies and returns the exit code and the document.
-fn verify(root: &Path, arguments: &[&str]) -> (i32, Value) {
+pub(crate) fn verify(root: &Path, arguments: &[&str]) -> (i32, Value) {
     let outcome = run(root, [&["verify", "--json"], arguments].concat());
     let code = outcome.status.code().expect("an exit code");
     assert!(matches!(code, 0 | 3), "{code}: {}", outcome.stderr);
     (code, serde_json::from_slice(&outcome.stdout).expect("a document"))
 }
 
-fn findings(document: &Value) -> &[Value] {
+pub(crate) fn findings(document: &Value) -> &[Value] {
     document["findings"].as_array().expect("findings")
 }
 
-fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+pub(crate) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_default()
 }
 
@@ -42,7 +42,7 @@ fn assert_clean(root: &Path) {
 }
 
 /// What a store's identities mean, so that snapshots do not depend on the run that made the fixture.
-struct Roles {
+pub(crate) struct Roles {
     names: BTreeMap<String, String>,
     /// Chain IDs of each image's layers, by image ID.
     stacks: BTreeMap<String, Vec<String>>,
@@ -51,7 +51,7 @@ struct Roles {
 }
 
 impl Roles {
-    fn of(root: &Path, driver: &str) -> Self {
+    pub(crate) fn of(root: &Path, driver: &str) -> Self {
         let contents = Contents::read(root, driver);
         let mut roles = Self { names: BTreeMap::new(), stacks: BTreeMap::new(), chains: BTreeMap::new() };
         // The image that is damaged gives its names first.
@@ -95,7 +95,7 @@ impl Roles {
     }
 
     /// Puts roles in the place of identities, and `…` in the place of times and other digests.
-    fn steady(&self, line: &str) -> String {
+    pub(crate) fn steady(&self, line: &str) -> String {
         let mut line = line.to_owned();
         for (id, role) in &self.names {
             line = line.replace(id, role);
@@ -193,13 +193,13 @@ fn containers(broken: &Value) -> Vec<String> {
 }
 
 /// Lists the defects that a driver's stores can have.
-fn defects(driver: &str) -> Vec<String> {
+pub(crate) fn defects(driver: &str) -> Vec<String> {
     let output = Command::new(project("fixtures/damage")).args(["--list", driver]).output().expect("fixtures/damage");
     let list = String::from_utf8(output.stdout).expect("text");
     list.lines().map(str::to_owned).collect()
 }
 
-fn damage(defect: &str, root: &Path) {
+pub(crate) fn damage(defect: &str, root: &Path) {
     let status = Command::new(project("fixtures/damage")).arg(defect).arg(root).status().expect("fixtures/damage");
     assert!(status.success(), "{defect}");
 }

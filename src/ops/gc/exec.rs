@@ -9,17 +9,14 @@ use crate::crash::crash_point;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::graph::Graph;
+use crate::ops::trash::{Draft, Kind, Move, Places, PurgeReport, Skipped, State, Trash, Work, identify, purge_one};
 use crate::progress::{Event, Observer};
 use crate::store::{Store, WriteLock};
 
 use super::candidates::{Candidates, Step};
-use super::places::Places;
 use super::plan::{GcPlan, Options, Part};
-use super::purge::{PurgeReport, purge_one};
 use super::refuse::{Records, refuse};
-use super::survey::{Survey, identify};
-use super::trash::{State, Trash, discard};
-use super::undo::undo_one;
+use super::survey::Survey;
 use super::{kind::GcKind, stale};
 
 /// What was done.
@@ -38,16 +35,6 @@ pub struct GcReport {
     pub kept: bool,
     /// Time it took, in seconds.
     pub seconds: f64,
-}
-
-/// Something that was planned and was not done.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Skipped {
-    /// Where it lies, relative to the data root.
-    pub path: String,
-    /// Why it stays.
-    pub reason: String,
 }
 
 impl GcPlan {
@@ -112,15 +99,15 @@ impl GcPlan {
     /// the next run.
     pub fn execute(self, store: &Store, lock: &WriteLock, keep: bool, observer: &dyn Observer) -> Result<GcReport> {
         let begun = Instant::now();
-        let trash = Trash::create(store, self, keep)?;
-        let (moved, skipped) = match move_all(store, &trash, &trash.journal.plan, observer) {
+        let trash = Draft::make(store, Kind::Gc)?.begin(store, Work::Gc(self.clone()), keep)?;
+        let (moved, skipped) = match move_all(store, &trash, &self, observer) {
             Err(Error::StoppedRemoval { .. }) if trash.is_empty()? => {
                 trash.remove(store)?;
                 return Err(Error::Stopped);
             }
             moved => moved?,
         };
-        let mut report = finish(store, trash, moved, observer, lock)?;
+        let mut report = finish(store, trash, &self, moved, observer, lock)?;
         report.skipped.splice(0..0, skipped);
         report.seconds = begun.elapsed().as_secs_f64();
         Ok(report)
@@ -177,7 +164,7 @@ fn move_one(places: &Places, trash: &Trash, part: &Part) -> Result<Result<Dir, S
         Some(now) if now != part.identity => return Ok(Err("it has changed since it was planned".to_owned())),
         Some(_) => {}
     }
-    let (to, new) = trash.place(part);
+    let (to, new) = trash.place(&Move::away(part.order, part.step as usize, &part.path));
     match dir.rename(name, to, &new) {
         Ok(()) => Ok(Ok(dir)),
         // Immutable, busy, or on a mount of its own: nothing has changed by it.
@@ -186,52 +173,37 @@ fn move_one(places: &Places, trash: &Trash, part: &Part) -> Result<Result<Dir, S
 }
 
 /// Deletes what is in the trash, or says that it stays there.
-fn finish(store: &Store, trash: Trash, removed: usize, observer: &dyn Observer, lock: &WriteLock) -> Result<GcReport> {
+fn finish(
+    store: &Store,
+    trash: Trash,
+    plan: &GcPlan,
+    removed: usize,
+    observer: &dyn Observer,
+    lock: &WriteLock,
+) -> Result<GcReport> {
     let transaction = trash.name.clone();
     if trash.journal.keep && !trash.is_empty()? {
         trash.set_state(State::Kept)?;
         // Crash here: all is done.
         crash_point("gc:kept");
-        let disk = trash.journal.plan.disk();
+        let disk = plan.disk();
         return Ok(GcReport { transaction, removed, disk, kept: true, ..GcReport::default() });
     }
     let PurgeReport { disk, skipped, .. } = purge_one(store, trash, lock, observer)?;
     Ok(GcReport { transaction, removed, disk, skipped, ..GcReport::default() })
 }
 
-/// Finishes what was interrupted. Returns what was finished, oldest first.
-///
-/// # Errors
-/// The file system refuses, or a journal cannot be read.
-pub(crate) fn recover(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Result<Vec<GcReport>> {
-    let mut reports = Vec::new();
-    for name in Trash::names(store)? {
-        let Some(trash) = Trash::open(store, &name)? else {
-            discard(store, &name)?;
-            continue;
-        };
-        match trash.state()? {
-            State::Kept => {}
-            State::Moving => reports.push(go_on(store, trash, lock, observer)?),
-            State::Purging => {
-                let PurgeReport { disk, skipped, .. } = purge_one(store, trash, lock, observer)?;
-                reports.push(GcReport { transaction: name, disk, skipped, ..GcReport::default() });
-            }
-            State::Undoing => {
-                let skipped = undo_one(store, trash, lock)?;
-                reports.push(GcReport { transaction: name, skipped, ..GcReport::default() });
-            }
-        }
-    }
-    Ok(reports)
-}
-
 /// Moves what of a plan has not moved yet and still is garbage: a daemon may have run in between.
-fn go_on(store: &Store, trash: Trash, lock: &WriteLock, observer: &dyn Observer) -> Result<GcReport> {
-    let plan = &trash.journal.plan;
+pub(crate) fn go_on(
+    store: &Store,
+    trash: Trash,
+    plan: &GcPlan,
+    lock: &WriteLock,
+    observer: &dyn Observer,
+) -> Result<GcReport> {
     let mut orders = HashMap::new();
     for part in plan.parts() {
-        if trash.find(part)?.is_none() {
+        if trash.find(&Move::away(part.order, part.step as usize, &part.path))?.is_none() {
             orders.insert(part.path.clone(), part.order);
         }
     }
@@ -256,7 +228,7 @@ fn go_on(store: &Store, trash: Trash, lock: &WriteLock, observer: &dyn Observer)
     let mut skipped: Vec<Skipped> = skipped.into_iter().filter(|skipped| orders.contains_key(&skipped.path)).collect();
     let (more, not_moved) = move_all(store, &trash, &now, observer)?;
     skipped.extend(not_moved);
-    let mut report = finish(store, trash, moved + more, observer, lock)?;
+    let mut report = finish(store, trash, plan, moved + more, observer, lock)?;
     report.skipped.splice(0..0, skipped);
     Ok(report)
 }

@@ -23,7 +23,7 @@
 //! 5. **Every step can be done again.** A run that was interrupted is finished by the next command that changes the store
 //!    ([`recover`](crate::ops::recover)), after everything was checked again: a daemon may have run in between.
 //!    A run that was asked to stop leaves what has moved in the trash, and an undo that comes after a crash does so too
-//!    ([`hold`]) before it puts it back.
+//!    ([`hold`](crate::ops::trash::hold)) before it puts it back.
 //! 6. **Deleting follows no link and enters no mount.** What has a mount point or an immutable file in it is found before
 //!    it moves, and stays.
 //! 7. Nothing changes without the [`WriteLock`](crate::store::WriteLock).
@@ -32,22 +32,16 @@ mod candidates;
 mod decide;
 mod exec;
 mod kind;
-mod places;
 mod plan;
-mod purge;
 mod refuse;
 mod stale;
 mod survey;
 #[cfg(test)]
 mod tests;
-mod trash;
-mod undo;
 
 pub use candidates::{Candidates, Step};
-pub(super) use exec::recover;
-pub use exec::{GcReport, Skipped};
+pub use exec::GcReport;
+pub(super) use exec::go_on;
 pub use kind::GcKind;
-pub use plan::{GcEntry, GcPlan, Identity, Kept, KeptWhy, Options, Part, Stale};
-pub use purge::{PurgeReport, purge};
+pub use plan::{GcEntry, GcPlan, Kept, KeptWhy, Options, Part, Stale};
 pub use survey::{Facts, Survey};
-pub use undo::{UndoReport, hold, undo};

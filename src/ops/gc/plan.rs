@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsx::{Footprint, Kind, Time};
 use crate::graph::{Id, Node};
+use crate::ops::trash::{Identity, Skipped};
 
 use super::candidates::{Candidate, Candidates, Step};
 use super::decide::decide;
-use super::exec::Skipped;
 use super::kind::GcKind;
 use super::survey::Survey;
 
@@ -81,21 +81,6 @@ pub struct Part {
     /// What it must be.
     #[serde(flatten)]
     pub identity: Identity,
-}
-
-/// What tells whether a path still holds the same thing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Identity {
-    /// Its type.
-    pub kind: Kind,
-    /// Its inode.
-    pub inode: u64,
-    /// When it was last changed.
-    pub modified: Time,
-    /// Where a symbolic link leads.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<String>,
 }
 
 /// Garbage that stays.

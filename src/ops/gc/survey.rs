@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use crate::error::FsError;
-use crate::fsx::{Attrs, Dir, Footprint, Kind};
+use crate::fsx::{Dir, Footprint};
+use crate::ops::trash::{Identity, Places, identify};
 use crate::progress::{Event, Observer};
 use crate::store::{InUse, Snapshot, Store};
-
-use super::places::Places;
-use super::plan::Identity;
 
 /// What there is at one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,14 +97,4 @@ fn links(places: &Places, snapshot: &Snapshot) -> BTreeMap<String, String> {
 fn look(dir: &Dir, name: &str) -> Result<Option<Facts>, FsError> {
     let Some(identity) = identify(dir, name)? else { return Ok(None) };
     Ok(Some(Facts { identity, footprint: dir.footprint(name)? }))
-}
-
-/// Returns what tells whether a name is still the same thing; `None` where nothing is there.
-pub(super) fn identify(dir: &Dir, name: &str) -> Result<Option<Identity>, FsError> {
-    let Some(Attrs { kind, inode, mtime, .. }) = dir.find(name)? else { return Ok(None) };
-    let target = match kind {
-        Kind::Symlink => Some(String::from_utf8_lossy(&dir.read_link(name)?).into_owned()),
-        _ => None,
-    };
-    Ok(Some(Identity { kind, inode, modified: mtime, target }))
 }

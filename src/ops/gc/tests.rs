@@ -7,6 +7,7 @@ use crate::driver::DriverDir;
 use crate::fsx::{Footprint, Kind, Time};
 use crate::graph::Graph;
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId, LinkId, Sha256};
+use crate::ops::trash::Identity;
 use crate::store::{BrokenLayer, BuildRecord, Container, Image, Layer, Mount, Snapshot, Stray, StrayKind};
 
 fn hash(kind: &str, number: u8) -> Sha256 {

@@ -20,28 +20,28 @@ use crate::tarsplit::{Entries, Prover, Splitter};
 use super::plan::LoadPlan;
 
 /// Names within a staged layer: what will be `<driver>/<cache-id>`, and what will be its entry in layerdb.
-pub(super) const DRIVER_DIR: &str = "driver";
-pub(super) const RECORD_DIR: &str = "record";
+pub(in crate::ops) const DRIVER_DIR: &str = "driver";
+pub(in crate::ops) const RECORD_DIR: &str = "record";
 /// Names of what must be in a staged layer before it is built: in [`RECORD_DIR`], and beside it.
-pub(super) const TAR_SPLIT: &str = "tar-split.json.gz";
-pub(super) const DIFFERENCES: &str = "differences.jsonl";
+pub(in crate::ops) const TAR_SPLIT: &str = "tar-split.json.gz";
+pub(in crate::ops) const DIFFERENCES: &str = "differences.jsonl";
 
 /// Where one layer is built, and what of but its tar.
-pub(super) struct Site<'a> {
-    pub(super) driver: &'static dyn GraphDriver,
+pub(in crate::ops) struct Site<'a> {
+    pub(in crate::ops) driver: &'static dyn GraphDriver,
     /// The staged layer.
-    pub(super) staged: &'a Dir,
+    pub(in crate::ops) staged: &'a Dir,
     /// The driver's facts of the layer, and the directories it stands on.
-    pub(super) new: NewLayer<'a>,
+    pub(in crate::ops) new: NewLayer<'a>,
     /// [`DIFFERENCES`] applies: the driver directory will be of the form it had.
-    pub(super) restores: bool,
+    pub(in crate::ops) restores: bool,
     /// The layer below is one that the store has.
-    pub(super) on_present: bool,
-    pub(super) observer: &'a dyn Observer,
+    pub(in crate::ops) on_present: bool,
+    pub(in crate::ops) observer: &'a dyn Observer,
 }
 
 /// The tar of a layer.
-pub(super) enum Tar<R> {
+pub(in crate::ops) enum Tar<R> {
     /// Its tar-split came with it: [`TAR_SPLIT`] is there.
     WithTarSplit(R),
     /// It came without one, which is made, and with it the size of the layer as dockerd would note it.
@@ -54,7 +54,7 @@ pub(super) enum Tar<R> {
 ///
 /// # Errors
 /// The tar is damaged, hostile or another one, or the file system refuses. The directory is then half made.
-pub(super) fn build(
+pub(in crate::ops) fn build(
     site: &Site<'_>,
     record: &LayerRecord,
     shared: &mut Shared,
@@ -190,7 +190,7 @@ impl Blame for ForeignArchive {
 
 /// Why a layer could not be built.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BuildError {
+pub(in crate::ops) enum BuildError {
     #[error(transparent)]
     Apply(#[from] ApplyError),
     #[error(transparent)]

@@ -12,6 +12,8 @@ mod plan;
 mod publish;
 mod stage;
 
+pub(super) use build::{DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, Tar, build};
 pub(super) use exec::recover;
 pub use exec::{Layers, LoadReport, discard, spool};
 pub use plan::{LoadPlan, PlannedLayer, Tagging, select};
+pub(super) use stage::Stage;

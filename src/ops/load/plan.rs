@@ -183,6 +183,22 @@ impl LoadPlan {
         Ok(plan)
     }
 
+    /// Plans to build these layers of an archive, and nothing else.
+    pub(in crate::ops) fn of_layers(driver: &str, index: &ArchiveIndex, layers: Vec<PlannedLayer>) -> Self {
+        Self {
+            driver: driver.to_owned(),
+            same_driver: index.driver == driver,
+            images: Vec::new(),
+            images_present: BTreeSet::new(),
+            parents: BTreeMap::new(),
+            layers,
+            layers_present: BTreeSet::new(),
+            references: Vec::new(),
+            diff_id_by_digest: BTreeMap::new(),
+            v2_metadata_by_diff_id: BTreeMap::new(),
+        }
+    }
+
     fn add_layer(
         &mut self,
         record: &LayerRecord,

@@ -20,7 +20,7 @@ use super::plan::{LoadPlan, PlannedLayer};
 pub(super) const SPOOL: &str = "spool";
 
 /// Builds the planned layers of one load.
-pub(super) struct Stage<'a> {
+pub(in crate::ops) struct Stage<'a> {
     plan: &'a LoadPlan,
     driver: &'static dyn GraphDriver,
     /// `<root>/.dockpack/load/layers`.
@@ -38,7 +38,7 @@ pub(super) struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    pub(super) fn new(
+    pub(in crate::ops) fn new(
         plan: &'a LoadPlan,
         driver: &'static dyn GraphDriver,
         staging: &Dir,
@@ -65,7 +65,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Reads the archive to its end and builds every planned layer.
-    pub(super) fn run(mut self, archive: &mut ArchiveReader) -> Result<()> {
+    pub(in crate::ops) fn run(mut self, archive: &mut ArchiveReader) -> Result<()> {
         while let Some(member) = archive.next_part()? {
             if self.observer.wants_stop() {
                 return Err(Error::Stopped);

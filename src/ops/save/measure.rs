@@ -18,15 +18,15 @@ use super::order::{Contents, File};
 
 /// Where the parts of a layer are in a store.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(in crate::ops) struct Source {
     /// `layerdb/sha256/<chain>`.
     record: Dir,
     /// The layer's driver directory.
-    pub(super) layer: Dir,
+    pub(in crate::ops) layer: Dir,
 }
 
 impl Source {
-    pub(super) fn open(store: &Store, layer: &LayerRecord) -> Result<Self, FsError> {
+    pub(in crate::ops) fn open(store: &Store, layer: &LayerRecord) -> Result<Self, FsError> {
         let missing = |what: &str| FsError::new("open", store.path().join(what), io::ErrorKind::NotFound);
         let image = store.image().ok_or_else(|| missing("image"))?;
         let dirs = store.dirs().ok_or_else(|| missing(store.driver()))?;
@@ -37,16 +37,16 @@ impl Source {
     }
 
     /// Opens the layer's tar-split, compressed.
-    pub(super) fn tar_split(&self) -> Result<std::fs::File, FsError> {
+    pub(in crate::ops) fn tar_split(&self) -> Result<std::fs::File, FsError> {
         self.record.file("tar-split.json.gz")
     }
 
-    pub(super) fn entries(&self) -> Result<Entries<std::fs::File>, FsError> {
+    pub(in crate::ops) fn entries(&self) -> Result<Entries<std::fs::File>, FsError> {
         self.tar_split().map(Entries::new)
     }
 
     /// Compares the layer's directory with what unpacking its tar would give.
-    pub(super) fn differences(
+    pub(in crate::ops) fn differences(
         &self,
         driver: &dyn GraphDriver,
         layer: &LayerRecord,
@@ -76,7 +76,7 @@ impl Source {
 
 /// Why a layer's directory could not be compared.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DifferencesError {
+pub(in crate::ops) enum DifferencesError {
     #[error(transparent)]
     Fs(#[from] FsError),
     #[error(transparent)]

@@ -3,8 +3,11 @@
 mod exec;
 mod measure;
 mod order;
+mod partial;
 mod plan;
 mod read;
 
 pub use exec::SaveReport;
+pub(super) use measure::Source;
+pub use partial::{Unproved, provable};
 pub use plan::SavePlan;

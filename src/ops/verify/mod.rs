@@ -145,6 +145,22 @@ pub fn verify(store: &Store, snapshot: &Snapshot, request: &Request, observer: &
     Ok(Report::new(request.quick, checked, findings))
 }
 
+/// Tells whether the directory that `layer` names holds exactly the layer that its tar-split and its diff ID tell of.
+///
+/// # Errors
+/// It cannot be read, or the observer wanted to stop.
+pub(super) fn is_proved(
+    store: &Store,
+    snapshot: &Snapshot,
+    chain: ChainId,
+    layer: &Layer,
+    observer: &dyn Observer,
+) -> Result<bool> {
+    let has_tree = store.dirs().is_some_and(|dirs| dirs.dir(layer.cache_id.as_str()).is_ok());
+    let proved = content::prove(store, snapshot, &[(chain, layer)], observer)?;
+    Ok(has_tree && proved.bytes > 0 && proved.problems.iter().all(|(_, problem)| problem.severity == Severity::Note))
+}
+
 /// What some images need.
 struct Scope<'r> {
     images: &'r BTreeSet<ImageId>,

@@ -24,9 +24,19 @@ impl Disk {
     /// Mounts the file system in a file on a new directory beside it; its journal is replayed.
     #[must_use]
     pub(crate) fn mount(image: &Path) -> Self {
+        Self::mount_with(image, "loop")
+    }
+
+    /// Mounts it so that nothing can be written, not even by its own journal.
+    #[must_use]
+    pub(crate) fn mount_read_only(image: &Path) -> Self {
+        Self::mount_with(image, "loop,ro,noload")
+    }
+
+    fn mount_with(image: &Path, options: &str) -> Self {
         let at = image.with_extension("mounted");
         fs::create_dir_all(&at).expect("a directory");
-        let mut options = "loop".to_owned();
+        let mut options = options.to_owned();
         let magic = fs::File::open(image).map(|mut file| {
             let mut magic = [0; 4];
             std::io::Read::read_exact(&mut file, &mut magic).map(|()| magic)

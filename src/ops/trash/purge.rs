@@ -9,9 +9,7 @@ use crate::fsx::{Dir, Footprint};
 use crate::progress::{Event, Observer};
 use crate::store::{Store, WriteLock};
 
-use super::exec::Skipped;
-use super::plan::Part;
-use super::trash::{State, Trash};
+use super::{Move, Skipped, State, Trash};
 
 /// What was deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -43,26 +41,30 @@ pub fn purge(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Result
 }
 
 /// Deletes what a transaction holds, and then the transaction.
-pub(super) fn purge_one(store: &Store, trash: Trash, _: &WriteLock, observer: &dyn Observer) -> Result<PurgeReport> {
+pub(in crate::ops) fn purge_one(
+    store: &Store,
+    trash: Trash,
+    _: &WriteLock,
+    observer: &dyn Observer,
+) -> Result<PurgeReport> {
     observer.on(Event::Begin { what: "measuring", total: None });
     trash.set_state(State::Purging)?;
     // Crash here: all is in the trash, and the next run deletes it.
-    crash_point("gc:purging");
-    let mut found: Vec<(&Part, &Dir, String)> = Vec::new();
-    for part in trash.journal.plan.parts() {
-        if let Some((dir, name)) = trash.find(part)? {
-            found.push((part, dir, name));
+    crash_point("trash:purging");
+    let mut found: Vec<(Move<'_>, &Dir, String)> = Vec::new();
+    for moved in trash.journal.work.moves() {
+        if let Some((dir, name)) = trash.find(&moved)? {
+            found.push((moved, dir, name));
         }
     }
-    let skip = |part: &Part, reason: String| Skipped { path: part.path.clone(), reason };
     let looked: Vec<Result<Footprint, Skipped>> = found
         .par_iter()
-        .map(|(part, dir, name)| match dir.footprint(name) {
+        .map(|(moved, dir, name)| match dir.footprint(name) {
             Ok(Footprint { obstacle: Some((at, reason)), .. }) => {
-                Err(skip(part, format!("{}: {reason}", at.display())))
+                Err(moved.skipped(format!("{}: {reason}", at.display())))
             }
             Ok(footprint) => Ok(footprint),
-            Err(error) => Err(skip(part, error.to_string())),
+            Err(error) => Err(moved.skipped(error.to_string())),
         })
         .collect();
     let total = looked.iter().flatten().map(|footprint| footprint.disk).sum();
@@ -71,11 +73,11 @@ pub(super) fn purge_one(store: &Store, trash: Trash, _: &WriteLock, observer: &d
         .par_iter()
         .zip(&looked)
         .take_any_while(|_| !observer.wants_stop())
-        .map(|((part, dir, name), looked)| {
+        .map(|((moved, dir, name), looked)| {
             let footprint = looked.as_ref().map_err(Clone::clone)?;
-            dir.remove_tree(name).map_err(|error| skip(part, error.to_string()))?;
+            dir.remove_tree(name).map_err(|error| moved.skipped(error.to_string()))?;
             // Crash here: the next run deletes the rest.
-            crash_point("gc:purged");
+            crash_point("trash:purged");
             observer.on(Event::Advance(footprint.disk));
             Ok(footprint)
         })
@@ -94,7 +96,7 @@ pub(super) fn purge_one(store: &Store, trash: Trash, _: &WriteLock, observer: &d
         return Ok(report);
     }
     // Crash here: an empty transaction, which the next run takes away.
-    crash_point("gc:emptied");
+    crash_point("trash:emptied");
     report.transactions.push(trash.name.clone());
     trash.remove(store)?;
     Ok(report)

@@ -1,0 +1,244 @@
+//! What a graph driver keeps around the trees of layers.
+
+use std::collections::BTreeSet;
+
+use crate::archive::LayerRecord;
+use crate::id::{CacheId, ChainId, LinkId, Sha256};
+use crate::ops::trash::Owned;
+use crate::ops::verify::Found;
+use crate::store::Mount;
+
+use super::super::plan::{Act, Step};
+use super::{Planner, dir_of};
+
+/// Modes of what `overlay2` makes; those of the files are also right as 0666, those of directories as 0700.
+const DIRECTORY: u32 = 0o710;
+const FILE: u32 = 0o644;
+const WORK: u32 = 0o700;
+
+impl<'a> Planner<'a> {
+    /// `link`, `l/`, `lower`, `work`, `committed`, `lower-id`, modes and owners.
+    pub(super) fn driver_files(&mut self, found: &'a Found) {
+        let code = found.finding.code;
+        if !self.builds() {
+            if code.starts_with("driver-") && code != "driver-tree-missing" {
+                let needs = format!("what {} keeps around its trees is not mended here", self.driver);
+                self.leave(found, needs);
+            }
+            return;
+        }
+        if code == "driver-links-missing" {
+            return self.all_links(found);
+        }
+        let Some(id) = dir_of(found).cloned() else { return };
+        match code {
+            "driver-short-name-lost" | "driver-short-name-wrong" => {
+                let name = self.name_of(&id, None);
+                let pieces = self.link_piece(&id, &name);
+                self.mend(found, format!("make the short name l/{name} lead to it"), pieces);
+            }
+            "driver-link-lost" => {
+                let name = self.name_of(&id, None);
+                let mut pieces =
+                    vec![(Step::Directory, self.dir_path(&id, "link"), self.driver_file(name.as_str(), FILE))];
+                pieces.extend(self.link_piece(&id, &name));
+                self.mend(found, format!("write its short name {name} to link"), pieces);
+                self.renamed(found, &id, &name);
+            }
+            "driver-lower-missing" | "driver-lower-mismatch" | "driver-lower-lost" | "lower-directory-missing" => {
+                self.lower(found, &id);
+            }
+            "driver-unreadable" if found.finding.subject.ends_with("/lower") => self.lower(found, &id),
+            "driver-work-missing" => {
+                let piece = (Step::Directory, self.dir_path(&id, "work"), self.driver_directory(WORK));
+                self.mend(found, "make work", [piece]);
+            }
+            "driver-committed-missing" => {
+                let piece = (Step::Directory, self.dir_path(&id, "committed"), self.driver_file("", 0o600));
+                self.mend(found, "mark it as having a layer above, in committed", [piece]);
+            }
+            "driver-mode" | "driver-owner" => self.attributes(found, &id),
+            _ => {}
+        }
+    }
+
+    /// Makes `l/` with the short names of all directories, also of those that are built anew.
+    fn all_links(&mut self, found: &Found) {
+        let built = self.reseeded.values().map(|reseed| &reseed.layer.record.cache_id);
+        let ids: BTreeSet<CacheId> = self.snapshot.driver_dirs.keys().chain(built).cloned().collect();
+        let mut links = Vec::new();
+        for id in ids {
+            let says_one = self.snapshot.driver_dirs.get(&id).is_some_and(|dir| dir.link.is_some());
+            if says_one || self.stack_of(&id).is_some() {
+                let name = self.name_of(&id, None);
+                links.push((name.to_string(), target(&id)));
+            }
+        }
+        let piece = (Step::Link, format!("{}/l", self.driver), Act::Directory { links, owned: self.owned(WORK) });
+        self.mend(found, "make l/ with the short names that the directories say", [piece]);
+    }
+
+    /// What is stacked on a directory says its short name: where that is a new one, all of them say it anew.
+    fn renamed(&mut self, found: &Found, id: &CacheId, name: &LinkId) {
+        let above: Vec<CacheId> = self
+            .snapshot
+            .driver_dirs
+            .keys()
+            .filter(|above| self.stack_of(above).is_some_and(|stack| stack.contains(id)))
+            .filter(|above| self.survey.lowers.get(*above).is_none_or(|names| !names.contains(name)))
+            .cloned()
+            .collect();
+        for above in above {
+            self.lower(found, &above);
+        }
+    }
+
+    /// Writes what a directory is stacked on.
+    fn lower(&mut self, found: &Found, id: &CacheId) {
+        let Some(stack) = self.stack_of(id) else {
+            return self.leave(found, "nothing says what it is stacked on");
+        };
+        if self.driver == "overlay" {
+            let Some(whole) = stack.iter().find(|id| self.survey.whole_trees.contains(*id)) else {
+                return self.leave(found, "what it is stacked on is gone");
+            };
+            let piece = (Step::Directory, self.dir_path(id, "lower-id"), self.driver_file(whole.as_str(), 0o600));
+            return self.mend(found, "write lower-id as the layers say", [piece]);
+        }
+        let path = self.dir_path(id, "lower");
+        let act = match self.lower_text(&stack) {
+            Some(text) => self.driver_file(text, FILE),
+            None => Act::Remove,
+        };
+        self.mend(found, "write lower as the layers say", [(Step::Directory, path, act)]);
+    }
+
+    fn attributes(&mut self, found: &Found, id: &CacheId) {
+        let files: [(&str, &[u32]); 5] = [
+            ("", &[DIRECTORY, 0o700]),
+            ("link", &[FILE, 0o666]),
+            ("lower", &[FILE, 0o666]),
+            ("work", &[WORK]),
+            ("lower-id", &[0o600, FILE]),
+        ];
+        let mut pieces = Vec::new();
+        for (file, modes) in files {
+            let path = self.dir_path(id, file);
+            let Some(had) = self.survey.owned.get(&path).copied() else { continue };
+            let mode = if modes.contains(&had.mode) { had.mode } else { modes[0] };
+            let gets = Owned { mode, ..self.owned(mode) };
+            if gets != had {
+                pieces.push((Step::Directory, path, Act::Attributes { had, gets }));
+            }
+        }
+        self.mend(found, "give it the mode and owner that the driver gives", pieces);
+    }
+
+    /// Returns the directories that a directory of a layer, container or its init layer is stacked on, nearest first.
+    fn stack_of(&self, id: &CacheId) -> Option<Vec<CacheId>> {
+        if let Some(chain) = self.layer_of(id) {
+            return Some(self.dirs_below(chain));
+        }
+        let is_of = |mount: &&Mount| mount.mount_id.as_ref() == Some(id) || mount.init_id.as_ref() == Some(id);
+        let mount = self.snapshot.mounts.values().find(is_of)?;
+        let mut stack = Vec::new();
+        if let Some(init) = mount.init_id.as_ref().filter(|init| *init != id) {
+            stack.push(init.clone());
+        }
+        if let Some(parent) = mount.parent {
+            stack.push(self.dirs.get(&parent)?.clone());
+            stack.extend(self.dirs_below(parent));
+        }
+        Some(stack)
+    }
+
+    /// Returns the directories of the layers below a layer, nearest first.
+    pub(super) fn dirs_below(&self, chain: ChainId) -> Vec<CacheId> {
+        self.below(chain).iter().filter_map(|below| self.dirs.get(below).cloned()).collect()
+    }
+
+    /// Tells whether something is stacked on a layer.
+    pub(super) fn has_child(&self, chain: ChainId) -> bool {
+        self.parents.values().any(|parent| *parent == Some(chain))
+            || self.snapshot.mounts.values().any(|mount| mount.parent == Some(chain))
+    }
+
+    /// Returns the text of `lower` above these directories; `None` above nothing.
+    pub(super) fn lower_text(&mut self, stack: &[CacheId]) -> Option<String> {
+        let names: Vec<String> = stack.iter().map(|id| format!("l/{}", self.name_of(id, None))).collect();
+        (!names.is_empty()).then(|| names.join(":"))
+    }
+
+    /// Returns the short name that a directory has or gets: the one it says, else the one that leads to it, else the one
+    /// that what is stacked on it says, else the source's, else a new one.
+    pub(super) fn name_of(&mut self, id: &CacheId, record: Option<&LayerRecord>) -> LinkId {
+        if let Some(name) = self.names.get(id) {
+            return name.clone();
+        }
+        let name = self.old_name(id).or_else(|| {
+            let archived = record?.facts.link.clone()?;
+            self.is_free(&archived, id).then_some(archived)
+        });
+        let name = name.unwrap_or_else(|| {
+            let drawn = (0_u64..).filter_map(|turn| {
+                LinkId::of_hex(&Sha256::of(format!("dockpack repair {id} {turn}").as_bytes()).hex().as_bytes()[..26])
+            });
+            drawn
+                .into_iter()
+                .find(|name| self.is_free(name, id))
+                .expect("because there are more names than directories")
+        });
+        self.names.insert(id.clone(), name.clone());
+        name
+    }
+
+    fn old_name(&self, id: &CacheId) -> Option<LinkId> {
+        let dir = self.snapshot.driver_dirs.get(id);
+        let leads_here = |name: &&LinkId| self.leads(name) == Some(&target(id));
+        let own = dir.and_then(|dir| dir.link.clone()).filter(|name| self.is_free(name, id));
+        let by_link = || {
+            let links = self.survey.links.iter().flatten().map(|(name, _)| name);
+            let mut leading: Vec<&LinkId> = links.filter(leads_here).collect();
+            // Of several, the one that something is stacked on.
+            leading.sort_by_key(|name| !self.survey.lowers.values().any(|lower| lower.contains(name)));
+            leading.first().map(|name| (*name).clone())
+        };
+        let by_lower = || {
+            self.survey.lowers.iter().find_map(|(above, names)| {
+                let stack = self.stack_of(above)?;
+                let at = stack.iter().position(|below| below == id).filter(|_| stack.len() == names.len())?;
+                names.get(at).filter(|name| self.is_free(name, id)).cloned()
+            })
+        };
+        own.or_else(by_link).or_else(by_lower)
+    }
+
+    /// Tells whether a short name can be that of a directory: no other says that it is its own.
+    fn is_free(&self, name: &LinkId, id: &CacheId) -> bool {
+        let is_of_another = |other: &CacheId, says: Option<&LinkId>| other != id && says == Some(name);
+        let says = self.snapshot.driver_dirs.iter().any(|(other, dir)| {
+            // Two that say the same name: it is that of the one it leads to.
+            is_of_another(other, dir.link.as_ref()) && self.leads(name) == Some(&target(other))
+        });
+        let planned = self.names.iter().any(|(other, planned)| is_of_another(other, Some(planned)));
+        let is_new = self.snapshot.driver_dirs.get(id).is_none_or(|dir| dir.link.as_ref() != Some(name));
+        // A name that the directory does not say itself must lead nowhere else.
+        let leads_elsewhere = is_new && self.leads(name).is_some_and(|leads| *leads != target(id));
+        !says && !planned && !leads_elsewhere
+    }
+
+    fn leads(&self, name: &LinkId) -> Option<&String> {
+        self.survey.links.as_ref()?.get(name)
+    }
+
+    /// Returns what makes a short name lead to a directory, where it does not.
+    pub(super) fn link_piece(&self, id: &CacheId, name: &LinkId) -> Option<(Step, String, Act)> {
+        let links = self.survey.links.as_ref()?;
+        let act = Act::Link { target: target(id) };
+        (links.get(name) != Some(&target(id))).then(|| (Step::Link, format!("{}/l/{name}", self.driver), act))
+    }
+}
+
+fn target(id: &CacheId) -> String {
+    format!("../{id}/diff")
+}

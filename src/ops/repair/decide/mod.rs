@@ -1,0 +1,229 @@
+//! From what is wrong to what is done about it: pure.
+//!
+//! Entries of layerdb come first: they say which directory belongs to which layer and what lies below. Then the layers that
+//! are built anew, then what the driver keeps around the trees, then images and names.
+
+mod driver;
+mod images;
+mod layers;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::finding::Severity;
+use crate::graph::Node;
+use crate::id::{CacheId, ChainId, LinkId};
+use crate::ops::trash::Owned;
+use crate::ops::verify::{Found, Report};
+use crate::store::Snapshot;
+
+use super::plan::{Act, Left, Mend, Piece, RepairPlan, Reseed, SCHEMA, Step};
+use super::source::Source;
+use super::survey::Survey;
+
+/// Plans one repair.
+pub(super) struct Planner<'a> {
+    driver: &'a str,
+    snapshot: &'a Snapshot,
+    survey: &'a Survey,
+    source: Option<&'a Source>,
+    mends: BTreeMap<String, Draft>,
+    left: BTreeSet<Left>,
+    /// Findings that something else explains: what was compared was not the object.
+    explained: BTreeSet<(String, &'static str)>,
+    /// Paths that a piece changes already.
+    taken: BTreeSet<String>,
+    /// Layers that are built anew.
+    reseeded: BTreeMap<ChainId, Reseed>,
+    /// Layers whose content was found to be bad.
+    bad: BTreeSet<ChainId>,
+    /// Directories of layers, as they will be.
+    dirs: BTreeMap<ChainId, CacheId>,
+    /// Layers below layers, as they will be.
+    parents: BTreeMap<ChainId, Option<ChainId>>,
+    /// `overlay2`: short names of directories, as they will be.
+    names: BTreeMap<CacheId, LinkId>,
+}
+
+/// A mend in the making.
+#[derive(Debug, Default)]
+struct Draft {
+    codes: BTreeSet<&'static str>,
+    acts: Vec<String>,
+    pieces: Vec<(Step, String, Act)>,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(driver: &'a str, snapshot: &'a Snapshot, survey: &'a Survey, source: Option<&'a Source>) -> Self {
+        let layers = &snapshot.layers;
+        let broken = snapshot.broken_layers.iter().filter(|(_, layer)| !layer.removing);
+        let broken = broken.filter_map(|(hex, layer)| Some((ChainId::from_hex(hex.as_bytes()).ok()?, layer)));
+        let broken: Vec<_> = broken.collect();
+        let broken_dirs = broken.iter().filter_map(|(chain, layer)| Some((*chain, layer.cache_id.clone()?)));
+        Self {
+            driver,
+            snapshot,
+            survey,
+            source,
+            mends: BTreeMap::new(),
+            left: BTreeSet::new(),
+            taken: BTreeSet::new(),
+            reseeded: BTreeMap::new(),
+            bad: BTreeSet::new(),
+            dirs: layers.iter().map(|(chain, layer)| (*chain, layer.cache_id.clone())).chain(broken_dirs).collect(),
+            parents: (layers.iter().map(|(chain, layer)| (*chain, layer.parent)))
+                .chain(broken.iter().map(|(chain, layer)| (*chain, layer.parent)))
+                .collect(),
+            explained: BTreeSet::new(),
+            names: BTreeMap::new(),
+        }
+    }
+
+    /// Plans what to do about all that a report found.
+    pub(super) fn plan(mut self, report: &'a Report) -> RepairPlan {
+        let findings: Vec<&'a Found> =
+            report.findings.iter().filter(|found| found.finding.severity > Severity::Note).collect();
+        self.correct_known_entries();
+        let phases: [fn(&mut Self, &'a Found); 5] =
+            [Self::entry, Self::content, Self::above, Self::driver_files, Self::images];
+        for phase in phases {
+            for found in &findings {
+                phase(&mut self, found);
+            }
+        }
+        let handled: BTreeSet<(&str, &str)> = self
+            .mends
+            .iter()
+            .flat_map(|(subject, draft)| draft.codes.iter().map(move |code| (subject.as_str(), *code)))
+            .chain(self.left.iter().map(|left| (left.subject.as_str(), left.code.as_str())))
+            .chain(self.explained.iter().map(|(subject, code)| (subject.as_str(), *code)))
+            .collect();
+        let unknown: Vec<&&Found> = findings
+            .iter()
+            .filter(|found| !handled.contains(&(found.finding.subject.as_str(), found.finding.code)))
+            .collect();
+        let more: Vec<Left> = unknown
+            .into_iter()
+            .map(|found| left(found, "nothing here can bring it back: take it from a backup"))
+            .collect();
+        self.left.extend(more);
+        self.finish()
+    }
+
+    /// Adds a change to what is done about a finding. A path changes once.
+    fn mend(&mut self, found: &Found, act: impl Into<String>, pieces: impl IntoIterator<Item = (Step, String, Act)>) {
+        let new: Vec<_> = pieces.into_iter().filter(|(_, path, _)| self.taken.insert(path.clone())).collect();
+        let draft = self.mends.entry(found.finding.subject.clone()).or_default();
+        draft.codes.insert(found.finding.code);
+        let act = act.into();
+        if !new.is_empty() && !draft.acts.contains(&act) {
+            draft.acts.push(act);
+        }
+        draft.pieces.extend(new);
+    }
+
+    fn leave(&mut self, found: &Found, needs: impl Into<String>) {
+        self.left.insert(left(found, needs));
+    }
+
+    /// Returns the path of something below `image/<driver>`.
+    fn image_path(&self, rest: impl std::fmt::Display) -> String {
+        format!("image/{}/{rest}", self.driver)
+    }
+
+    /// Returns the path of an entry of layerdb, or of a file in it.
+    fn entry_path(&self, chain: ChainId, file: &str) -> String {
+        let path = self.image_path(format_args!("layerdb/sha256/{}", chain.hex()));
+        if file.is_empty() { path } else { format!("{path}/{file}") }
+    }
+
+    /// Returns the path of a directory of the driver, or of a file in it.
+    fn dir_path(&self, id: &CacheId, file: &str) -> String {
+        if file.is_empty() { format!("{}/{id}", self.driver) } else { format!("{}/{id}/{file}", self.driver) }
+    }
+
+    /// A file as the driver makes it.
+    fn driver_file(&self, text: impl Into<String>, mode: u32) -> Act {
+        Act::Write { text: text.into(), owned: self.owned(mode) }
+    }
+
+    /// A directory as the driver makes it.
+    fn driver_directory(&self, mode: u32) -> Act {
+        Act::Directory { links: Vec::new(), owned: self.owned(mode) }
+    }
+
+    fn owned(&self, mode: u32) -> Owned {
+        let (uid, gid) = self.survey.owner;
+        Owned { mode, uid, gid }
+    }
+
+    /// Returns the layers below a layer, nearest first, as they will be.
+    fn below(&self, chain: ChainId) -> Vec<ChainId> {
+        let parent = |chain: &ChainId| self.parents.get(chain).copied().flatten();
+        // A wrong parent may lead round in a circle.
+        std::iter::successors(parent(&chain), parent).take(self.parents.len() + 1).collect()
+    }
+
+    /// Returns the layer of a directory, as it will be.
+    fn layer_of(&self, id: &CacheId) -> Option<ChainId> {
+        self.dirs.iter().find(|(_, dir)| *dir == id).map(|(chain, _)| *chain)
+    }
+
+    fn finish(self) -> RepairPlan {
+        let built: BTreeSet<String> =
+            self.reseeded.values().map(|reseed| format!("{}/{}/", self.driver, reseed.layer.record.cache_id)).collect();
+        let is_built = |path: &str| built.iter().any(|dir| path.starts_with(dir.as_str()));
+        let mut order: Vec<(Step, String, String, Act)> = Vec::new();
+        let mut mends: BTreeMap<String, Mend> = BTreeMap::new();
+        for (subject, draft) in self.mends {
+            let codes = draft.codes.iter().map(|code| (*code).to_owned()).collect();
+            let mend = Mend { subject: subject.clone(), codes, act: draft.acts.join("; "), pieces: Vec::new() };
+            mends.insert(subject.clone(), mend);
+            let pieces = draft.pieces.into_iter().filter(|(_, path, _)| !is_built(path));
+            order.extend(pieces.map(|(step, path, act)| (step, path, subject.clone(), act)));
+        }
+        order.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        for (order, (step, path, subject, act)) in order.into_iter().enumerate() {
+            if let Some(mend) = mends.get_mut(&subject) {
+                mend.pieces.push(Piece { order, step, path, was: None, act });
+            }
+        }
+        let mut layers: Vec<Reseed> = self.reseeded.into_values().collect();
+        let depth = |reseed: &Reseed| {
+            let parent = |chain: &ChainId| self.parents.get(chain).copied().flatten();
+            std::iter::successors(Some(reseed.layer.record.chain), parent).take(self.parents.len() + 1).count()
+        };
+        layers.sort_by_cached_key(|reseed| (depth(reseed), reseed.layer.record.chain));
+        RepairPlan {
+            schema: SCHEMA,
+            driver: self.driver.to_owned(),
+            mends: mends.into_values().collect(),
+            left: self.left.into_iter().collect(),
+            layers,
+        }
+    }
+}
+
+fn left(found: &Found, needs: impl Into<String>) -> Left {
+    Left {
+        subject: found.finding.subject.clone(),
+        code: found.finding.code.to_owned(),
+        severity: found.finding.severity,
+        needs: needs.into(),
+    }
+}
+
+/// Returns the layer that a finding is about.
+fn chain_of(found: &Found) -> Option<ChainId> {
+    match found.object {
+        Some(Node::Layer(chain)) => Some(chain),
+        _ => None,
+    }
+}
+
+/// Returns the directory that a finding is about.
+fn dir_of(found: &Found) -> Option<&CacheId> {
+    match &found.object {
+        Some(Node::Dir(id)) => Some(id),
+        _ => None,
+    }
+}

@@ -1,0 +1,151 @@
+//! Makes a plan, and carries it out.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::crash::crash_point;
+use crate::error::{Error, FsError, Result};
+use crate::fsx::Dir;
+use crate::ops::trash::{Draft, How, Kind, Move, Places, Skipped, State, Trash, Work, identify};
+use crate::ops::verify::{self, Request};
+use crate::progress::Observer;
+use crate::store::{Snapshot, Store, WriteLock};
+
+use super::decide::Planner;
+use super::plan::{Act, RepairPlan};
+use super::source::Source;
+use super::stage::Staging;
+use super::survey::Survey;
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairReport {
+    /// Name of the transaction; empty where there was none.
+    pub transaction: String,
+    /// Number of objects that were mended.
+    pub mended: usize,
+    /// What was planned and was not done.
+    pub skipped: Vec<Skipped>,
+    /// Time it took, in seconds.
+    pub seconds: f64,
+}
+
+impl RepairPlan {
+    /// Verifies a store and plans to mend what is wrong, with the help of `source`. Changes nothing and needs no lock.
+    /// Returns the snapshot too, of which it was made.
+    ///
+    /// # Errors
+    /// The store cannot be looked at, or the observer wanted to stop.
+    pub fn make(store: &Store, source: Option<&Source>, observer: &dyn Observer) -> Result<(Self, Snapshot)> {
+        let snapshot = store.snapshot()?;
+        let report = verify::verify(store, &snapshot, &Request::default(), observer)?;
+        let survey = Survey::take(store, &snapshot, &report, source, observer)?;
+        let mut plan = Planner::new(store.driver(), &snapshot, &survey, source).plan(&report);
+        plan.identify(store)?;
+        plan.leave_used(&store.in_use());
+        Ok((plan, snapshot))
+    }
+
+    /// Notes what is there now, of all that changes.
+    fn identify(&mut self, store: &Store) -> Result<(), FsError> {
+        let places = Places::open(store)?;
+        for piece in self.mends.iter_mut().flat_map(|mend| &mut mend.pieces) {
+            if let Some((dir, name)) = places.parent(&piece.path)? {
+                piece.was = identify(&dir, name)?;
+            }
+        }
+        for mend in &mut self.mends {
+            let needs_one = |act: &Act| matches!(act, Act::Remove | Act::Attributes { .. });
+            mend.pieces.retain(|piece| piece.was.is_some() || !needs_one(&piece.act));
+        }
+        Ok(())
+    }
+
+    /// Carries the plan out, which must have been made under this lock. All that is new is made, proved and durable
+    /// before anything moves; what was there before stays in the trash.
+    ///
+    /// # Errors
+    /// The source is damaged, or the file system refuses: nothing has changed then. Or moving fails: the next run goes on.
+    pub fn execute(
+        self,
+        store: &Store,
+        snapshot: &Snapshot,
+        lock: &WriteLock,
+        source: Option<&Source>,
+        observer: &dyn Observer,
+    ) -> Result<RepairReport> {
+        let begun = Instant::now();
+        let draft = Draft::make(store, Kind::Repair)?;
+        let staging = Staging { plan: &self, store, snapshot, source, draft: &draft, observer };
+        if let Err(error) = staging.fill().and_then(|()| Ok(draft.probe_exchange()?)) {
+            draft.abandon(store)?;
+            return Err(if observer.wants_stop() { Error::Stopped } else { error });
+        }
+        // Crash here: the store is as it was, with a transaction that the next run takes away.
+        crash_point("repair:staged");
+        let trash = draft.begin(store, Work::Repair(self.clone()), true)?;
+        let report = go_on(store, &trash, &self, lock)?;
+        Ok(RepairReport { seconds: begun.elapsed().as_secs_f64(), ..report })
+    }
+}
+
+/// Moves what has not moved yet.
+///
+/// # Errors
+/// The file system refuses.
+pub(in crate::ops) fn go_on(store: &Store, trash: &Trash, plan: &RepairPlan, _: &WriteLock) -> Result<RepairReport> {
+    let places = Places::open(store)?;
+    let mut moves = trash.journal.work.moves();
+    moves.sort_by_key(|moved| moved.order);
+    let mut skipped = Vec::new();
+    for step in moves.chunk_by(|a, b| a.step == b.step) {
+        let mut touched: HashMap<&str, Dir> = HashMap::new();
+        for moved in step {
+            match move_one(&places, trash, moved)? {
+                Ok(dir) => drop(touched.insert(moved.parent(), dir)),
+                Err(reason) => skipped.push(moved.skipped(reason)),
+            }
+            // Crash here: what is mended is whole, what is not is as it was; the next run goes on.
+            crash_point("repair:moved");
+        }
+        touched.values().try_for_each(Dir::sync)?;
+        trash.sync()?;
+        // Crash here: as after each piece; this step is durable.
+        crash_point("repair:step");
+    }
+    trash.set_state(State::Kept)?;
+    // Crash here: all is done.
+    crash_point("repair:kept");
+    let failed: BTreeSet<&str> = skipped.iter().map(|skipped: &Skipped| skipped.path.as_str()).collect();
+    let is_whole = |pieces: &[super::plan::Piece]| pieces.iter().all(|piece| !failed.contains(piece.path.as_str()));
+    let mended = plan.mends.iter().filter(|mend| is_whole(&mend.pieces)).count();
+    Ok(RepairReport { transaction: trash.name.clone(), mended, skipped, seconds: 0.0 })
+}
+
+/// Makes one move, if it was not made and what is there still is what it was. Returns the directory it is in, or why
+/// nothing was done.
+fn move_one(places: &Places, trash: &Trash, moved: &Move<'_>) -> Result<Result<Dir, String>, FsError> {
+    let Some((dir, name)) = places.parent(moved.path)? else {
+        return Ok(Err("the directory it lies in is gone".to_owned()));
+    };
+    if trash.is_done(moved)? {
+        return Ok(Ok(dir));
+    }
+    let there = identify(&dir, name)?;
+    let (slot, number) = trash.place(moved);
+    let changed = || Ok(Err("it has changed since it was planned".to_owned()));
+    let done = match moved.how {
+        How::Away if there.is_none() => return Ok(Ok(dir)),
+        How::Away => dir.rename(name, slot, number),
+        How::Put if there.is_some() => return changed(),
+        How::Put => slot.rename(number, &dir, name),
+        How::Exchange(was) if there.as_ref() != Some(was) => return changed(),
+        How::Exchange(_) => slot.exchange(number, &dir, name),
+        How::Attributes { node, .. } if there.as_ref() != Some(node) => return changed(),
+        How::Attributes { now, .. } => now.give(&dir, name),
+    };
+    Ok(done.map(|()| dir).map_err(|error| error.source.to_string()))
+}

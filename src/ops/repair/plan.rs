@@ -1,0 +1,224 @@
+//! What a repair will do: pure data.
+
+use serde::{Deserialize, Serialize};
+
+use crate::finding::Severity;
+use crate::id::{ChainId, ImageId};
+use crate::ops::load::PlannedLayer;
+use crate::ops::trash::{How, Identity, Move, Owned};
+use crate::store::InUse;
+
+/// Number of the form of a plan.
+pub(super) const SCHEMA: u32 = 1;
+
+/// What will be mended, and what cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairPlan {
+    /// Number of the plan's form.
+    pub schema: u32,
+    /// Graph driver of the store.
+    pub driver: String,
+    /// What will be mended, by object.
+    pub mends: Vec<Mend>,
+    /// What will not be.
+    pub left: Vec<Left>,
+    /// Layers that are built anew, parents first.
+    pub layers: Vec<Reseed>,
+}
+
+/// One object that will be mended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mend {
+    /// The object, as findings name it.
+    pub subject: String,
+    /// Codes of the findings about it.
+    pub codes: Vec<String>,
+    /// What is done, as a sentence.
+    pub act: String,
+    /// What changes on disk, in this order among all pieces of the plan.
+    pub pieces: Vec<Piece>,
+}
+
+/// Something that is wrong and stays so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Left {
+    /// The object, as findings name it.
+    pub subject: String,
+    /// Code of the finding.
+    pub code: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What would be needed, as a sentence.
+    pub needs: String,
+}
+
+/// A layer that is built anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reseed {
+    /// The layer, under the names that it has or will have here.
+    #[serde(flatten)]
+    pub layer: PlannedLayer,
+    /// It comes from this store itself: its own files are whole, and what it began as a copy of is not.
+    pub from_itself: bool,
+    /// `overlay2`: the text of `lower`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower: Option<String>,
+}
+
+/// When a piece changes: each step is durable before the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Directories of the graph driver and what is in them.
+    Directory,
+    /// `overlay2`'s short names.
+    Link,
+    /// Entries of `layerdb/sha256`.
+    Layer,
+    /// Entries of `layerdb/mounts`.
+    Mount,
+    /// Configurations of images.
+    Image,
+    /// Records of registries.
+    Distribution,
+    /// References.
+    Reference,
+}
+
+/// Something on disk that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Piece {
+    /// Place in the order of all pieces; its name in the trash.
+    pub order: usize,
+    /// When it changes.
+    pub step: Step,
+    /// Where it lies, relative to the data root.
+    pub path: String,
+    /// What is there; nothing where it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<Identity>,
+    /// What becomes of it.
+    #[serde(flatten)]
+    pub act: Act,
+}
+
+/// What becomes of something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "act", rename_all = "kebab-case")]
+pub enum Act {
+    /// It goes to the trash.
+    Remove,
+    /// It becomes a file.
+    Write {
+        /// Its content.
+        text: String,
+        /// Mode and owner.
+        #[serde(flatten)]
+        owned: Owned,
+    },
+    /// It becomes a symbolic link.
+    Link {
+        /// Where it leads.
+        target: String,
+    },
+    /// It becomes a directory of symbolic links.
+    Directory {
+        /// Name and target of each link.
+        links: Vec<(String, String)>,
+        /// Mode and owner.
+        #[serde(flatten)]
+        owned: Owned,
+    },
+    /// It becomes the configuration of an image.
+    Config {
+        /// The image.
+        image: ImageId,
+    },
+    /// It becomes the directory of a layer that is built anew.
+    LayerDirectory {
+        /// The layer.
+        chain: ChainId,
+    },
+    /// It becomes the entry of a layer that is built anew.
+    LayerEntry {
+        /// The layer.
+        chain: ChainId,
+    },
+    /// It becomes the tar-split of a layer that is built anew.
+    TarSplit {
+        /// The layer.
+        chain: ChainId,
+    },
+    /// It gets another mode and owner.
+    Attributes {
+        /// What it had.
+        had: Owned,
+        /// What it gets.
+        gets: Owned,
+    },
+}
+
+impl RepairPlan {
+    /// Returns all pieces, by object.
+    pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.mends.iter().flat_map(|mend| &mend.pieces)
+    }
+
+    /// Leaves out what changes directories that the kernel uses: containers may run on without their daemon.
+    pub(super) fn leave_used(&mut self, in_use: &InUse) {
+        let home = format!("{}/", self.driver);
+        let dir = |path: &str| {
+            let (id, _) = path.strip_prefix(&home)?.split_once('/').unwrap_or((path.strip_prefix(&home)?, ""));
+            Some(format!("{home}{id}"))
+        };
+        let how = |mend: &Mend| {
+            let dirs = mend.pieces.iter().filter(|piece| piece.step == Step::Directory);
+            dirs.filter_map(|piece| dir(&piece.path)).find_map(|dir| in_use.of(&dir).map(str::to_owned))
+        };
+        for mend in std::mem::take(&mut self.mends) {
+            let Some(how) = how(&mend) else {
+                self.mends.push(mend);
+                continue;
+            };
+            let needs = format!("it is {how}: stop what uses it first");
+            self.left.extend(mend.codes.iter().map(|code| Left {
+                subject: mend.subject.clone(),
+                code: code.clone(),
+                severity: Severity::Damage,
+                needs: needs.clone(),
+            }));
+        }
+        let built: Vec<ChainId> = self
+            .pieces()
+            .filter_map(|piece| match piece.act {
+                Act::LayerDirectory { chain } => Some(chain),
+                _ => None,
+            })
+            .collect();
+        self.layers.retain(|reseed| built.contains(&reseed.layer.record.chain));
+    }
+
+    /// Tells whether damage stays that the plan does not mend.
+    #[must_use]
+    pub fn leaves_damage(&self) -> bool {
+        self.left.iter().any(|left| left.severity == Severity::Damage)
+    }
+}
+
+impl Piece {
+    /// Says how the piece moves.
+    pub(in crate::ops) fn as_move(&self) -> Move<'_> {
+        let how = match (&self.act, &self.was) {
+            (Act::Remove, _) => How::Away,
+            (Act::Attributes { had, gets }, Some(node)) => How::Attributes { node, was: *had, now: *gets },
+            (_, Some(was)) => How::Exchange(was),
+            (_, None) => How::Put,
+        };
+        Move { order: self.order, step: self.step as usize, path: &self.path, how }
+    }
+}

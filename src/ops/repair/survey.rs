@@ -1,0 +1,326 @@
+//! What a store's own files still tell of what is damaged: names, sizes, directories.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::error::{FsError, Result};
+use crate::fsx::{Dir, Kind};
+use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId, LinkId};
+use crate::layer::{Content, MemberKind, Members};
+use crate::ops::trash::Owned;
+use crate::ops::verify::{Found, Report, is_proved};
+use crate::progress::Observer;
+use crate::reference::Reference;
+use crate::store::layerdb::Fields;
+use crate::store::{Layer, Notes, Snapshot, Store, repositories};
+use crate::tarsplit::{Entries, Entry, Segments};
+
+use super::source::Source;
+
+/// Length of the names that BuildKit draws for directories.
+const BUILDKIT_NAME: usize = 25;
+/// Longest `config.v2.json` that is read.
+const CONTAINER_LIMIT: u64 = 64 << 20;
+
+/// What images say of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) parent: Option<ChainId>,
+    pub(super) diff: DiffId,
+}
+
+/// What an entry of layerdb still says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct LayerEntry {
+    pub(super) diff: Option<DiffId>,
+    pub(super) size: Option<u64>,
+    pub(super) cache_id: Option<CacheId>,
+    /// `None` where it cannot be read; `Some(None)` where there is none.
+    pub(super) parent: Option<Option<ChainId>>,
+    pub(super) has_tar_split: bool,
+}
+
+/// What the disk says beyond a snapshot.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// What images say of layers: those of the store and of the source.
+    pub(super) known: BTreeMap<ChainId, Known>,
+    /// Entries of layerdb with something wrong.
+    pub(super) entries: BTreeMap<ChainId, LayerEntry>,
+    /// Directories that were proved to hold a layer whose entry does not say which it is.
+    pub(super) proved: BTreeMap<ChainId, CacheId>,
+    /// Sizes of layers whose entry does not say it.
+    pub(super) sizes: BTreeMap<ChainId, u64>,
+    /// `overlay2/l`: short names and what they lead to; `None` where it is gone.
+    pub(super) links: Option<BTreeMap<LinkId, String>>,
+    /// `overlay2`: the short names in `lower`, where it can be read.
+    pub(super) lowers: BTreeMap<CacheId, Vec<LinkId>>,
+    /// `overlay`: what stands in `lower-id` of layers.
+    pub(super) lower_ids: BTreeMap<CacheId, CacheId>,
+    /// Directories of the driver that hold a whole tree (`overlay`).
+    pub(super) whole_trees: BTreeSet<CacheId>,
+    /// Mode and owner of what the driver made, by path, where they are not what they should be.
+    pub(super) owned: BTreeMap<String, Owned>,
+    /// Owner and group of the driver's home.
+    pub(super) owner: (u32, u32),
+    /// The bytes of `repositories.json`, where it is there.
+    pub(super) references: Option<Vec<u8>>,
+    /// The references that can still be read in a damaged `repositories.json`.
+    pub(super) salvaged: BTreeMap<String, ImageId>,
+    /// The references by which containers were made; of two containers the younger has the word.
+    pub(super) of_containers: BTreeMap<String, ImageId>,
+}
+
+impl Survey {
+    /// Looks at all that the findings of a report are about.
+    ///
+    /// # Errors
+    /// The file system refuses, or the observer wanted to stop.
+    pub(super) fn take(
+        store: &Store,
+        snapshot: &Snapshot,
+        report: &Report,
+        source: Option<&Source>,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let mut survey = Self { known: known(snapshot, source), ..Self::default() };
+        if let Some(home) = store.home() {
+            let attrs = home.attrs(".")?;
+            survey.owner = (attrs.uid, attrs.gid);
+            survey.look_at_home(store.driver(), home, snapshot)?;
+        }
+        for found in &report.findings {
+            survey.look_at_entry(store, found);
+            survey.look_at_owner(store, found)?;
+        }
+        survey.find_directories(store, snapshot, report, observer)?;
+        survey.measure(store);
+        survey.look_for_references(store, snapshot);
+        Ok(survey)
+    }
+
+    fn look_at_home(&mut self, driver: &str, home: &Dir, snapshot: &Snapshot) -> Result<(), FsError> {
+        if driver == "overlay" {
+            for id in snapshot.driver_dirs.keys() {
+                if home.dir(format!("{id}/root")).is_ok() {
+                    self.whole_trees.insert(id.clone());
+                }
+                let lower = home.read(format!("{id}/lower-id"), 4096).ok();
+                if let Some(lower) = lower.and_then(|text| CacheId::parse(text.trim_ascii()).ok()) {
+                    self.lower_ids.insert(id.clone(), lower);
+                }
+            }
+            return Ok(());
+        }
+        if let Ok(links) = home.dir("l") {
+            let mut found = BTreeMap::new();
+            for entry in links.entries()?.into_iter().filter(|entry| entry.kind == Kind::Symlink) {
+                let Ok(name) = LinkId::parse(&entry.name) else { continue };
+                let target = links.read_link(name.as_str())?;
+                found.insert(name, String::from_utf8_lossy(&target).into_owned());
+            }
+            self.links = Some(found);
+        }
+        for id in snapshot.driver_dirs.keys() {
+            let Ok(text) = home.read(format!("{id}/lower"), 64 << 10) else { continue };
+            let name = |part: &[u8]| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok());
+            if let Some(names) = text.trim_ascii().split(|byte| *byte == b':').map(name).collect() {
+                self.lowers.insert(id.clone(), names);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is left of an entry of layerdb.
+    fn look_at_entry(&mut self, store: &Store, found: &Found) {
+        let Some(crate::graph::Node::Layer(chain)) = found.object else { return };
+        let Some(image) = store.image() else { return };
+        let Ok(dir) = image.dir(format!("layerdb/sha256/{}", chain.hex())) else { return };
+        let fields = Fields::read(&dir, "", &mut Notes::default());
+        let entry = LayerEntry {
+            diff: fields.diff.ok(),
+            size: fields.size.ok(),
+            cache_id: fields.cache_id.ok(),
+            parent: fields.parent.ok(),
+            has_tar_split: fields.has_tar_split,
+        };
+        self.entries.insert(chain, entry);
+    }
+
+    /// Notes what mode and owner the things in a directory have of which a finding says that they are wrong.
+    fn look_at_owner(&mut self, store: &Store, found: &Found) -> Result<(), FsError> {
+        let (true, Some(home)) = (matches!(found.finding.code, "driver-mode" | "driver-owner"), store.home()) else {
+            return Ok(());
+        };
+        let id = found.finding.subject.rsplit('/').next().unwrap_or_default();
+        let dir = home.dir(id)?;
+        self.owned.insert(format!("{}/{id}", store.driver()), Owned::of(&dir.attrs(".")?));
+        for name in ["link", "lower", "work", "lower-id"] {
+            if let Some(attrs) = dir.find(name)? {
+                self.owned.insert(format!("{}/{id}/{name}", store.driver()), Owned::of(&attrs));
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the directory of each layer whose entry does not say it, or names that of another: the one that proves to
+    /// hold the layer, among those that nothing else names.
+    fn find_directories(
+        &mut self,
+        store: &Store,
+        snapshot: &Snapshot,
+        report: &Report,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let shared: BTreeSet<String> = report
+            .findings
+            .iter()
+            .filter(|found| found.finding.code == "layer-cache-id-shared")
+            .filter_map(|found| found.finding.subject.rsplit('/').next().map(str::to_owned))
+            .collect();
+        let is_shared = |id: &CacheId| shared.contains(id.as_str());
+        let mut lost: Vec<ChainId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.has_tar_split && entry.cache_id.is_none())
+            .map(|(chain, _)| *chain)
+            .collect();
+        lost.extend(snapshot.layers.iter().filter(|(_, layer)| is_shared(&layer.cache_id)).map(|(chain, _)| *chain));
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let named = |id: &CacheId| {
+            let layers = snapshot.layers.values().any(|layer| layer.cache_id == *id);
+            let mounts = snapshot
+                .mounts
+                .values()
+                .any(|mount| [&mount.mount_id, &mount.init_id].into_iter().flatten().any(|named| named == id));
+            let broken = snapshot.broken_layers.values().any(|layer| layer.cache_id.as_ref() == Some(id));
+            (layers && !is_shared(id)) || mounts || broken
+        };
+        let free: Vec<&CacheId> = snapshot.driver_dirs.keys().filter(|id| !named(id)).collect();
+        for chain in lost {
+            let Some(known) = self.known.get(&chain).copied() else { continue };
+            for id in &free {
+                let layer = Layer {
+                    parent: known.parent,
+                    diff: known.diff,
+                    cache_id: (*id).clone(),
+                    size: 0,
+                    has_tar_split: true,
+                };
+                let is_taken = self.proved.values().any(|taken| taken == *id);
+                if !is_taken
+                    && self.stands_right(snapshot, id, &layer)
+                    && is_proved(store, snapshot, chain, &layer, observer)?
+                {
+                    self.proved.insert(chain, (*id).clone());
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whether a directory stands, by its own files, on the directories that a layer stands on.
+    fn stands_right(&self, snapshot: &Snapshot, id: &CacheId, layer: &Layer) -> bool {
+        let Some(names) = self.lowers.get(id) else { return layer.parent.is_none() || self.links.is_none() };
+        let below = std::iter::successors(layer.parent, |chain| self.known.get(chain).and_then(|known| known.parent));
+        names.len() == below.count() && snapshot.driver_dirs.contains_key(id)
+    }
+
+    /// Counts the bytes of layers whose entry does not say how many they are, as the driver counts them.
+    fn measure(&mut self, store: &Store) {
+        let Some(image) = store.image() else { return };
+        for (chain, entry) in self.entries.iter().filter(|(_, entry)| entry.size.is_none() && entry.has_tar_split) {
+            let id = entry.cache_id.as_ref().or_else(|| self.proved.get(chain));
+            let counts_links = store.driver() == "overlay2" && id.is_some_and(|id| id.as_str().len() != BUILDKIT_NAME);
+            let path = format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex());
+            let open = || image.file(&path).map(Entries::new).ok();
+            let files = open().and_then(file_bytes);
+            let links = if counts_links { open().and_then(link_bytes) } else { Some(0) };
+            if let (Some(files), Some(links)) = (files, links) {
+                self.sizes.insert(*chain, files + links);
+            }
+        }
+    }
+
+    fn look_for_references(&mut self, store: &Store, snapshot: &Snapshot) {
+        if let Some(Ok(bytes)) = store.image().map(|image| image.read(repositories::NAME, repositories::LIMIT)) {
+            self.salvaged = repositories::salvage(&bytes);
+            self.references = Some(bytes);
+        }
+        let mut youngest: BTreeMap<String, String> = BTreeMap::new();
+        for id in snapshot.containers.keys() {
+            let Some((reference, image, created)) = made_from(store.root(), id) else { continue };
+            if snapshot.images.contains_key(&image) && youngest.get(&reference).is_none_or(|known| *known < created) {
+                youngest.insert(reference.clone(), created);
+                self.of_containers.insert(reference, image);
+            }
+        }
+    }
+}
+
+/// Collects what images say of layers.
+fn known(snapshot: &Snapshot, source: Option<&Source>) -> BTreeMap<ChainId, Known> {
+    let mut known = BTreeMap::new();
+    let theirs = source.into_iter().flat_map(|source| source.index.images.iter().map(|image| &image.diff_ids));
+    for diffs in snapshot.images.values().map(|image| &image.diff_ids).chain(theirs) {
+        let mut parent = None;
+        for (chain, diff) in ChainId::of_stack(diffs).into_iter().zip(diffs) {
+            known.insert(chain, Known { parent, diff: *diff });
+            parent = Some(chain);
+        }
+    }
+    known
+}
+
+/// Returns the bytes of all files of a tar.
+fn file_bytes(entries: Entries<std::fs::File>) -> Option<u64> {
+    let mut bytes = 0;
+    for entry in entries {
+        if let Entry::File { size, .. } = entry.ok()? {
+            bytes += size;
+        }
+    }
+    Some(bytes)
+}
+
+/// Returns the bytes of where all symbolic links of a tar lead.
+fn link_bytes(entries: Entries<std::fs::File>) -> Option<u64> {
+    let mut members = Members::new(Segments::new(entries), Content::Elided);
+    let mut bytes = 0;
+    while let Some(member) = members.next_member().ok()? {
+        if let MemberKind::Symlink(target) = member.kind {
+            bytes += target.len() as u64;
+        }
+    }
+    Some(bytes)
+}
+
+/// Returns the reference that a container was made by, its image, and when that was.
+fn made_from(root: &Dir, id: &ContainerId) -> Option<(String, ImageId, String)> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Document {
+        image: String,
+        created: Option<String>,
+        config: Inner,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Inner {
+        image: String,
+    }
+    let text = root.read(format!("containers/{id}/config.v2.json"), CONTAINER_LIMIT).ok()?;
+    let Document { image, created, config } = serde_json::from_slice(&text).ok()?;
+    let (image, word): (ImageId, String) = (image.parse().ok()?, config.image);
+    let hex = word.strip_prefix("sha256:").unwrap_or(&word);
+    if image.hex().starts_with(hex) {
+        // It was made by the image's ID.
+        return None;
+    }
+    let reference: Reference = word.parse().ok()?;
+    Some((reference.or_latest().key(), image, created.unwrap_or_default()))
+}

@@ -1,0 +1,150 @@
+//! What of a damaged store can be saved: layers are proved before anything is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+
+use rayon::prelude::*;
+use serde::Serialize;
+use sha2::Digest as _;
+
+use crate::archive::LayerRecord;
+use crate::driver::{self, DriverFacts};
+use crate::error::{Error, Result};
+use crate::graph::Selected;
+use crate::id::{ChainId, ImageId, Sha256};
+use crate::progress::{Event, Observer, check_stop};
+use crate::store::{Snapshot, Store};
+use crate::tarsplit::assemble;
+
+use super::measure::Source;
+
+/// An image that cannot be saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unproved {
+    /// Its ID.
+    pub image: ImageId,
+    /// Its references.
+    pub references: Vec<String>,
+    /// The first layer, from the base, that cannot be proved; none where the configuration cannot.
+    pub layer: Option<ChainId>,
+    /// Why it cannot be proved.
+    pub reason: String,
+}
+
+/// Divides images into those of which every layer can be proved against its diff ID, and the others. An image that a
+/// reference names and whose configuration is lost is among the others where `all` are wanted.
+///
+/// # Errors
+/// The graph driver's trees cannot be read here, or the observer wanted it to stop.
+pub fn provable(
+    store: &Store,
+    snapshot: &Snapshot,
+    selected: Vec<Selected>,
+    all: bool,
+    observer: &dyn Observer,
+) -> Result<(Vec<Selected>, Vec<Unproved>)> {
+    let layers: BTreeMap<ChainId, LayerRecord> =
+        selected.iter().filter_map(|one| snapshot.images.get(&one.image)).flat_map(records(snapshot)).collect();
+    observer.on(Event::Begin { what: "proving", total: Some(layers.values().map(|layer| layer.size).sum()) });
+    let proved: Vec<(ChainId, Result<Result<(), String>>)> =
+        layers.par_iter().map(|(chain, layer)| (*chain, prove(store, layer, observer))).collect();
+    observer.on(Event::End);
+    let mut bad: BTreeMap<ChainId, String> = BTreeMap::new();
+    for (chain, proof) in proved {
+        if let Err(reason) = proof? {
+            bad.insert(chain, reason);
+        }
+    }
+    let references = |image: ImageId| {
+        let named = snapshot.references.iter().filter(|(_, id)| **id == image);
+        named.map(|(reference, _)| reference.clone()).collect()
+    };
+    let (mut good, mut unproved) = (Vec::new(), Vec::new());
+    for one in selected {
+        let chains = snapshot.images.get(&one.image).map(|image| image.chain_ids()).unwrap_or_default();
+        let first = chains.into_iter().find_map(|chain| Some((chain, reason(snapshot, &bad, chain)?)));
+        match first {
+            None => good.push(one),
+            Some((chain, reason)) => unproved.push(Unproved {
+                image: one.image,
+                references: references(one.image),
+                layer: Some(chain),
+                reason,
+            }),
+        }
+    }
+    let lost = snapshot.references.values().filter(|image| all && !snapshot.images.contains_key(image));
+    for image in lost.collect::<BTreeSet<_>>() {
+        let reason = "its configuration is missing or damaged".to_owned();
+        unproved.push(Unproved { image: *image, references: references(*image), layer: None, reason });
+    }
+    Ok((good, unproved))
+}
+
+/// Lists the layers of an image that layerdb has, as far as proving them needs.
+fn records(snapshot: &Snapshot) -> impl Fn(&crate::store::Image) -> Vec<(ChainId, LayerRecord)> {
+    |image| {
+        let stack = image.chain_ids().into_iter().zip(&image.diff_ids);
+        let record = |(chain, diff): (ChainId, &crate::id::DiffId)| {
+            let layer = snapshot.layers.get(&chain)?;
+            let record = LayerRecord {
+                chain,
+                diff: *diff,
+                parent: layer.parent,
+                size: layer.size,
+                tar_size: 0,
+                cache_id: layer.cache_id.clone(),
+                facts: DriverFacts::default(),
+            };
+            Some((chain, record))
+        };
+        stack.filter_map(record).collect()
+    }
+}
+
+/// Says why a layer cannot be saved; `None` where it can.
+fn reason(snapshot: &Snapshot, bad: &BTreeMap<ChainId, String>, chain: ChainId) -> Option<String> {
+    match (snapshot.layers.get(&chain), snapshot.broken_layers.get(&chain.hex())) {
+        (Some(_), _) => bad.get(&chain).cloned(),
+        (None, Some(broken)) => Some(format!("its entry in layerdb is broken: {}", broken.reason)),
+        (None, None) => Some("it is not in layerdb".to_owned()),
+    }
+}
+
+/// Assembles a layer's tar and compares its digest with the diff ID.
+fn prove(store: &Store, layer: &LayerRecord, observer: &dyn Observer) -> Result<Result<(), String>> {
+    let driver = driver::by_name(store.driver())
+        .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
+    observer.on(Event::Object(&layer.chain.short()));
+    let mut hash = Hash { digest: sha2::Sha256::new(), observer };
+    let assembled = Source::open(store, layer).and_then(|source| Ok((driver.tree(&source.layer)?, source.entries()?)));
+    let assembled = assembled
+        .map_err(|error| error.to_string())
+        .and_then(|(tree, entries)| assemble(entries, &tree, &mut hash).map_err(|error| error.to_string()));
+    if observer.wants_stop() {
+        return Err(Error::Stopped);
+    }
+    Ok(assembled.and_then(|_| match Sha256::finish(hash.digest) {
+        found if found == layer.diff.0 => Ok(()),
+        found => Err(format!("its tar has the digest {found}, not its diff ID {}", layer.diff)),
+    }))
+}
+
+/// Hashes, and tells the observer.
+struct Hash<'a> {
+    digest: sha2::Sha256,
+    observer: &'a dyn Observer,
+}
+
+impl Write for Hash<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        check_stop(self.observer)?;
+        self.digest.update(bytes);
+        self.observer.on(Event::Advance(bytes.len() as u64));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,459 @@
+//! The trash: where things lie between their removal from the store and their deletion, and where new ones are made
+//! before they take the place of damaged ones.
+//!
+//! ```text
+//! <root>/.dockpack/trash/<transaction>/journal.json   the work; written, durably, before anything moves
+//!                                      state          one word, see [`State`]; missing while things move
+//!                                      nodes/<order>  gc: what was moved, under its number in the plan
+//!                                      new/<order>    repair: what is new, and what was there once both are exchanged
+//!                                      build/         repair: layers that are being built
+//! <driver>/.dockpack/trash/<transaction>/…            the same, where the driver's home is a mount of its own
+//! ```
+//!
+//! A transaction without a journal is one that has not begun, or has been deleted but for this directory: what is in
+//! `new` and `build` then is only new. What lies in `nodes` nobody knows, and stays.
+
+mod moves;
+mod places;
+mod purge;
+mod undo;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::crash::crash_point;
+use crate::error::{Error, FsError, ParseError, Result};
+use crate::fsx::{Dir, Time};
+use crate::store::Store;
+
+use super::gc::GcPlan;
+use super::repair::{Piece, RepairPlan};
+
+pub(super) use moves::{How, Move, identify};
+pub use moves::{Identity, Owned, Skipped};
+pub(super) use places::Places;
+pub(super) use purge::purge_one;
+pub use purge::{PurgeReport, purge};
+pub(super) use undo::undo_one;
+pub use undo::{UndoReport, hold, undo};
+
+/// Where dockpack keeps what it is working on, below the data root. dockerd looks at none of it.
+const WORK: &str = ".dockpack";
+const TRASH: &str = "trash";
+const JOURNAL: &str = "journal.json";
+const STATE: &str = "state";
+const NODES: &str = "nodes";
+const NEW: &str = "new";
+const BUILD: &str = "build";
+
+/// How far a transaction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Things move into the trash.
+    Moving,
+    /// All is in the trash and stays there until it is told what to become of it.
+    Kept,
+    /// Things are being deleted.
+    Purging,
+    /// Things move back.
+    Undoing,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Moving => "moving",
+            Self::Kept => "kept",
+            Self::Purging => "purging",
+            Self::Undoing => "undoing",
+        }
+    }
+}
+
+/// What a transaction does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Work {
+    /// Garbage goes.
+    Gc(GcPlan),
+    /// What is damaged is replaced.
+    Repair(RepairPlan),
+}
+
+impl Work {
+    /// Returns all that moves, in no order.
+    pub(super) fn moves(&self) -> Vec<Move<'_>> {
+        match self {
+            Self::Gc(plan) => plan.parts().map(|part| Move::away(part.order, part.step as usize, &part.path)).collect(),
+            Self::Repair(plan) => plan.pieces().map(Piece::as_move).collect(),
+        }
+    }
+
+    /// Returns the kind of work.
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Gc(_) => Kind::Gc,
+            Self::Repair(_) => Kind::Repair,
+        }
+    }
+
+    /// Returns of how many pieces a person would speak.
+    fn pieces(&self) -> usize {
+        match self {
+            Self::Gc(plan) => plan.entries.len(),
+            Self::Repair(plan) => plan.mends.len(),
+        }
+    }
+}
+
+/// Kinds of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A removal of garbage.
+    Gc,
+    /// A repair.
+    Repair,
+}
+
+impl Kind {
+    /// Returns the directory that things of such a transaction lie in.
+    fn slots(self) -> &'static str {
+        match self {
+            Self::Gc => NODES,
+            Self::Repair => NEW,
+        }
+    }
+}
+
+/// All that is needed to finish, or to undo.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Journal {
+    /// The trash is not to be emptied when all is in it.
+    pub(super) keep: bool,
+    pub(super) work: Work,
+    /// When the directories that things are moved out of were last changed: undoing changes them back.
+    pub(super) times: BTreeMap<String, Time>,
+    /// Inodes of what is new, by order.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) new: BTreeMap<usize, u64>,
+}
+
+/// A transaction that has not begun.
+#[derive(Debug)]
+pub(super) struct Draft {
+    name: String,
+    root: Dir,
+    dir: Dir,
+    slots: Slots,
+}
+
+/// The directories of one transaction that things lie in.
+#[derive(Debug)]
+struct Slots {
+    dir: Dir,
+    /// Path of the driver's home with its slash, and where its things go, where they cannot go to `dir`.
+    apart: Option<(String, Dir)>,
+}
+
+impl Slots {
+    /// Returns where what belongs to `path` lies.
+    fn of(&self, path: &str) -> &Dir {
+        let apart = self.apart.as_ref().filter(|(home, _)| path.starts_with(home.as_str()));
+        apart.map_or(&self.dir, |(_, dir)| dir)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Dir> {
+        std::iter::once(&self.dir).chain(self.apart.as_ref().map(|(_, dir)| dir))
+    }
+}
+
+/// One transaction.
+#[derive(Debug)]
+pub(super) struct Trash {
+    pub(super) name: String,
+    pub(super) journal: Journal,
+    root: Dir,
+    dir: Dir,
+    slots: Slots,
+}
+
+impl Draft {
+    /// Makes the directories of a transaction.
+    pub(super) fn make(store: &Store, kind: Kind) -> Result<Self> {
+        let root = store.root().clone();
+        let trash = root.ensure_dir(WORK, 0o700)?.ensure_dir(TRASH, 0o700)?;
+        let name = free_name(&trash)?;
+        let dir = trash.make_dir(&name, 0o700)?;
+        let slots = Slots { dir: dir.make_dir(kind.slots(), 0o700)?, apart: apart(store, &name, kind.slots(), true)? };
+        // Crash here: empty directories, which the next run takes away.
+        crash_point("trash:made");
+        Ok(Self { name, root, dir, slots })
+    }
+
+    /// Returns where something new is to be made that will take its place at `path`.
+    pub(super) fn slot(&self, path: &str) -> &Dir {
+        self.slots.of(path)
+    }
+
+    /// Makes the directory in which layers are built: on the mount that their places are on.
+    pub(super) fn build_dir(&self, store: &Store) -> Result<Dir> {
+        let base = match (&self.slots.apart, store.home()) {
+            (Some(_), Some(home)) => home.dir(format!("{WORK}/{TRASH}/{}", self.name))?,
+            _ => self.dir.clone(),
+        };
+        Ok(base.ensure_dir(BUILD, 0o700)?)
+    }
+
+    /// Makes all that was made durable, and takes away what is left of building.
+    pub(super) fn settle(&self, store: &Store) -> Result<()> {
+        self.build_dir(store)?;
+        match (&self.slots.apart, store.home()) {
+            (Some(_), Some(home)) => home.dir(format!("{WORK}/{TRASH}/{}", self.name))?.remove_tree(BUILD)?,
+            _ => self.dir.remove_tree(BUILD)?,
+        }
+        for dir in self.slots.all() {
+            dir.sync_file_system()?;
+        }
+        Ok(())
+    }
+
+    /// Tells whether the file system can exchange two names, with two of its own.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(super) fn probe_exchange(&self) -> Result<(), FsError> {
+        for dir in self.slots.all() {
+            for name in ["one", "other"] {
+                dir.new_file(name, b"", 0o600)?;
+            }
+            dir.exchange("one", dir, "other")?;
+            for name in ["one", "other"] {
+                dir.remove_file(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the transaction away before it has begun.
+    pub(super) fn abandon(self, store: &Store) -> Result<()> {
+        let Self { name, slots, .. } = self;
+        drop(slots);
+        Ok(discard(store, &name)?)
+    }
+
+    /// Begins the transaction: from here on it can be finished.
+    pub(super) fn begin(self, store: &Store, work: Work, keep: bool) -> Result<Trash> {
+        let Self { name, root, dir, slots } = self;
+        let places = Places::open(store)?;
+        let mut times = BTreeMap::new();
+        for moved in work.moves() {
+            let parent = moved.parent();
+            if let (false, Some(dir)) = (times.contains_key(parent), places.dir(parent)?) {
+                times.insert(parent.to_owned(), dir.attrs(".")?.mtime);
+            }
+        }
+        let mut new = BTreeMap::new();
+        for moved in work.moves() {
+            if let Some(attrs) = slots.of(moved.path).find(moved.order.to_string())? {
+                new.insert(moved.order, attrs.inode);
+            }
+        }
+        let journal = Journal { keep, work, times, new };
+        let text = serde_json::to_vec(&journal).map_err(|error| parse_error(&dir, error))?;
+        dir.write_file(JOURNAL, &text, 0o600)?;
+        let work = root.dir(WORK)?;
+        for dir in [&dir, &work.dir(TRASH)?, &work, &root] {
+            dir.sync()?;
+        }
+        // Crash here: nothing has moved; the next run does it all, or what of it still holds then.
+        crash_point("trash:journal");
+        Ok(Trash { name, journal, root, dir, slots })
+    }
+}
+
+impl Trash {
+    /// Opens a transaction; `None` where it has no journal.
+    pub(super) fn open(store: &Store, name: &str) -> Result<Option<Self>> {
+        let root = store.root().clone();
+        let dir = root.dir(format!("{WORK}/{TRASH}"))?.dir(name)?;
+        let text = match dir.read(JOURNAL, 1 << 32) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            text => text?,
+        };
+        let journal: Journal = serde_json::from_slice(&text).map_err(|error| parse_error(&dir, error))?;
+        let kind = journal.work.kind().slots();
+        let slots = Slots { dir: dir.ensure_dir(kind, 0o700)?, apart: apart(store, name, kind, false)? };
+        Ok(Some(Self { name: name.to_owned(), journal, root, dir, slots }))
+    }
+
+    /// Lists the names of all transactions, oldest first.
+    pub(super) fn names(store: &Store) -> Result<Vec<String>, FsError> {
+        let trash = match store.root().dir(format!("{WORK}/{TRASH}")) {
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            trash => trash?,
+        };
+        Ok(trash.entries()?.into_iter().filter_map(|entry| String::from_utf8(entry.name).ok()).collect())
+    }
+
+    /// Returns how far the transaction is.
+    pub(super) fn state(&self) -> Result<State> {
+        let word = match self.dir.read(STATE, 64) {
+            Err(error) if error.is_not_found() => return Ok(State::Moving),
+            word => word?,
+        };
+        let all = [State::Moving, State::Kept, State::Purging, State::Undoing];
+        let state = all.into_iter().find(|state| state.word().as_bytes() == word);
+        state.ok_or_else(|| Error::Parse {
+            path: self.dir.shown(STATE),
+            source: ParseError::new("the state of a transaction", &word),
+        })
+    }
+
+    /// Says, durably, how far the transaction is.
+    pub(super) fn set_state(&self, state: State) -> Result<(), FsError> {
+        self.dir.write_file(STATE, state.word().as_bytes(), 0o600)?;
+        self.dir.sync()
+    }
+
+    /// Returns where a thing goes: the directory, and its name there.
+    pub(super) fn place(&self, moved: &Move<'_>) -> (&Dir, String) {
+        (self.slots.of(moved.path), moved.order.to_string())
+    }
+
+    /// Tells whether a move was made.
+    pub(super) fn is_done(&self, moved: &Move<'_>) -> Result<bool, FsError> {
+        let there = self.find(moved)?;
+        Ok(match moved.how {
+            How::Away => there.is_some(),
+            How::Put => there.is_none(),
+            How::Exchange(was) => match there {
+                Some((dir, name)) => dir.attrs(&name)?.inode == was.inode,
+                None => false,
+            },
+            How::Attributes { .. } => false,
+        })
+    }
+
+    /// Finds a thing in the trash. Whether the home is a mount of its own may have changed since it was moved.
+    pub(super) fn find(&self, moved: &Move<'_>) -> Result<Option<(&Dir, String)>, FsError> {
+        let name = moved.order.to_string();
+        for dir in self.slots.all() {
+            if dir.find(&name)?.is_some() {
+                return Ok(Some((dir, name)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Deletes what is new, after what was there before is back.
+    fn remove_new(&self) -> Result<(), FsError> {
+        if self.journal.work.kind() == Kind::Repair {
+            for moved in self.journal.work.moves() {
+                for dir in self.slots.all() {
+                    dir.remove_tree(moved.order.to_string())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the trash's names durable.
+    pub(super) fn sync(&self) -> Result<(), FsError> {
+        self.slots.all().try_for_each(Dir::sync)
+    }
+
+    /// Tells whether nothing is in the trash.
+    pub(super) fn is_empty(&self) -> Result<bool, FsError> {
+        for dir in self.slots.all() {
+            if !dir.entries()?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the transaction away, which must hold nothing any more. The journal goes last but for what is empty.
+    pub(super) fn remove(self, store: &Store) -> Result<(), FsError> {
+        let Self { name, journal, root, dir, slots } = self;
+        let has_apart = slots.apart.is_some();
+        drop(slots);
+        dir.remove_dir(journal.work.kind().slots())?;
+        if has_apart && let Some(home) = store.home() {
+            clean_up(home, &name)?;
+        }
+        dir.remove_file(JOURNAL)?;
+        dir.sync()?;
+        // Crash here: a directory without a journal, which the next run takes away.
+        crash_point("trash:no-journal");
+        clean_up(&root, &name)
+    }
+}
+
+/// Takes away what is left of a transaction that has no journal.
+pub(super) fn discard(store: &Store, name: &str) -> Result<(), FsError> {
+    clean_up(store.root(), name)?;
+    store.home().map_or(Ok(()), |home| clean_up(home, name))
+}
+
+/// Removes a transaction's directory, and those above it that are empty then.
+fn clean_up(base: &Dir, name: &str) -> Result<(), FsError> {
+    let trash = match base.dir(format!("{WORK}/{TRASH}")) {
+        Err(error) if error.is_not_found() => return Ok(()),
+        trash => trash?,
+    };
+    if let Ok(dir) = trash.dir(name) {
+        for entry in dir.entries()? {
+            match entry.name.as_slice() {
+                // Fails where something is in it.
+                b"nodes" => dir.remove_dir(NODES)?,
+                b"new" | b"build" => dir.remove_tree(&entry.name)?,
+                _ => dir.remove_file(&entry.name)?,
+            }
+        }
+        trash.remove_dir(name)?;
+    }
+    if trash.entries()?.is_empty() {
+        let work = base.dir(WORK)?;
+        work.remove_dir(TRASH)?;
+        if work.entries()?.is_empty() {
+            base.remove_dir(WORK)?;
+        }
+    }
+    base.sync()
+}
+
+/// Opens the place for things of a driver's home that is a mount of its own.
+fn apart(store: &Store, name: &str, slots: &str, make: bool) -> Result<Option<(String, Dir)>, FsError> {
+    let Some(home) = store.home() else { return Ok(None) };
+    let on_other_mount = store.root().dir(store.driver()).is_err_and(|error| error.is_other_mount());
+    let dir = match home.dir(format!("{WORK}/{TRASH}/{name}/{slots}")) {
+        Err(error) if error.is_not_found() && (make && on_other_mount) => {
+            let dir = home.ensure_dir(WORK, 0o700)?.ensure_dir(TRASH, 0o700)?.make_dir(name, 0o700)?;
+            let slots = dir.make_dir(slots, 0o700)?;
+            for dir in [&dir, home] {
+                dir.sync()?;
+            }
+            slots
+        }
+        Err(error) if error.is_not_found() => return Ok(None),
+        dir => dir?,
+    };
+    Ok(Some((format!("{}/", store.driver()), dir)))
+}
+
+/// Names a transaction by the time it begins, so that names sort by age.
+fn free_name(trash: &Dir) -> Result<String, FsError> {
+    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string();
+    let mut name = now.clone();
+    let mut number = 1;
+    while trash.find(&name)?.is_some() {
+        number += 1;
+        name = format!("{now}-{number}");
+    }
+    Ok(name)
+}
+
+fn parse_error(dir: &Dir, error: serde_json::Error) -> Error {
+    Error::Parse { path: dir.shown(JOURNAL), source: ParseError::because("the journal of a transaction", error) }
+}

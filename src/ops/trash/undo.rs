@@ -1,0 +1,148 @@
+//! Puts back what is in the trash.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::crash::crash_point;
+use crate::error::{Error, FsError, Result};
+use crate::fsx::Dir;
+use crate::store::{Store, WriteLock};
+
+use super::{How, Kind, Move, Owned, Places, Skipped, State, Trash};
+
+/// What was put back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UndoReport {
+    /// Name of the transaction.
+    pub transaction: String,
+    /// Number of pieces that are back: of garbage, or of what was mended.
+    pub restored: usize,
+    /// What could not be put back and is still in the trash.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Puts back what one transaction moved into the trash: the one of this name, else the last of this kind.
+///
+/// # Errors
+/// There is no such transaction, or the file system refuses.
+pub fn undo(store: &Store, lock: &WriteLock, kind: Kind, name: Option<&str>) -> Result<UndoReport> {
+    let names = Trash::names(store)?;
+    let nothing = || match name {
+        None => Error::Usage("there is nothing in the trash".to_owned()),
+        Some(name) => {
+            Error::Usage(format!("there is no transaction {name} in the trash; there are: {}", names.join(", ")))
+        }
+    };
+    let mut chosen = None;
+    for known in names.iter().rev().filter(|known| name.is_none_or(|name| name == *known)) {
+        chosen = Trash::open(store, known)?.filter(|trash| name.is_some() || trash.journal.work.kind() == kind);
+        if chosen.is_some() {
+            break;
+        }
+    }
+    undo_one(store, chosen.ok_or_else(nothing)?, lock)
+}
+
+/// Lets removals of garbage that were interrupted while they moved things into the trash stay there. To be called before
+/// [`recover`](crate::ops::recover) by whoever then wants an [`undo`]: it would go on with them, and delete.
+///
+/// # Errors
+/// The file system refuses, or a journal cannot be read.
+pub fn hold(store: &Store, _: &WriteLock) -> Result<()> {
+    for name in Trash::names(store)? {
+        if let Some(trash) = Trash::open(store, &name)?
+            && trash.journal.work.kind() == Kind::Gc
+            && trash.state()? == State::Moving
+        {
+            trash.set_state(State::Kept)?;
+            // Crash here: all that was moved waits for an undo or a purge.
+            crash_point("trash:held");
+        }
+    }
+    Ok(())
+}
+
+/// Moves what a transaction holds back to its places, the last first.
+pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Result<UndoReport> {
+    let (transaction, pieces) = (trash.name.clone(), trash.journal.work.pieces());
+    trash.set_state(State::Undoing)?;
+    // Crash here: the next run puts everything back.
+    crash_point("trash:undoing");
+    let places = Places::open(store)?;
+    let mut moves = trash.journal.work.moves();
+    moves.sort_by_key(|moved| std::cmp::Reverse(moved.order));
+    let mut skipped = Vec::new();
+    let mut step = None;
+    let mut touched: HashMap<&str, Dir> = HashMap::new();
+    for moved in moves {
+        if step.replace(moved.step) != Some(moved.step) {
+            // As on the way there, each step is durable before the next: what names something comes after it.
+            touched.drain().try_for_each(|(_, dir)| dir.sync())?;
+        }
+        match put_back(&places, &trash, &moved)? {
+            Ok(Some(dir)) => drop(touched.insert(moved.parent(), dir)),
+            Ok(None) => {}
+            Err(reason) => skipped.push(moved.skipped(reason)),
+        }
+        // Crash here: the next run puts the rest back.
+        crash_point("trash:restored");
+    }
+    touched.drain().try_for_each(|(_, dir)| dir.sync())?;
+    trash.sync()?;
+    if skipped.is_empty() {
+        for (path, time) in &trash.journal.times {
+            if let Some(dir) = places.dir(path)? {
+                dir.set_mtime(".", *time)?;
+            }
+        }
+        // Crash here: all is as it was; the next run takes away what is left of the transaction.
+        crash_point("trash:undone");
+        trash.remove_new()?;
+    }
+    match trash.is_empty()? {
+        true => trash.remove(store)?,
+        false => trash.set_state(State::Kept)?,
+    }
+    Ok(UndoReport { transaction, restored: pieces.saturating_sub(skipped.len()), skipped })
+}
+
+/// Undoes one move. Returns the directory that was changed, where one was, or why it stays as it is.
+fn put_back(places: &Places, trash: &Trash, moved: &Move<'_>) -> Result<Result<Option<Dir>, String>, FsError> {
+    let gone = || Ok(Err("the directory it was in is gone".to_owned()));
+    if let How::Attributes { node, was, now } = moved.how {
+        let Some((dir, name)) = places.parent(moved.path)? else { return gone() };
+        if let Some(found) = dir.find(name)?
+            && found.inode == node.inode
+            && Owned::of(&found) == now
+        {
+            was.give(&dir, name)?;
+        }
+        return Ok(Ok(None));
+    }
+    if !trash.is_done(moved)? {
+        return Ok(Ok(None));
+    }
+    let Some((dir, name)) = places.parent(moved.path)? else {
+        return if matches!(moved.how, How::Put) { Ok(Ok(None)) } else { gone() };
+    };
+    let there = dir.find(name)?;
+    let is_new = there.as_ref().is_some_and(|there| trash.journal.new.get(&moved.order) == Some(&there.inode));
+    let slot = trash.find(moved)?;
+    let done = match (moved.how, slot) {
+        (How::Put, _) if there.is_none() => return Ok(Ok(None)),
+        (How::Put, _) if is_new => {
+            let (slot, number) = trash.place(moved);
+            dir.rename(name, slot, number)
+        }
+        (How::Exchange(_), Some((slot, number))) if is_new => slot.exchange(number, &dir, name),
+        (How::Away, Some((slot, number))) => slot.rename(number, &dir, name),
+        (How::Exchange(_), Some((slot, number))) if there.is_none() => slot.rename(number, &dir, name),
+        _ => return Ok(Err("it has changed since".to_owned())),
+    };
+    Ok(match done {
+        Ok(()) => Ok(Some(dir)),
+        Err(error) => Err(error.source.to_string()),
+    })
+}
