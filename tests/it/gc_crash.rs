@@ -137,7 +137,8 @@ fn finish<'s>(root: &Path, arguments: &[&str], states: &'s States) -> &'s Tree {
     }
 }
 
-/// Kills `gc ARGUMENTS` at any moment, twenty times; `before` is what leads there.
+/// Kills `gc ARGUMENTS` at any moment, twenty times and on until one of them was in the middle of its work; `before`
+/// is what leads there.
 fn kills(fixture: &str, before: &[&[&str]], arguments: &[&str], seed: u64) {
     let original = Lab::new(fixture);
     original.plant();
@@ -163,7 +164,10 @@ fn kills(fixture: &str, before: &[&[&str]], arguments: &[&str], seed: u64) {
     let time = begun.elapsed();
     let mut dice = Dice(seed);
     let (mut lab, mut middle) = (prepared(), 0);
-    for kill in 0..20 {
+    for kill in 0..200 {
+        if kill >= 20 && middle > 0 {
+            break;
+        }
         let mut child = gc(&lab.root(), arguments).spawn().expect("dockpack runs");
         std::thread::sleep(dice.up_to(time));
         child.kill().expect("killed");
