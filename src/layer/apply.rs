@@ -2,7 +2,7 @@
 //! `createTarFile`; store-format 6.1).
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{Seek as _, SeekFrom, Write as _};
 
 use rustix::io::Errno;
 
@@ -181,7 +181,7 @@ impl Apply<'_> {
         match &member.kind {
             MemberKind::File => {
                 let file = self.make(dir, name, || dir.begin_file(name))?;
-                self.fill(members, dir, name, &file)?;
+                self.fill(member, members, dir, name, &file)?;
                 dir.stamp_file(name, &file, &stamp)?;
                 self.set_xattrs(member, dir, name)?;
             }
@@ -225,18 +225,43 @@ impl Apply<'_> {
 
     fn fill<R: TarStream>(
         &mut self,
+        member: &Member,
         members: &mut Members<R>,
         dir: &Dir,
         name: &[u8],
         mut file: &std::fs::File,
     ) -> Result<(), ApplyError> {
-        loop {
-            let got = members.read_content(&mut self.buffer)?;
-            if got == 0 {
-                return Ok(());
-            }
-            file.write_all(&self.buffer[..got]).map_err(|error| FsError::new("write", dir.shown(name), error))?;
+        let failed = |error| FsError::new("write", dir.shown(name), error);
+        let Some(map) = &member.sparse else {
+            return self.copy(member.size, members, |bytes| file.write_all(bytes).map_err(failed));
+        };
+        // Where Docker writes zeros, holes stay holes.
+        file.set_len(map.size).map_err(failed)?;
+        for (offset, length) in map.parts.iter().copied() {
+            file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+            self.copy(length, members, |bytes| file.write_all(bytes).map_err(failed))?;
         }
+        Ok(())
+    }
+
+    /// Reads the next bytes of content.
+    fn copy<R: TarStream>(
+        &mut self,
+        length: u64,
+        members: &mut Members<R>,
+        mut write: impl FnMut(&[u8]) -> Result<(), FsError>,
+    ) -> Result<(), ApplyError> {
+        let mut left = length;
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            let got = members.read_content(&mut self.buffer[..want])?;
+            if got == 0 {
+                return Err(TarError::Cut.into());
+            }
+            write(&self.buffer[..got])?;
+            left -= got as u64;
+        }
+        Ok(())
     }
 
     fn node(

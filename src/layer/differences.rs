@@ -155,7 +155,7 @@ impl Expected {
             xattrs: member.xattrs.clone(),
             whiteout: false,
             group: None,
-            size: (member.kind == MemberKind::File).then_some(member.size),
+            size: (member.kind == MemberKind::File).then_some(member.claimed),
             target: match &member.kind {
                 MemberKind::Symlink(target) => Some(target.clone()),
                 _ => None,

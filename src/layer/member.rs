@@ -8,6 +8,7 @@ use crate::fsx::{Time, XattrName};
 use crate::tarsplit::{Duplicate, Entry, Segments, Splitter, is_header_only};
 
 use super::header::{BLOCK, Header};
+use super::sparse::{self, Form, Numbers, SparseMap};
 
 /// Longest PAX header or GNU long name (Go `archive/tar` `maxSpecialFileSize`), in bytes.
 const SPECIAL_LIMIT: u64 = 1 << 20;
@@ -27,9 +28,9 @@ pub enum TarError {
     /// A name or a link leads out of the layer.
     #[error("{} leads out of the layer", .0.escape_ascii())]
     Escapes(Vec<u8>),
-    /// A sparse file, which no Docker store can give back.
-    #[error("sparse file {}", .0.escape_ascii())]
-    Sparse(Vec<u8>),
+    /// A sparse file that cannot be unpacked, and why.
+    #[error("sparse file {}, {}", .0.escape_ascii(), .1)]
+    Sparse(Vec<u8>, &'static str),
     /// A name that was there before; Docker refuses such a layer.
     #[error(transparent)]
     Duplicate(#[from] Duplicate),
@@ -70,6 +71,14 @@ pub trait TarStream: Read {
         Ok(())
     }
 
+    /// As [`TarStream::begin_member`], of a sparse file: its content has no entry in tar-split.
+    ///
+    /// # Errors
+    /// The stream does not take such a member.
+    fn begin_sparse(&mut self, _name: &[u8]) -> Result<(), TarError> {
+        Ok(())
+    }
+
     /// Passes over bytes that nobody wants, or over what is left of them.
     ///
     /// # Errors
@@ -81,11 +90,22 @@ pub trait TarStream: Read {
 
 impl TarStream for &[u8] {}
 
-impl<I: Iterator<Item = Result<Entry, ParseError>>> TarStream for Segments<I> {}
+impl<I: Iterator<Item = Result<Entry, ParseError>>> TarStream for Segments<I> {
+    fn begin_sparse(&mut self, name: &[u8]) -> Result<(), TarError> {
+        match self.goes_on()? {
+            true => Ok(()),
+            false => Err(TarError::Sparse(name.to_vec(), "of which Docker has not kept where its parts belong")),
+        }
+    }
+}
 
 impl<R: Read, W: Write> TarStream for Splitter<R, W> {
     fn begin_member(&mut self, name: &[u8], size: u64) -> Result<(), TarError> {
         Ok(self.begin_file(name, size)??)
+    }
+
+    fn begin_sparse(&mut self, name: &[u8]) -> Result<(), TarError> {
+        Ok(self.note_name(name)?)
     }
 }
 
@@ -102,8 +122,10 @@ pub struct Member {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Bytes of content that follow in the stream.
+    /// Bytes of content that follow in the stream; of a sparse file only those of its parts.
     pub size: u64,
+    /// Where the parts of a sparse file belong.
+    pub sparse: Option<SparseMap>,
     /// Bytes that the header claims, also where nothing follows it.
     pub claimed: u64,
     /// Time of last change as Docker sets it: outside of 1970 to 2262 it becomes 1970.
@@ -119,7 +141,7 @@ pub struct Member {
 pub enum Content {
     /// In the stream, as in any tar.
     Present,
-    /// Left out, as in the segments of tar-split.
+    /// Left out, as in the segments of tar-split. That of sparse files is there.
     Elided,
 }
 
@@ -245,11 +267,39 @@ impl<R: TarStream> Members<R> {
 
     /// Puts header and special records together, and notes where the content ends.
     fn begin(&mut self, header: Header, special: Special) -> Result<Member, TarError> {
-        let (name, member) = special.merge(header)?;
-        self.stream.begin_member(&name, member.size)?;
+        let (name, mut member, form) = special.merge(header)?;
         self.padding = padding(member.size);
-        self.unread = if self.content == Content::Present { member.size } else { 0 };
+        let Some(form) = form else {
+            self.stream.begin_member(&name, member.size)?;
+            self.unread = if self.content == Content::Present { member.size } else { 0 };
+            return Ok(member);
+        };
+        self.stream.begin_sparse(&name)?;
+        self.unread = member.size;
+        let numbers = match form {
+            Form::Records(numbers) => numbers,
+            Form::Content => self.read_map()?,
+        };
+        member.size = self.unread;
+        member.sparse = Some(SparseMap::new(&numbers, member.claimed, member.size)?);
         Ok(member)
+    }
+
+    /// Reads the map in front of a sparse file's content.
+    fn read_map(&mut self) -> Result<Vec<u64>, TarError> {
+        let (mut numbers, mut block) = (Numbers::default(), [0; BLOCK]);
+        loop {
+            let mut filled = 0;
+            while filled < BLOCK {
+                match self.read_content(&mut block[filled..])? {
+                    0 => return Err(TarError::Header("map of a sparse file")),
+                    got => filled += got,
+                }
+            }
+            if let Some(numbers) = numbers.take(&block)? {
+                return Ok(numbers);
+            }
+        }
     }
 }
 
@@ -273,6 +323,7 @@ fn global_header() -> Member {
         uid: 0,
         gid: 0,
         size: 0,
+        sparse: None,
         claimed: 0,
         mtime: never,
         atime: never,
@@ -289,12 +340,16 @@ struct Special {
 }
 
 impl Special {
-    /// Returns the name as the tar has it, and the member.
-    fn merge(mut self, header: Header) -> Result<(Vec<u8>, Member), TarError> {
-        let name = self.name.take().or_else(|| self.pax.remove(&b"path"[..])).unwrap_or(header.name);
+    /// Returns the name as the tar has it, and the member; of a sparse file, where its map is.
+    fn merge(mut self, header: Header) -> Result<(Vec<u8>, Member, Option<Form>), TarError> {
+        let mut name = self.name.take().or_else(|| self.pax.remove(&b"path"[..])).unwrap_or(header.name);
         let link = self.link.take().or_else(|| self.pax.remove(&b"linkpath"[..])).unwrap_or(header.link);
-        if header.type_flag == b'S' || self.pax.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
-            return Err(TarError::Sparse(name));
+        if header.type_flag == b'S' {
+            return Err(TarError::Sparse(name, "of a form of GNU tar that Docker does not take either"));
+        }
+        let form = Form::of(&self.pax, &name)?;
+        if form.is_some() {
+            name = self.pax.remove(&b"GNU.sparse.name"[..]).unwrap_or(name);
         }
         let size = u64::try_from(self.number(b"size", header.size)?).map_err(|_| TarError::Header("size"))?;
         let kind = match header.type_flag {
@@ -308,6 +363,14 @@ impl Special {
             b'6' => MemberKind::Fifo,
             other => return Err(TarError::Type(name, other)),
         };
+        if form.is_some() && kind != MemberKind::File {
+            return Err(TarError::Sparse(name, "which is no file"));
+        }
+        let claimed = match [&b"GNU.sparse.size"[..], b"GNU.sparse.realsize"].iter().find_map(|key| self.pax.get(*key))
+        {
+            Some(text) if form.is_some() => sparse::number(text).ok_or(TarError::Header("length of a sparse file"))?,
+            _ => size,
+        };
         let has_content = !is_header_only(header.type_flag);
         let mtime = self.time(b"mtime")?.unwrap_or((header.mtime, 0));
         let atime = self.time(b"atime")?.or(header.atime.map(|seconds| (seconds, 0))).unwrap_or(mtime);
@@ -319,7 +382,8 @@ impl Special {
             uid: narrow(self.number(b"uid", header.uid)?, "uid")?,
             gid: narrow(self.number(b"gid", header.gid)?, "gid")?,
             size: if has_content { size } else { 0 },
-            claimed: size,
+            sparse: None,
+            claimed,
             mtime,
             atime: atime.max(mtime),
             xattrs: self
@@ -328,7 +392,7 @@ impl Special {
                 .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?.to_vec(), value)))
                 .collect(),
         };
-        Ok((name, member))
+        Ok((name, member, form))
     }
 
     fn number(&self, key: &[u8], otherwise: i64) -> Result<i64, TarError> {
@@ -385,7 +449,18 @@ fn parse_pax(mut bytes: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, TarError> {
         let record = bytes.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(bad)?;
         let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
         let (key, value) = (record[..equals].to_vec(), record[equals + 1..].to_vec());
-        if value.is_empty() && !key.starts_with(b"SCHILY.xattr.") {
+        if matches!(&key[..], b"GNU.sparse.offset" | b"GNU.sparse.numbytes") {
+            // Version 0.0 has a pair of records for each part: to 0.1.
+            let map: &mut Vec<u8> = records.entry(b"GNU.sparse.map".to_vec()).or_default();
+            let is_length = map.iter().filter(|byte| **byte == b',').count() % 2 == 0 && !map.is_empty();
+            if sparse::number(&value).is_none() || is_length != key.ends_with(b"numbytes") {
+                return Err(bad());
+            }
+            if !map.is_empty() {
+                map.push(b',');
+            }
+            map.extend(value);
+        } else if value.is_empty() && !key.starts_with(b"SCHILY.xattr.") {
             records.remove(&key);
         } else {
             records.insert(key, value);

@@ -5,6 +5,7 @@ pub(crate) mod differences;
 mod header;
 mod member;
 mod shared;
+mod sparse;
 mod split;
 
 pub(crate) use apply::Marks;
@@ -13,4 +14,5 @@ pub use differences::RestoreError;
 pub(crate) use member::clean;
 pub use member::{Content, Member, MemberKind, Members, TarError, TarStream};
 pub use shared::Shared;
+pub use sparse::SparseMap;
 pub use split::split;

@@ -4,7 +4,8 @@
 //! `type` 2 is a *segment*, raw bytes of the tar (headers, padding, the end) as base64 in `payload`. `type` 1 is
 //! a *file*: `name` (or `name_raw`, base64, where it is not UTF-8), `size` bytes that are to be taken from the
 //! layer's directory, and their CRC-64/GO-ISO, big endian, as base64 in `payload`. A file of no size has
-//! `payload` null. Putting the pieces together in order gives the tar again, byte for byte.
+//! `payload` null. Putting the pieces together in order gives the tar again, byte for byte. A sparse
+//! file has no entry here: its content is in segments (see `layer::sparse`).
 
 mod assemble;
 mod entries;

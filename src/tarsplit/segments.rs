@@ -24,6 +24,22 @@ impl<I: Iterator<Item = Result<Entry, ParseError>>> Segments<I> {
     }
 }
 
+impl<I: Iterator<Item = Result<Entry, ParseError>>> Segments<I> {
+    /// Tells whether a segment has the bytes that come next in the tar, and not a file.
+    pub(crate) fn goes_on(&mut self) -> io::Result<bool> {
+        loop {
+            if self.segment.position() < self.segment.get_ref().len() as u64 {
+                return Ok(true);
+            }
+            match self.entries.next() {
+                Some(Ok(Entry::Segment(bytes))) => self.segment = io::Cursor::new(bytes),
+                None | Some(Ok(Entry::File { .. })) => return Ok(false),
+                Some(Err(error)) => return Err(io::Error::other(error)),
+            }
+        }
+    }
+}
+
 impl<I: Iterator<Item = Result<Entry, ParseError>>> Read for Segments<I> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {

@@ -61,8 +61,8 @@ impl<R: Read, W: Write> Splitter<R, W> {
     /// # Errors
     /// The sink takes no more; or, as an error within, see [`Duplicate`].
     pub fn begin_file(&mut self, name: &[u8], size: u64) -> io::Result<Result<(), Duplicate>> {
-        if !self.names.insert(key(name)) {
-            return Ok(Err(Duplicate(name.to_vec())));
+        if let Err(duplicate) = self.note_name(name) {
+            return Ok(Err(duplicate));
         }
         self.end_segment()?;
         if size == 0 {
@@ -72,6 +72,17 @@ impl<R: Read, W: Write> Splitter<R, W> {
             self.file = Some(OpenFile { name: name.to_vec(), size, left: size, digest });
         }
         Ok(Ok(()))
+    }
+
+    /// Takes the name of a member whose content stays in segments.
+    ///
+    /// # Errors
+    /// There was one of this name.
+    pub fn note_name(&mut self, name: &[u8]) -> Result<(), Duplicate> {
+        match self.names.insert(key(name)) {
+            true => Ok(()),
+            false => Err(Duplicate(name.to_vec())),
+        }
     }
 
     /// Ends the tar-split where the tar has ended, and gives the stream and the sink back.

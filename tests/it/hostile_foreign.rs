@@ -316,6 +316,29 @@ fn layers_that_do_harm() {
     layer("a hard link out", Refused, &[Entry::hard_link("x", "../../outside/secret")]);
     layer("a name twice", Refused, &[Entry::file("x", "one"), Entry::file("./x", "two")]);
     layer("more than there is", Refused, &[Entry::file("x", "short").claiming(1 << 40)]);
+    let sparse = |name: &str, content: &str, size: u64, map: &str| {
+        let entry = Entry::file(name, content).record("GNU.sparse.map", map);
+        entry.record("GNU.sparse.size", size.to_string()).record("GNU.sparse.name", name)
+    };
+    layer("a sparse file", Harmless, &[sparse("x", "some", 1 << 40, "3,2,1000000,2")]);
+    layer("one without parts", Harmless, &[sparse("x", "", 1 << 40, "0,0")]);
+    for map in
+        ["", ",", "0", "0,5", "0,2,1,2", "9,2,0,2", "0,3", "0,-4", "18446744073709551615,4", "x,4", "0,4,,", "7,4"]
+    {
+        layer(&format!("map {map:?}"), Refused, &[sparse("x", "some", 10, map)]);
+    }
+    for size in ["x", "-1", "9223372036854775808", "3"] {
+        layer(size, Refused, &[sparse("x", "some", 4, "0,4").record("GNU.sparse.size", size)]);
+    }
+    for map in ["", "\n", "1\n0\n", "x\n", "999999999\n", "99999999999999999999999\n", "1\n0\n4\n"] {
+        let content = format!("{map}{}", "\0".repeat(512 - map.len()));
+        let entry = Entry::file("x", &content).record("GNU.sparse.major", "1").record("GNU.sparse.minor", "0");
+        layer(&format!("map {map:?} in front of content"), Refused, &[entry.record("GNU.sparse.realsize", "4")]);
+    }
+    layer("another version", Refused, &[Entry::file("x", "x").record("GNU.sparse.major", "2")]);
+    layer("a sparse file up", Refused, &[sparse("../evil", "some", 4, "0,4")]);
+    layer("a sparse file twice", Refused, &[Entry::file("x", "one"), sparse("./x", "some", 4, "0,4")]);
+    layer("a sparse file through a link", Refused, &[Entry::symlink("out", "OUTSIDE"), sparse("out/x", "a", 1, "0,1")]);
     layer("an absolute name", Harmless, &[Entry::file("/OUTSIDE/evil", "x")]);
     layer("a link out", Harmless, &[Entry::symlink("out", "OUTSIDE/secret"), Entry::dir("x/").claiming(4096)]);
 }

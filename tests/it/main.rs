@@ -40,6 +40,8 @@ mod readme;
 mod repair;
 #[cfg(feature = "cli")]
 mod round_trip;
+#[cfg(feature = "cli")]
+mod sparse;
 mod store;
 mod support;
 mod trees;

@@ -155,6 +155,9 @@ impl Catalog {
 
     fn add(&mut self, member: &layer::Member, place: Place, digests: Option<Digests>) -> Result<(), CatalogError> {
         let name = name_of(&member.path);
+        if member.sparse.is_some() {
+            return Err(TarError::Sparse(member.path.clone(), "which no archive has").into());
+        }
         let target = match &member.kind {
             MemberKind::File => None,
             MemberKind::HardLink(target) => Some(name_of(target)),

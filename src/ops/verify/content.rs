@@ -17,7 +17,7 @@ use crate::progress::{Event, Observer, check_stop};
 use crate::store::{Layer, Snapshot, Store};
 use crate::tarsplit::{AssembleError, Assembler, Entries, LayerTree, Segments};
 
-use super::headers::{Headers, Stamp};
+use super::headers::{Headers, SparseFile, Stamp};
 use super::tree::{Inode, Making, Problem, TreeCheck, text};
 
 /// Length of the names that BuildKit draws for directories.
@@ -119,10 +119,12 @@ impl Proof<'_> {
         }
         let facts = self.driver.facts(&layer);
         let marks = facts.as_ref().map_or(Marks::None, |facts| self.driver.marks(facts));
+        let mut sparse = Vec::new();
         let mut read = self.read(Entries::new(record.file("tar-split.json.gz")?), &tree, marks)?;
         match std::mem::replace(&mut read.headers, Ok(None)) {
             Ok(None) => {}
-            Ok(Some(headers)) => {
+            Ok(Some(mut headers)) => {
+                sparse = std::mem::take(&mut headers.sparse);
                 let compared = facts.and_then(|facts| self.attributes(&headers, &facts, &tree));
                 compared.unwrap_or_else(|error| self.damage(b"", "tree-unreadable", error));
             }
@@ -136,7 +138,7 @@ impl Proof<'_> {
                 self.found.problems.push(Problem { path: Vec::new(), code, severity, evidence, inode: None });
             }
         }
-        self.content(read);
+        self.content(read, bad_sparse_files(&sparse, &tree));
         Ok(())
     }
 
@@ -209,7 +211,7 @@ impl Proof<'_> {
     }
 
     /// Notes what the bytes of the tar say, beyond what was found of the nodes.
-    fn content(&mut self, read: Read) {
+    fn content(&mut self, read: Read, sparse: Vec<BadFile>) {
         self.found.bytes = read.length;
         if let Err(error) = read.rest {
             self.damage(b"", "layer-tar-split-damaged", error);
@@ -218,8 +220,11 @@ impl Proof<'_> {
             let evidence = format!("expected {}, found sha256:{found}, and every file is right", self.layer.diff);
             self.damage(b"", "layer-digest-mismatch", evidence);
         }
-        let bad: HashSet<Vec<u8>> = self.found.problems.iter().map(|problem| problem.path.clone()).collect();
-        for (path, code, what) in read.bad_files {
+        // Only these say that there cannot be the same content; a file that was written to has another time too.
+        let is_other = |problem: &&Problem| matches!(problem.code, "file-missing" | "file-size" | "node-kind");
+        let others = self.found.problems.iter().filter(is_other);
+        let bad: HashSet<Vec<u8>> = others.map(|problem| problem.path.clone()).collect();
+        for (path, code, what) in read.bad_files.into_iter().chain(sparse) {
             let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
             if !above.chain([&path[..]]).any(|path| bad.contains(path)) {
                 self.damage(&path, code, what);
@@ -228,14 +233,27 @@ impl Proof<'_> {
     }
 }
 
+/// Path, code and evidence of a file that is not what it was.
+type BadFile = (Vec<u8>, &'static str, String);
+
+/// Compares sparse files with what tar-split has of them.
+fn bad_sparse_files(files: &[SparseFile], tree: &LayerTree) -> Vec<BadFile> {
+    let compare = |file: &SparseFile| match file.is_in(&tree.0) {
+        Ok(true) => None,
+        Ok(false) => Some(("file-content", "other content than when the layer was made".to_owned())),
+        Err(error) => Some(("file-unreadable", error.to_string())),
+    };
+    files.iter().filter_map(|file| compare(file).map(|(code, what)| (file.path.clone(), code, what))).collect()
+}
+
 /// What tar-split and the files of a layer say.
 struct Read {
     /// Headers of the tar, until they were taken.
     headers: Result<Option<Headers>, TarError>,
     /// Whether tar-split could be read to its end.
     rest: io::Result<()>,
-    /// Path, code and evidence of files that are not what they were.
-    bad_files: Vec<(Vec<u8>, &'static str, String)>,
+    /// Files that are not what they were.
+    bad_files: Vec<BadFile>,
     /// SHA-256 of the tar.
     digest: Sha256,
     /// Bytes of the tar.

@@ -2,9 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::fsx::Time;
+use sha2::Digest as _;
+
+use crate::error::FsError;
+use crate::fsx::{Dir, Time};
+use crate::id::Sha256;
 use crate::layer::differences::{Expected, Prediction};
-use crate::layer::{Marks, Member, MemberKind, Members, TarError, TarStream};
+use crate::layer::{Marks, Member, MemberKind, Members, SparseMap, TarError, TarStream};
+
+/// Bytes read at once.
+const CHUNK: usize = 128 << 10;
 
 /// A further name of a file.
 #[derive(Debug)]
@@ -33,6 +40,38 @@ pub(super) struct Headers {
     hidden: HashSet<Vec<u8>>,
     /// Directories of which nothing of the parent's is left.
     opaque: HashSet<Vec<u8>>,
+    /// Files whose content is not proved by assembling the tar.
+    pub(super) sparse: Vec<SparseFile>,
+}
+
+/// A sparse file: tar-split itself has its content.
+#[derive(Debug)]
+pub(super) struct SparseFile {
+    pub(super) path: Vec<u8>,
+    map: SparseMap,
+    /// Digest of its parts.
+    digest: Sha256,
+}
+
+impl SparseFile {
+    fn read(path: Vec<u8>, map: SparseMap, members: &mut Members<impl TarStream>) -> Result<Self, TarError> {
+        let (mut digest, mut buffer) = (sha2::Sha256::new(), vec![0; CHUNK]);
+        loop {
+            match members.read_content(&mut buffer)? {
+                0 => return Ok(Self { path, map, digest: Sha256::finish(digest) }),
+                got => digest.update(&buffer[..got]),
+            }
+        }
+    }
+
+    /// Tells whether the file in a layer's tree has this content.
+    pub(super) fn is_in(&self, tree: &Dir) -> Result<bool, FsError> {
+        let file = tree.file(&self.path)?;
+        let mut digest = sha2::Sha256::new();
+        let is_zero = self.map.compare(&file, |bytes| digest.update(bytes));
+        let is_zero = is_zero.map_err(|error| FsError::new("read", tree.shown(&self.path), error))?;
+        Ok(is_zero && Sha256::finish(digest) == self.digest)
+    }
 }
 
 impl Headers {
@@ -43,9 +82,13 @@ impl Headers {
             links: HashMap::new(),
             hidden: HashSet::new(),
             opaque: HashSet::new(),
+            sparse: Vec::new(),
         };
-        while let Some(member) = members.next_member()? {
+        while let Some(mut member) = members.next_member()? {
             headers.add(&member);
+            if let Some(map) = member.sparse.take() {
+                headers.sparse.push(SparseFile::read(member.path, map, members)?);
+            }
         }
         Ok(headers)
     }

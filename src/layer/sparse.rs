@@ -1,0 +1,199 @@
+//! Sparse files: members of which the tar has only some parts, between holes of zeros.
+//!
+//! PAX records (GNU tar's `--format=posix --sparse`, Go `archive/tar`) give the real name and length, and the *map*,
+//! offset and length of each part: in 0.0 as a pair of records for each, in 0.1 in one record, in 1.0 as lines of
+//! decimal digits in front of the content, filled up to a block. The parts follow each other without the holes.
+//!
+//! Docker unpacks such files, but writes a tar-split of them in which the map is missing, so it can never save the layer
+//! again. Here the whole content, with the map, stands in the segments of tar-split, and there is no file entry: whoever
+//! assembles the tar, dockerd too, has it without reading the file. So what is in the file is proved apart
+//! ([`SparseMap::compare`]). GNU's older form, type `S`, is refused, as Docker does.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
+
+use rustix::io::Errno;
+
+use super::member::TarError;
+
+/// Most parts that a file may have.
+const PARTS_LIMIT: u64 = 1 << 18;
+/// Bytes read from a file at once.
+const CHUNK: usize = 128 << 10;
+
+/// Which parts of a sparse file the tar has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SparseMap {
+    /// Offset and length of each, in bytes; in order, and none reaches into the next.
+    pub(crate) parts: Vec<(u64, u64)>,
+    /// Length of the file.
+    pub(crate) size: u64,
+}
+
+/// Where the map is.
+pub(super) enum Form {
+    /// In these records.
+    Records(Vec<u64>),
+    /// In front of the content.
+    Content,
+}
+
+fn bad() -> TarError {
+    TarError::Header("map of a sparse file")
+}
+
+impl Form {
+    /// Tells what PAX records say; nothing where the member is not sparse.
+    pub(super) fn of(pax: &BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8]) -> Result<Option<Self>, TarError> {
+        let get = |key: &str| pax.get(format!("GNU.sparse.{key}").as_bytes()).map(|value| &value[..]);
+        match (get("major"), get("minor"), get("map")) {
+            (Some(b"1"), Some(b"0"), None) => Ok(Some(Self::Content)),
+            (None, None, Some(map)) | (Some(b"0"), Some(b"0" | b"1"), Some(map)) => {
+                let numbers = map.split(|byte| *byte == b',').map(number);
+                numbers.collect::<Option<_>>().map(Self::Records).map(Some).ok_or_else(bad)
+            }
+            _ if pax.keys().any(|key| key.starts_with(b"GNU.sparse.")) => {
+                Err(TarError::Sparse(name.to_vec(), "in a form that is not known"))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Reads a decimal number.
+pub(super) fn number(text: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok().filter(|number| i64::try_from(*number).is_ok())
+}
+
+/// A map that is read from the content, number by number.
+#[derive(Default)]
+pub(super) struct Numbers {
+    numbers: Vec<u64>,
+    digits: Vec<u8>,
+    count: Option<u64>,
+}
+
+impl Numbers {
+    /// Takes the next block; gives the numbers when it holds the last of them.
+    pub(super) fn take(&mut self, block: &[u8]) -> Result<Option<Vec<u64>>, TarError> {
+        for byte in block {
+            if *byte != b'\n' {
+                self.digits.push(*byte);
+                // No number is longer.
+                if self.digits.len() > 20 {
+                    return Err(bad());
+                }
+                continue;
+            }
+            let number = number(&self.digits).ok_or_else(bad)?;
+            self.digits.clear();
+            match self.count {
+                None if number > PARTS_LIMIT => return Err(bad()),
+                None => self.count = Some(number),
+                Some(_) => self.numbers.push(number),
+            }
+            if self.count.is_some_and(|count| self.numbers.len() as u64 == 2 * count) {
+                return Ok(Some(std::mem::take(&mut self.numbers)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl SparseMap {
+    /// Takes pairs of offset and length for a file of `size` bytes, of which the tar has `packed`.
+    pub(super) fn new(numbers: &[u64], size: u64, packed: u64) -> Result<Self, TarError> {
+        let (pairs, rest) = numbers.as_chunks::<2>();
+        let (mut end, mut sum) = (0, 0);
+        for [offset, length] in pairs {
+            if *offset < end {
+                return Err(bad());
+            }
+            end = offset.checked_add(*length).filter(|end| *end <= size).ok_or_else(bad)?;
+            sum += length;
+        }
+        match rest.is_empty() && sum == packed {
+            true => Ok(Self { parts: pairs.iter().map(|[offset, length]| (*offset, *length)).collect(), size }),
+            false => Err(bad()),
+        }
+    }
+
+    /// Gives the parts of a file to `with`, and tells whether all else of it is zeros. Holes on disk are not read.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter.
+    pub(crate) fn compare(&self, mut file: &File, mut with: impl FnMut(&[u8])) -> io::Result<bool> {
+        let mut buffer = vec![0; CHUNK];
+        let mut at = 0;
+        for (offset, length) in self.parts.iter().copied().chain([(self.size, 0)]) {
+            while let Some(data) = next_data(file, at, offset)? {
+                let want = usize::try_from(offset - data).unwrap_or(CHUNK).min(CHUNK);
+                file.read_exact_at(&mut buffer[..want], data)?;
+                if buffer[..want].iter().any(|byte| *byte != 0) {
+                    return Ok(false);
+                }
+                at = data + want as u64;
+            }
+            file.seek(SeekFrom::Start(offset))?;
+            let mut left = length;
+            while left > 0 {
+                let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+                file.read_exact(&mut buffer[..want])?;
+                with(&buffer[..want]);
+                left -= want as u64;
+            }
+            at = offset + length;
+        }
+        Ok(true)
+    }
+}
+
+/// Finds the first byte from `at` on that is not in a hole; none where that is not before `end`.
+fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<u64>> {
+    if at >= end {
+        return Ok(None);
+    }
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+        Ok(data) => Ok((data < end).then_some(data)),
+        Err(Errno::NXIO) => Ok(None),
+        // A file system that tells of no holes.
+        Err(Errno::INVAL) => Ok(Some(at)),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps() {
+        let map = |numbers: &[u64], size, packed| SparseMap::new(numbers, size, packed).ok().map(|map| map.parts);
+        assert_eq!(map(&[0, 2, 5, 1, 9, 0], 9, 3), Some(vec![(0, 2), (5, 1), (9, 0)]));
+        assert_eq!(map(&[], 1 << 40, 0), Some(vec![]));
+        for (numbers, size, packed) in [
+            (&[0, 2, 1, 1][..], 9, 3),
+            (&[5, 1, 0, 1], 9, 2),
+            (&[0, 2, 5], 9, 2),
+            (&[0, 2], 9, 3),
+            (&[0, 2], 1, 2),
+            (&[u64::MAX, 2], 9, 2),
+        ] {
+            assert_eq!(map(numbers, size, packed), None, "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_in_front_of_content() {
+        let read = |text: &[u8]| Numbers::default().take(text);
+        assert_eq!(read(b"2\n0\n10\n20\n30\n\0\0").expect("numbers"), Some(vec![0, 10, 20, 30]));
+        assert_eq!(read(b"0\n").expect("numbers"), Some(vec![]));
+        assert_eq!(read(b"2\n0\n10\n20\n").expect("some numbers"), None);
+        for text in [&b"\n"[..], b"-1\n", b"1\n+2\n", b"9999999999\n", b"1\n99999999999999999999999\n", &[0; 512]] {
+            assert!(read(text).is_err(), "{}", text.escape_ascii());
+        }
+    }
+}
