@@ -387,7 +387,7 @@ pub struct VerifyArgs {
 Examples:
   dockpack repair --dry-run                        what would be done, and what is needed for the rest
   dockpack repair                                  the same, and asks
-  dockpack repair --from backup.tar.zst            with an archive that dockpack save wrote
+  dockpack repair --from backup.tar.zst            with an archive that dockpack save, docker save or skopeo wrote
   dockpack repair --from /mnt/disk/var/lib/docker  with the store of another host
   dockpack repair --undo                           as it was before
 

@@ -42,7 +42,7 @@ pub(super) fn repair(args: &RepairArgs, place: &Place, ui: &Ui) -> Result<Exit, 
     if let Some(name) = &args.undo {
         return put_back(&store, name.as_deref(), ui);
     }
-    let source = args.from.as_deref().map(Source::open).transpose()?;
+    let source = args.from.as_deref().map(|path| Source::open(path, ui.observer())).transpose()?;
     interrupt::take();
     if args.dry_run {
         let (plan, _) = RepairPlan::make(&store, source.as_ref(), ui.observer())?;

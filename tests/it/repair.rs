@@ -233,6 +233,54 @@ fn several_defects_of_overlay_from_a_store() {
     several_from_a_store("20-overlay", &["tree-gone", "top-directory-gone"]);
 }
 
+/// An archive without what dockpack adds is one of another tool: unpacked, as a tar, and in gzip.
+fn from_other_tools(fixture: &'static str, defects: &[&str]) {
+    let lab = Lab::new(fixture);
+    let (unpacked, tar) = (lab.at("unpacked"), lab.at("docker.tar"));
+    let _ = run(&lab.at("base"), ["save", "--all", "-o", &format!("{}/", unpacked.display())]).done();
+    fs::remove_dir_all(unpacked.join("dockpack")).expect("removed");
+    let packed = Command::new("tar").arg("-C").arg(&unpacked).arg("-cf").arg(&tar).arg(".").status();
+    assert!(packed.expect("tar runs").success());
+    assert!(Command::new("gzip").arg("--keep").arg(&tar).status().expect("gzip runs").success());
+    let mended = |defects: &[&str], archive: &Path| {
+        let root = lab.damaged("root", defects);
+        let before = Untouched::note(&root);
+        let done = repair(&root, &["-y", "--json", "--from", archive.to_str().expect("text")]).done();
+        assert_mended("other tools", &root, &document(&done)["plan"]);
+        (root, before)
+    };
+    for archive in [&unpacked, &tar, &lab.at("docker.tar.gz")] {
+        let (root, before) = mended(defects, archive);
+        let ([wanted, trees], [found, built]) = (seen(&lab.at("base"), lab.driver()), seen(&root, lab.driver()));
+        // Tar-splits are made anew, and say the same in other words: that they are right `verify` has proved.
+        let same = |tree: Tree| tree.only(|path| !path.ends_with(b"/tar-split.json.gz"));
+        assert_same(&same(wanted), &same(found), Allow::REBUILT);
+        // No tar says when the root of a layer was changed.
+        let inside = |tree: Tree| tree.only(|path| path.iter().filter(|byte| **byte == b'/').count() > 1);
+        assert_same(&inside(trees), &inside(built), Allow::REBUILT);
+        let _ = repair(&root, &["--undo"]).done();
+        before.assert_restored();
+    }
+    // Such archives do not know what a layer's directory was called, and its size has to be counted.
+    let (root, _) = mended(&["layer-entry-gone"], &tar);
+    let entries = |root: &Path| {
+        let told = |path: &[u8]| ["/diff", "/size", "/parent"].iter().any(|file| path.ends_with(file.as_bytes()));
+        state(&root.join("image").join(lab.driver())).only(told)
+    };
+    assert_same(&entries(&lab.at("base")), &entries(&root), Allow::NOTHING);
+}
+
+#[test]
+fn archives_of_other_tools_mend_overlay2() {
+    from_other_tools("20-overlay2", &["top-directory-gone", "byte-changed", "tar-split-gone", "config-gone"]);
+    from_other_tools("28-overlay2", &["tree-gone", "link-gone", "layer-entry-half", "lower-empty"]);
+}
+
+#[test]
+fn archives_of_other_tools_mend_overlay() {
+    from_other_tools("20-overlay", &["top-directory-gone", "file-removed", "tar-split-gone", "config-gone"]);
+}
+
 /// Layers of `overlay` share the files they have from below, also when they were mended.
 #[test]
 fn overlay_goes_on_sharing_files() {

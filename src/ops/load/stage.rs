@@ -91,7 +91,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Builds every planned layer out of an archive that another tool wrote.
-    pub(super) fn run_foreign(mut self, archive: &mut ForeignArchive) -> Result<()> {
+    pub(in crate::ops) fn run_foreign(mut self, archive: &mut ForeignArchive) -> Result<()> {
         let diffs = self.plan.layers.iter().map(|layer| layer.record.diff).collect();
         archive.spool(&diffs, &self.spool, self.observer)?;
         for layer in &self.plan.layers {

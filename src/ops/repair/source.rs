@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use crate::archive::{ArchiveIndex, ArchiveReader, ArchiveWriter, Compression, LayoutReader};
+use crate::archive::foreign::{Choice, ForeignArchive, Spool};
+use crate::archive::{self, Archive, ArchiveIndex, ArchiveReader, ArchiveWriter, Compression};
 use crate::error::{Error, Result};
 use crate::fsx::{is_dir, open_input};
 use crate::graph::{Selected, select_all};
 use crate::id::{ChainId, ImageId};
+use crate::ops::load::Stage;
 use crate::ops::save::SavePlan;
+use crate::progress::Observer;
 use crate::store::{Snapshot, Store};
 
 /// Where layers come from.
@@ -28,29 +31,41 @@ enum From {
 }
 
 impl Source {
-    /// Opens what is at `path`: the data root of a store, or an archive, which is read several times.
+    /// Opens what is at `path`: the data root of a store, or an archive, dockpack's own or of another tool, which is read
+    /// several times.
     ///
     /// # Errors
     /// It is neither, or is damaged.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, observer: &dyn Observer) -> Result<Self> {
         let path = path.to_str().and_then(|text| text.strip_prefix("oci:")).map_or(path, Path::new);
         let name = path.display().to_string();
-        if path == Path::new("-") {
-            let text = "--from is read several times: name a file or directory, not standard input";
-            return Err(Error::Usage(text.to_owned()));
-        }
-        if is_dir(path) && !is_layout(path) {
+        if is_dir(path) && !is_unpacked(path) {
             let store = Store::open(path, None)?;
             let snapshot = store.snapshot()?;
             return Ok(Self::of_store(name, store, snapshot));
         }
-        let metadata = open_archive(path, &name)?.metadata()?;
+        let is_pipe =
+            || Ok::<_, Error>(!is_dir(path) && !open_input(path)?.metadata().is_ok_and(|found| found.is_file()));
+        if path == Path::new("-") || is_pipe()? {
+            let text = "--from is read several times: name a file or directory, not a pipe";
+            return Err(Error::Usage(text.to_owned()));
+        }
+        let metadata = match Archive::at(path, &name)? {
+            Archive::Own(mut archive) => archive.metadata()?,
+            Archive::Foreign(source) => open_foreign(source, &name, observer)?.1,
+        };
         let configs = metadata.index.images.iter().filter_map(|image| {
             let config = metadata.blobs.get(&image.id.0)?;
             Some((image.id, config.clone()))
         });
         let configs = configs.collect();
         Ok(Self { name, from: From::Archive(path.to_owned()), index: metadata.index, configs })
+    }
+
+    /// Tells whether it knows the sizes of layers as dockerd notes them. Archives of other tools, which are of no driver,
+    /// know the lengths of tars.
+    pub(super) fn knows_sizes(&self) -> bool {
+        !self.index.driver.is_empty()
     }
 
     fn of_store(name: String, store: Store, snapshot: Snapshot) -> Self {
@@ -71,14 +86,19 @@ impl Source {
     ///
     /// # Errors
     /// The archive or store cannot be read.
-    pub(super) fn read(&self, wanted: &BTreeSet<ChainId>) -> Result<Reading> {
+    pub(super) fn read(&self, wanted: &BTreeSet<ChainId>, observer: &dyn Observer) -> Result<Reading> {
         match &self.from {
-            From::Archive(path) => {
-                let mut reader = open_archive(path, &self.name)?;
-                let index = reader.metadata()?.index;
-                reader.only(&index, |chain| wanted.contains(&chain))?;
-                Ok(Reading { reader, index, save: None })
-            }
+            From::Archive(path) => match Archive::at(path, &self.name)? {
+                Archive::Own(mut reader) => {
+                    let index = reader.metadata()?.index;
+                    reader.only(&index, |chain| wanted.contains(&chain))?;
+                    Ok(Reading { index, layers: Layers::Own(reader, None) })
+                }
+                Archive::Foreign(source) => {
+                    let (archive, metadata) = open_foreign(source, &self.name, observer)?;
+                    Ok(Reading { index: metadata.index, layers: Layers::Foreign(archive) })
+                }
+            },
             From::Store(other) => {
                 let (store, snapshot) = &**other;
                 let images = covering(&self.index, wanted);
@@ -90,7 +110,7 @@ impl Source {
                     let archive = ArchiveWriter::tar(sink, Compression::Plain).map_err(failed)?;
                     plan.execute(&store, archive, &name, &()).map(|_| ())
                 });
-                let mut reader = ArchiveReader::new(Box::new(stream), &self.name)?;
+                let mut reader = Box::new(ArchiveReader::new(Box::new(stream), &self.name)?);
                 let index = match reader.metadata() {
                     Ok(metadata) => metadata.index,
                     Err(error) => {
@@ -98,7 +118,7 @@ impl Source {
                         return Err(why(save, error));
                     }
                 };
-                Ok(Reading { reader, index, save: Some(save) })
+                Ok(Reading { index, layers: Layers::Own(reader, Some(save)) })
             }
         }
     }
@@ -110,20 +130,29 @@ impl Source {
 
 /// An archive that is being read, or a store that is read as the archive that `save` would make of it.
 pub(super) struct Reading {
-    pub(super) reader: ArchiveReader,
     pub(super) index: ArchiveIndex,
-    save: Option<JoinHandle<Result<()>>>,
+    layers: Layers,
+}
+
+enum Layers {
+    Own(Box<ArchiveReader>, Option<JoinHandle<Result<()>>>),
+    Foreign(ForeignArchive),
 }
 
 impl Reading {
-    /// Ends the reading: where it failed because the store could not be saved, says why that was.
-    pub(super) fn end<T>(self, done: Result<T>) -> Result<T> {
-        let Self { reader, save, .. } = self;
-        // Whoever still writes gets to know that nobody reads.
-        drop(reader);
-        match (done, save) {
-            (Err(error), Some(save)) => Err(why(save, error)),
-            (done, _) => done,
+    /// Builds layers out of what is read. Where that fails because a store could not be saved, says why that was.
+    pub(super) fn build(self, stage: Stage<'_>) -> Result<()> {
+        match self.layers {
+            Layers::Own(mut reader, save) => {
+                let done = stage.run(&mut reader);
+                // Whoever still writes gets to know that nobody reads.
+                drop(reader);
+                match (done, save) {
+                    (Err(error), Some(save)) => Err(why(save, error)),
+                    (done, _) => done,
+                }
+            }
+            Layers::Foreign(mut archive) => stage.run_foreign(&mut archive),
         }
     }
 }
@@ -151,13 +180,18 @@ fn covering(index: &ArchiveIndex, wanted: &BTreeSet<ChainId>) -> Vec<Selected> {
     chosen
 }
 
-fn is_layout(path: &Path) -> bool {
-    open_input(&path.join("oci-layout")).is_ok()
+/// Tells whether an archive lies unpacked in a directory.
+fn is_unpacked(path: &Path) -> bool {
+    ["oci-layout", "manifest.json", "repositories"].iter().any(|name| open_input(&path.join(name)).is_ok())
 }
 
-fn open_archive(path: &Path, name: &str) -> Result<ArchiveReader> {
-    match is_dir(path) {
-        true => ArchiveReader::new(Box::new(LayoutReader::open(path)?), name),
-        false => ArchiveReader::open(open_input(path)?, name),
-    }
+/// Opens an archive that another tool wrote, with the images for every platform.
+fn open_foreign(
+    source: archive::Source,
+    name: &str,
+    observer: &dyn Observer,
+) -> Result<(ForeignArchive, archive::Metadata)> {
+    let mut archive = ForeignArchive::open(source, name, Spool::Documents, observer)?;
+    let metadata = archive.metadata(&Choice::All, observer)?;
+    Ok((archive, metadata))
 }

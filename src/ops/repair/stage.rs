@@ -74,7 +74,7 @@ impl Staging<'_> {
         let wanted: BTreeSet<ChainId> = layers.iter().map(|layer| layer.record.chain).collect();
         self.observer
             .on(Event::Begin { what: "building", total: Some(layers.iter().map(|layer| layer.record.tar_size).sum()) });
-        let mut reading = source.read(&wanted)?;
+        let reading = source.read(&wanted, self.observer)?;
         for layer in &mut layers {
             // Of a store the lengths are measured only when it is read.
             let read = reading.index.layers.iter().find(|read| read.chain == layer.record.chain);
@@ -89,8 +89,7 @@ impl Staging<'_> {
         if driver.name() == "overlay2" {
             self.stand_ins(&build.dir("layers")?, &wanted)?;
         }
-        let done = stage.run(&mut reading.reader);
-        reading.end(done)?;
+        reading.build(stage)?;
         self.observer.on(Event::End);
         Ok(())
     }

@@ -157,6 +157,26 @@ impl<'a> Planner<'a> {
         self.below(chain).iter().filter_map(|below| self.dirs.get(below).cloned()).collect()
     }
 
+    /// Returns the directory of a layer as what is stacked on it says.
+    pub(super) fn dir_by_above(&self, chain: ChainId) -> Option<CacheId> {
+        let layers = self.dirs.iter().map(|(above, id)| (id, self.below(*above)));
+        let mounts = self.snapshot.mounts.values().filter_map(|mount| {
+            // A container stands on its init layer first; that stands on the image.
+            let id = mount.init_id.as_ref().or(mount.mount_id.as_ref())?;
+            let parent = mount.parent?;
+            Some((id, [vec![parent], self.below(parent)].concat()))
+        });
+        layers.chain(mounts).find_map(|(above, stack)| {
+            let at = stack.iter().position(|below| *below == chain)?;
+            if self.driver == "overlay" {
+                return self.survey.lower_ids.get(above).filter(|_| at == 0).cloned();
+            }
+            let names = self.survey.lowers.get(above).filter(|names| names.len() == stack.len())?;
+            let target = self.leads(&names[at])?.strip_prefix("../")?.strip_suffix("/diff")?;
+            CacheId::parse(target.as_bytes()).ok()
+        })
+    }
+
     /// Tells whether something is stacked on a layer.
     pub(super) fn has_child(&self, chain: ChainId) -> bool {
         self.parents.values().any(|parent| *parent == Some(chain))

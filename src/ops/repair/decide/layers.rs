@@ -55,8 +55,9 @@ impl<'a> Planner<'a> {
         let (Some(known), Some(id), true) = (known, id, entry.has_tar_split) else {
             return self.anew(found, chain, is_empty);
         };
-        let size = entry.size.or_else(|| self.survey.sizes.get(&chain).copied());
-        let Some(size) = self.record(chain).map(|record| record.size).filter(|_| entry.size.is_none()).or(size) else {
+        let given =
+            || self.source.filter(|source| source.knows_sizes()).and(self.record(chain)).map(|record| record.size);
+        let Some(size) = entry.size.or_else(given).or_else(|| self.survey.sizes.get(&chain).copied()) else {
             return self.anew(found, chain, is_empty);
         };
         let wanted = [
@@ -217,11 +218,11 @@ impl<'a> Planner<'a> {
         else {
             return;
         };
-        let id = self.dirs.get(&chain).cloned().unwrap_or_else(|| self.free_id(chain));
-        self.dirs.insert(chain, id.clone());
         let known = self.survey.known.get(&chain).copied();
         let parent = known.map_or(record.parent, |known| known.parent);
         self.parents.insert(chain, parent);
+        let id = self.dirs.get(&chain).cloned().unwrap_or_else(|| self.free_id(chain));
+        self.dirs.insert(chain, id.clone());
         let entry = if with_entry {
             (Step::Layer, self.entry_path(chain, ""), Act::LayerEntry { chain })
         } else {
@@ -268,7 +269,8 @@ impl<'a> Planner<'a> {
         self.source.filter(|_| self.builds())?.index.layers.iter().find(|layer| layer.chain == chain)
     }
 
-    /// Returns a name for a layer's directory that nothing has: the source's own, else one made of its identity.
+    /// Returns a name for a layer's directory that nothing has: the one that what is stacked on it says, else the source's,
+    /// else one made of its identity.
     fn free_id(&self, chain: ChainId) -> CacheId {
         let is_named = |id: &CacheId| {
             let mounts = self.snapshot.mounts.values().flat_map(|mount| mount.mount_id.iter().chain(&mount.init_id));
@@ -277,8 +279,9 @@ impl<'a> Planner<'a> {
             let layers = self.snapshot.layers.values().map(|layer| &layer.cache_id);
             self.dirs.values().chain(layers).chain(mounts).chain(broken).chain(strays).any(|named| named == id)
         };
-        let archived = self.record(chain).map(|record| record.cache_id.clone());
-        archived.filter(|id| !is_named(id)).unwrap_or_else(|| {
+        let archived = || self.record(chain).map(|record| record.cache_id.clone()).filter(|id| !is_named(id));
+        let by_above = self.dir_by_above(chain).filter(|id| !is_named(id));
+        by_above.or_else(archived).unwrap_or_else(|| {
             let drawn = (0_u64..).filter_map(|turn| {
                 CacheId::parse(Sha256::of(format!("dockpack repair {chain} {turn}").as_bytes()).hex().as_bytes()).ok()
             });
