@@ -250,6 +250,9 @@ impl ArchiveReader {
     fn parse_index(&self, bytes: &[u8]) -> Result<ArchiveIndex, Error> {
         let value: serde_json::Value =
             serde_json::from_slice(bytes).map_err(|error| self.bad(format!("{INDEX}: {error}")))?;
+        if value["driver"] == "" {
+            return Err(self.bad(format!("{INDEX}: it names no graph driver")));
+        }
         let found = value["format"].as_u64().ok_or_else(|| self.bad(format!("{INDEX}: it says no format")))?;
         if found > FORMAT {
             return Err(Error::NewerArchive { name: self.name.clone(), found, known: FORMAT });
