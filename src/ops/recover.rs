@@ -7,7 +7,7 @@ use crate::store::{Store, WriteLock};
 use super::gc::{self, GcReport};
 use super::load::{self, LoadPlan};
 use super::repair::{self, RepairReport};
-use super::trash::{State, Trash, UndoReport, Work, discard, purge_one, undo_one};
+use super::trash::{State, Trash, UndoReport, Work, discard, purge_one, tidy, undo_one};
 
 /// What was finished.
 #[derive(Debug, Default)]
@@ -40,6 +40,7 @@ pub fn recover(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Resu
             None => discard(&store, &name)?,
         }
     }
+    tidy(&store)?;
     Ok(recovered)
 }
 

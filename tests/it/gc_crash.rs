@@ -24,7 +24,7 @@ use crate::support::tree::{Allow, Tree, assert_same};
 
 /// Names of the crash points, and what leads there.
 #[cfg(feature = "crash-points")]
-const CRASHES: [(&str, &[&[&str]]); 14] = [
+const CRASHES: [(&str, &[&[&str]]); 15] = [
     ("trash:made", &[&["-y"]]),
     ("trash:journal", &[&["-y"]]),
     ("gc:moved", &[&["-y"]]),
@@ -33,6 +33,7 @@ const CRASHES: [(&str, &[&[&str]]); 14] = [
     ("trash:purged", &[&["-y"]]),
     ("trash:emptied", &[&["-y"]]),
     ("trash:no-journal", &[&["-y"]]),
+    ("trash:empty", &[&["-y"]]),
     ("gc:kept", &[&["-y", "--keep"]]),
     ("trash:undoing", &[&["-y", "--keep"], &["--undo"]]),
     ("trash:restored", &[&["-y", "--keep"], &["--undo"]]),

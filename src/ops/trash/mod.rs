@@ -398,10 +398,7 @@ pub(super) fn discard(store: &Store, name: &str) -> Result<(), FsError> {
 
 /// Removes a transaction's directory, and those above it that are empty then.
 fn clean_up(base: &Dir, name: &str) -> Result<(), FsError> {
-    let trash = match base.dir(format!("{WORK}/{TRASH}")) {
-        Err(error) if error.is_not_found() => return Ok(()),
-        trash => trash?,
-    };
+    let Some(trash) = found(base.dir(format!("{WORK}/{TRASH}")))? else { return Ok(()) };
     if let Ok(dir) = trash.dir(name) {
         for entry in dir.entries()? {
             match entry.name.as_slice() {
@@ -413,14 +410,35 @@ fn clean_up(base: &Dir, name: &str) -> Result<(), FsError> {
         }
         trash.remove_dir(name)?;
     }
-    if trash.entries()?.is_empty() {
-        let work = base.dir(WORK)?;
-        work.remove_dir(TRASH)?;
-        if work.entries()?.is_empty() {
-            base.remove_dir(WORK)?;
-        }
-    }
+    // Crash here: the work is done; the next run takes the empty directories away.
+    crash_point("trash:empty");
+    remove_empty(base)?;
     base.sync()
+}
+
+/// Takes away the directories of work that is done, which a crash may have left empty.
+pub(super) fn tidy(store: &Store) -> Result<(), FsError> {
+    remove_empty(store.root())?;
+    store.home().map_or(Ok(()), remove_empty)
+}
+
+/// Removes the trash of this directory where it is empty, and what it is in.
+fn remove_empty(base: &Dir) -> Result<(), FsError> {
+    let Some(work) = found(base.dir(WORK))? else { return Ok(()) };
+    if let Some(trash) = found(work.dir(TRASH))?
+        && trash.entries()?.is_empty()
+    {
+        work.remove_dir(TRASH)?;
+    }
+    if work.entries()?.is_empty() { base.remove_dir(WORK) } else { Ok(()) }
+}
+
+/// `None` for what is not there.
+fn found(opened: Result<Dir, FsError>) -> Result<Option<Dir>, FsError> {
+    match opened {
+        Err(error) if error.is_not_found() => Ok(None),
+        opened => opened.map(Some),
+    }
 }
 
 /// Opens the place for things of a driver's home that is a mount of its own.
