@@ -22,3 +22,4 @@ pub use namespace::{IdRange, UserNamespace};
 pub use output::{OutputDir, OutputFile};
 pub use real::{is_dir, open_input, real_path};
 pub use walk::{Footprint, Inode, Linked};
+pub use xattrs::inode_without_xattrs;

@@ -18,6 +18,7 @@ use walkdir::WalkDir;
 use super::{Graph, Id, Node};
 use crate::driver;
 use crate::finding::Finding;
+use crate::fsx::Inode;
 use crate::id::CacheId;
 use crate::progress::{Event, Observer};
 
@@ -179,9 +180,6 @@ impl Sizes {
         &self.findings
     }
 }
-
-/// Device and number of an inode.
-type Inode = (u64, u64);
 
 /// A file with more than one name, as one directory has it.
 #[derive(Debug, Clone, Copy)]

@@ -59,11 +59,15 @@ pub fn assemble(
 /// Told the name of a file that is not what it was, and how; says whether to go on.
 pub type OnBadFile<'a> = dyn FnMut(&[u8], AssembleError) -> Result<(), AssembleError> + 'a;
 
+/// Given each file of the layer that is opened.
+pub type OnOpen<'a> = dyn FnMut(&File) + 'a;
+
 /// Assembles a layer's tar, entry by entry.
 pub struct Assembler<'a, W> {
     tree: &'a LayerTree,
     sink: &'a mut W,
     bad: &'a mut OnBadFile<'a>,
+    opened: Option<&'a mut OnOpen<'a>>,
     /// The directory of the last file, with its path: most files follow one of the same directory.
     parent: Option<(Vec<u8>, Dir)>,
     buffer: Vec<u8>,
@@ -80,7 +84,13 @@ impl<'a, W: Write> Assembler<'a, W> {
     /// Assembles into `sink` from the files in `tree`. `bad` is asked whether to go on where a file, called by its name
     /// in the tar, is not what it was. What `sink` gets of such a file is not what belongs there.
     pub fn new(tree: &'a LayerTree, sink: &'a mut W, bad: &'a mut OnBadFile<'a>) -> Self {
-        Self { tree, sink, bad, parent: None, buffer: vec![0; CHUNK], length: 0 }
+        Self { tree, sink, bad, opened: None, parent: None, buffer: vec![0; CHUNK], length: 0 }
+    }
+
+    /// Has `opened` given each file that is opened.
+    #[must_use]
+    pub fn on_open(self, opened: &'a mut OnOpen<'a>) -> Self {
+        Self { opened: Some(opened), ..self }
     }
 
     /// Writes the bytes of the tar that the next entry stands for.
@@ -107,6 +117,9 @@ impl<'a, W: Write> Assembler<'a, W> {
 
     fn copy_file(&mut self, name: &[u8], size: u64, crc: Option<Crc64>) -> Result<(), AssembleError> {
         let (file, length) = self.open(name)?;
+        if let Some(opened) = &mut self.opened {
+            opened(&file);
+        }
         self.copy_proved(file, length, name, size, crc).map_err(|error| match error {
             AssembleError::Changed { name, .. } if is_metacopy(self.tree, &name) => {
                 AssembleError::Changed { name, what: "its data is in a lower layer (overlayfs metacopy)" }

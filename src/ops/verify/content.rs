@@ -10,7 +10,7 @@ use sha2::Digest as _;
 use crate::driver::{self, DriverFacts, GraphDriver};
 use crate::error::{Error, FsError, ParseError, Result};
 use crate::finding::Severity;
-use crate::fsx::Dir;
+use crate::fsx::{self, Dir, Inode};
 use crate::id::{ChainId, Sha256};
 use crate::layer::{Content, Marks, Members, TarError};
 use crate::progress::{Event, Observer, check_stop};
@@ -18,7 +18,7 @@ use crate::store::{Layer, Snapshot, Store};
 use crate::tarsplit::{AssembleError, Assembler, Entries, LayerTree, Segments};
 
 use super::headers::{Headers, SparseFile, Stamp};
-use super::tree::{Inode, Making, Problem, TreeCheck, text};
+use super::tree::{Making, Problem, TreeCheck, text};
 
 /// Length of the names that BuildKit draws for directories.
 const BUILDKIT_NAME: usize = 25;
@@ -48,11 +48,11 @@ pub(super) fn prove(
     // The longest first, so that none is left alone at the end.
     let mut order: Vec<&(ChainId, &Layer)> = layers.iter().collect();
     order.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
-    let one = |(chain, layer): &&(ChainId, &Layer)| {
+    let one = |(chain, layer): &(ChainId, &Layer)| {
         let mut proof = Proof { store, snapshot, driver, layer, observer, found: One::default() };
         proof.run(*chain).map(|()| (*chain, proof.found))
     };
-    let found: Vec<(ChainId, One)> = order.par_iter().with_max_len(1).map(one).collect::<Result<_>>()?;
+    let found: Vec<(ChainId, One)> = order.into_iter().par_bridge().map(one).collect::<Result<_>>()?;
     observer.on(Event::End);
     // A hard link to a file below gives that file, in the layer below too, what its own header says.
     let stamps: HashMap<Inode, Vec<Stamp>> = found.iter().fold(HashMap::new(), |mut all, (_, one)| {
@@ -125,7 +125,7 @@ impl Proof<'_> {
             Ok(None) => {}
             Ok(Some(mut headers)) => {
                 sparse = std::mem::take(&mut headers.sparse);
-                let compared = facts.and_then(|facts| self.attributes(&headers, &facts, &tree));
+                let compared = facts.and_then(|facts| self.attributes(&headers, &read.plain_files, &facts, &tree));
                 compared.unwrap_or_else(|error| self.damage(b"", "tree-unreadable", error));
             }
             Err(TarError::Read(error)) => {
@@ -159,7 +159,9 @@ impl Proof<'_> {
             bad_files.push((cleaned(name), code, what));
             Ok(())
         };
-        let mut assembler = Assembler::new(tree, &mut sink, &mut bad);
+        let mut plain_files = HashSet::new();
+        let mut opened = |file: &File| plain_files.extend(fsx::inode_without_xattrs(file));
+        let mut assembler = Assembler::new(tree, &mut sink, &mut bad).on_open(&mut opened);
         let assembled = entries.map(|entry| {
             let entry = entry?;
             // Only the sink fails, and only where the observer wants to stop.
@@ -178,11 +180,17 @@ impl Proof<'_> {
             return Err(Error::Stopped);
         }
         let (digest, length) = (Sha256::finish(sink.digest), sink.length);
-        Ok(Read { headers: headers.map(Some), rest, bad_files, digest, length })
+        Ok(Read { headers: headers.map(Some), rest, bad_files, plain_files, digest, length })
     }
 
     /// Compares every node with the headers.
-    fn attributes(&mut self, headers: &Headers, facts: &DriverFacts, tree: &LayerTree) -> Result<(), FsError> {
+    fn attributes(
+        &mut self,
+        headers: &Headers,
+        plain_files: &HashSet<Inode>,
+        facts: &DriverFacts,
+        tree: &LayerTree,
+    ) -> Result<(), FsError> {
         let is_copy = driver::has_whole_trees(self.driver.name());
         let parent = self.parent_tree(facts);
         let is_whole = is_copy && facts.lower_id.is_none();
@@ -195,7 +203,7 @@ impl Proof<'_> {
             mounted: files && in_place || facts.mounted,
             orphan: is_whole && self.layer.parent.is_some() && parent.is_none(),
         };
-        let mut check = TreeCheck::new(headers, making);
+        let mut check = TreeCheck::new(headers, plain_files, making);
         let walked = check.run(&tree.0, parent.as_ref());
         self.found.stamps = if is_copy { check.stamps(&tree.0) } else { Vec::new() };
         self.found.nodes += check.files;
@@ -254,6 +262,8 @@ struct Read {
     rest: io::Result<()>,
     /// Files that are not what they were.
     bad_files: Vec<BadFile>,
+    /// Files that were read and have no extended attributes.
+    plain_files: HashSet<Inode>,
     /// SHA-256 of the tar.
     digest: Sha256,
     /// Bytes of the tar.

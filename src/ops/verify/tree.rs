@@ -1,10 +1,10 @@
 //! Compares a layer's tree, node by node, with what the headers of its tar say. Content of files is not read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::error::FsError;
 use crate::finding::Severity;
-use crate::fsx::{Attrs, Dir, Entry, Kind, Time};
+use crate::fsx::{Attrs, Dir, Entry, Inode, Kind, Time};
 use crate::layer::differences::{Expected, is_mark, own_xattrs};
 
 use super::headers::{Headers, Stamp};
@@ -23,9 +23,6 @@ pub(super) struct Problem {
     /// The file, where its attributes are wrong: a layer above may have changed them rightly.
     pub(super) inode: Option<Inode>,
 }
-
-/// Number of a file system and of a file in it.
-pub(super) type Inode = (u64, u64);
 
 /// How a layer's tree came to be.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +43,8 @@ pub(super) struct Making {
 /// Compares trees with headers.
 pub(super) struct TreeCheck<'a> {
     pub(super) headers: &'a Headers,
+    /// Files that are known to have no extended attributes.
+    plain_files: &'a HashSet<Inode>,
     pub(super) making: Making,
     /// Nodes of the tar that were found.
     found: usize,
@@ -54,8 +53,8 @@ pub(super) struct TreeCheck<'a> {
 }
 
 impl<'a> TreeCheck<'a> {
-    pub(super) fn new(headers: &'a Headers, making: Making) -> Self {
-        Self { headers, making, found: 0, files: 0, problems: Vec::new() }
+    pub(super) fn new(headers: &'a Headers, plain_files: &'a HashSet<Inode>, making: Making) -> Self {
+        Self { headers, plain_files, making, found: 0, files: 0, problems: Vec::new() }
     }
 
     /// Walks the layer's tree. `parent` is the one that it began as a copy of.
@@ -208,7 +207,10 @@ impl<'a> TreeCheck<'a> {
         found: &Attrs,
         expected: &Expected,
     ) -> Result<(), FsError> {
-        let there = own_xattrs(dir, name)?;
+        let there = match self.plain_files.contains(&(found.file_system, found.inode)) {
+            true => BTreeMap::new(),
+            false => own_xattrs(dir, name)?,
+        };
         let is_plain = matches!(found.kind, Kind::File | Kind::Directory);
         for (key, value) in &expected.xattrs {
             match there.get(key) {
