@@ -21,6 +21,9 @@ const FRAME_LIMIT: u64 = 2 << 30;
 /// Largest window that is decoded, as a power of two: the largest that Docker takes.
 const WINDOW_LIMIT: u32 = 29;
 const CHUNK: usize = 128 << 10;
+/// Bytes that one thread compresses at a time. Less makes archives larger, more costs memory for each thread; the bytes
+/// that come out depend on it.
+const JOB: u32 = 8 << 20;
 /// What is said of a frame that was changed.
 const CHANGED: &str = "a frame is not what its digest says";
 
@@ -68,6 +71,7 @@ impl<W: Write> FrameWriter<W> {
         encoder.set_parameter(CParameter::WindowLog(window))?;
         // At least one: without workers zstd cuts the stream at other places.
         encoder.set_parameter(CParameter::NbWorkers(threads.max(1)))?;
+        encoder.set_parameter(CParameter::JobSize(JOB))?;
         Ok(Self { out, encoder, buffer: vec![0; CHUNK], open: Open::default(), section: 0, frames: Vec::new() })
     }
 
