@@ -59,6 +59,11 @@ impl ReadAhead {
         self.digester.is_digesting = true;
     }
 
+    /// Digests no more; nothing has been read since [`ReadAhead::begin_digest`].
+    pub(super) fn cancel_digest(&mut self) {
+        self.digester.is_digesting = false;
+    }
+
     /// Returns the digest of what was read since [`ReadAhead::begin_digest`].
     ///
     /// # Errors

@@ -124,7 +124,10 @@ impl<'a> Stage<'a> {
             return Err(archive.bad(format!("the tar named {diff} has {found} bytes, its index says {said}")));
         }
         match layers[..] {
-            [] => return Ok(()),
+            [] => {
+                archive.pass_over();
+                return Ok(());
+            }
             [layer] if self.is_ready(layer.record.chain)? => {
                 self.build(layer, Tar::WithTarSplit(&mut *archive))
                     .map_err(|error| error.of(layer.record.chain, self.plan, archive))?;
