@@ -84,7 +84,20 @@ impl ReadAhead {
         ended.ok_or_else(|| io::Error::other("it was read to its end before"))?.prove_end()
     }
 
-    /// Takes the next chunk; `false` at the end.
+    /// Reads up to so many bytes, without copying them; none at the end.
+    ///
+    /// # Errors
+    /// The stream is damaged, or cannot be read.
+    pub(super) fn next_piece(&mut self, most: usize) -> io::Result<Piece> {
+        if self.position == self.current.len() && !self.next_chunk()? {
+            return Ok(Piece::default());
+        }
+        let part = self.position..self.current.len().min(self.position.saturating_add(most));
+        self.position = part.end;
+        Ok(Piece { chunk: Arc::clone(&self.current), part })
+    }
+
+    /// Takes the next chunk, which is not empty; `false` at the end.
     fn next_chunk(&mut self) -> io::Result<bool> {
         // The end of the thread is the end of the stream.
         let Ok(chunk) = self.chunks.recv() else { return Ok(false) };
@@ -111,12 +124,26 @@ impl Read for ReadAhead {
     }
 }
 
+/// Bytes of a stream, as they were read.
+#[derive(Debug, Clone, Default)]
+pub struct Piece {
+    chunk: Arc<Vec<u8>>,
+    part: Range<usize>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.chunk[self.part.clone()]
+    }
+}
+
 /// Reads until the end, an error, or until nobody wants more.
 fn work(mut input: Input, full: &SyncSender<io::Result<Vec<u8>>>, emptied: &Receiver<Arc<Vec<u8>>>) -> Input {
     loop {
-        // One that is still to be digested is left alone.
+        // One that somebody still looks at is left alone.
         let mut chunk = emptied.try_recv().ok().and_then(Arc::into_inner).unwrap_or_default();
         chunk.clear();
+        chunk.reserve_exact(CHUNK);
         match (&mut input).take(CHUNK as u64).read_to_end(&mut chunk) {
             Ok(0) => return input,
             Ok(_) if full.send(Ok(chunk)).is_ok() => {}

@@ -41,6 +41,7 @@ mod recognise;
 pub mod seek;
 mod writer;
 
+pub use ahead::Piece;
 pub use index::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
 pub use input::Input;
 pub use layout::LayoutReader;

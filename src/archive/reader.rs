@@ -9,7 +9,7 @@ use crate::id::{ChainId, ImageId, Sha256};
 use crate::reference::Reference;
 use crate::store::imagedb;
 
-use super::ahead::ReadAhead;
+use super::ahead::{Piece, ReadAhead};
 use super::index::{ArchiveIndex, FORMAT};
 use super::input::Input;
 use super::oci::{Descriptor, documents, oci_manifest};
@@ -328,6 +328,22 @@ impl ArchiveReader {
     #[must_use]
     pub fn length(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.length)
+    }
+
+    /// Reads on in the current member, as [`Read::read`] does, without copying; nothing at its end.
+    ///
+    /// # Errors
+    /// The archive is damaged or cut.
+    pub fn next_piece(&mut self) -> io::Result<Piece> {
+        let Some(open) = self.open.as_mut().filter(|open| open.left > 0) else { return Ok(Piece::default()) };
+        let piece = self.input.next_piece(usize::try_from(open.left).unwrap_or(usize::MAX))?;
+        match piece.as_ref().len() as u64 {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            length => {
+                open.left -= length;
+                Ok(piece)
+            }
+        }
     }
 
     /// Reads the whole content of the current member.

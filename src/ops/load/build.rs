@@ -37,7 +37,21 @@ pub(in crate::ops) struct Site<'a> {
     pub(in crate::ops) restores: bool,
     /// The layer below is one that the store has.
     pub(in crate::ops) on_present: bool,
-    pub(in crate::ops) observer: &'a dyn Observer,
+}
+
+impl Site<'_> {
+    /// Begins the layer's directory; this looks at the layer below. Files that layers of the store have too are added to `shared`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub(super) fn begin(&self, shared: &mut Shared) -> Result<Unfilled, FsError> {
+        let (staged, entry) = (self.staged.clone(), self.staged.dir(RECORD_DIR)?);
+        let begun = self.driver.begin(self.staged, DRIVER_DIR, &self.new)?;
+        if self.on_present {
+            shared.extend(begun.linked.iter().copied());
+        }
+        Ok(Unfilled { driver: self.driver, staged, entry, begun, restores: self.restores })
+    }
 }
 
 /// The tar of a layer.
@@ -59,36 +73,54 @@ pub(in crate::ops) fn build(
     record: &LayerRecord,
     shared: &mut Shared,
     tar: Tar<impl Read>,
+    observer: &dyn Observer,
 ) -> Result<(), BuildError> {
-    let entry = site.staged.dir(RECORD_DIR)?;
-    let begun = site.driver.begin(site.staged, DRIVER_DIR, &site.new)?;
-    if site.on_present {
-        shared.extend(begun.linked.iter().copied());
-    }
+    site.begin(shared)?.fill(record, shared, tar, observer)
+}
 
-    let (observer, layer) = (site.observer, begun.layer.clone());
-    let size = match tar {
-        Tar::WithTarSplit(stream) => {
-            let prover = Prover::with_names(Entries::new(entry.file(TAR_SPLIT)?), is_name);
-            let (proved, _) = unpack(Proved { stream, prover, observer }, begun, shared)?;
-            proved.prover.finish().map_err(|error| BuildError::Stream(io::Error::other(error)))?;
-            record.size
-        }
-        Tar::Alone(stream) => {
-            let (tree, file) = (begun.tree.clone(), entry.make_file(TAR_SPLIT, 0o644)?);
-            let sink = Sink { file: BufWriter::new(file), path: entry.shown(TAR_SPLIT) };
-            let (splitter, claimed) = unpack(Splitter::new(stream, sink), begun, shared)?;
-            let (_, mut sink) = splitter.finish().map_err(BuildError::Stream)?;
-            sink.flush().map_err(BuildError::Stream)?;
-            site.driver.layer_size(&tree, claimed)?
-        }
-    };
+/// A layer that is begun, and has nothing of its tar yet. What it takes to fill it is all here: other layers are not
+/// looked at.
+pub(super) struct Unfilled {
+    driver: &'static dyn GraphDriver,
+    staged: Dir,
+    entry: Dir,
+    begun: Begun,
+    restores: bool,
+}
 
-    if site.restores {
-        let list = BufReader::new(site.staged.file(DIFFERENCES)?);
-        differences::restore(&layer, list, shared)?;
+impl Unfilled {
+    /// See [`build`].
+    pub(super) fn fill(
+        self,
+        record: &LayerRecord,
+        shared: &mut Shared,
+        tar: Tar<impl Read>,
+        observer: &dyn Observer,
+    ) -> Result<(), BuildError> {
+        let Self { driver, staged, entry, begun, restores } = self;
+        let layer = begun.layer.clone();
+        let size = match tar {
+            Tar::WithTarSplit(stream) => {
+                let prover = Prover::with_names(Entries::new(entry.file(TAR_SPLIT)?), is_name);
+                let (proved, _) = unpack(Proved { stream, prover, observer }, begun, shared)?;
+                proved.prover.finish().map_err(|error| BuildError::Stream(io::Error::other(error)))?;
+                record.size
+            }
+            Tar::Alone(stream) => {
+                let (tree, file) = (begun.tree.clone(), entry.make_file(TAR_SPLIT, 0o644)?);
+                let sink = Sink { file: BufWriter::new(file), path: entry.shown(TAR_SPLIT) };
+                let (splitter, claimed) = unpack(Splitter::new(stream, sink), begun, shared)?;
+                let (_, mut sink) = splitter.finish().map_err(BuildError::Stream)?;
+                sink.flush().map_err(BuildError::Stream)?;
+                driver.layer_size(&tree, claimed)?
+            }
+        };
+        if restores {
+            let list = BufReader::new(staged.file(DIFFERENCES)?);
+            differences::restore(&layer, list, shared)?;
+        }
+        Ok(write_record(&entry, record, size)?)
     }
-    Ok(write_record(&entry, record, size)?)
 }
 
 /// Unpacks a tar and reads it to its last byte. Returns the stream, and the bytes that its headers claim together.

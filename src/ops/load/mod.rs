@@ -7,6 +7,7 @@
 //! by the next run. No dockerd, started at any moment, sees an image whose layers are not there.
 
 mod build;
+mod builders;
 mod exec;
 mod plan;
 mod publish;

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read, Write};
 
 use crate::archive::foreign::ForeignArchive;
 use crate::archive::{ArchiveReader, LayerRecord, MemberName};
-use crate::driver::{GraphDriver, NewLayer};
+use crate::driver::{self, GraphDriver, NewLayer};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId};
@@ -13,7 +13,8 @@ use crate::layer::Shared;
 use crate::progress::{Event, Observer};
 use crate::store::Snapshot;
 
-use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, TAR_SPLIT, Tar, build};
+use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, TAR_SPLIT, Tar, Unfilled};
+use super::builders::{Builders, Built};
 use super::plan::{LoadPlan, PlannedLayer};
 
 /// Name of the directory, within that of the load, for tars that wait.
@@ -31,6 +32,7 @@ pub(in crate::ops) struct Stage<'a> {
     dirs: Option<Dir>,
     /// Driver directories of layers that the target has.
     present: BTreeMap<ChainId, CacheId>,
+    /// Layers that are built, or being built.
     built: BTreeSet<ChainId>,
     /// Files that layers of the target and new ones share.
     shared: Shared,
@@ -66,6 +68,23 @@ impl<'a> Stage<'a> {
 
     /// Reads the archive to its end and builds every planned layer.
     pub(in crate::ops) fn run(mut self, archive: &mut ArchiveReader) -> Result<()> {
+        std::thread::scope(|threads| {
+            let mut builders = Builders::new(threads, self.observer);
+            let read = self.read(archive, &mut builders);
+            // What is wrong with a layer came by before what ended the reading.
+            self.settle_all(&mut builders, archive)?;
+            read
+        })?;
+        match self.plan.layers.iter().find(|layer| !self.built.contains(&layer.record.chain)) {
+            Some(layer) => Err(archive.bad(format!("layer {} is missing", layer.record.chain.short()))),
+            None => Ok(()),
+        }
+    }
+
+    fn read<'scope>(&mut self, archive: &mut ArchiveReader, builders: &mut Builders<'scope, '_>) -> Result<()>
+    where
+        'a: 'scope,
+    {
         while let Some(member) = archive.next_part()? {
             if self.observer.wants_stop() {
                 return Err(Error::Stopped);
@@ -80,14 +99,11 @@ impl<'a> Stage<'a> {
                     copy_to(archive, &self.layers.dir(chain.hex())?, DIFFERENCES)?;
                     self.build_spooled(chain, archive)?;
                 }
-                MemberName::Blob(diff) => self.blob(DiffId(diff), archive)?,
+                MemberName::Blob(diff) => self.blob(DiffId(diff), archive, builders)?,
                 _ => {}
             }
         }
-        match self.plan.layers.iter().find(|layer| !self.built.contains(&layer.record.chain)) {
-            Some(layer) => Err(archive.bad(format!("layer {} is missing", layer.record.chain.short()))),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Builds every planned layer out of an archive that another tool wrote.
@@ -116,7 +132,15 @@ impl<'a> Stage<'a> {
     }
 
     /// A layer's tar comes by: it is unpacked at once, or kept where several layers are made of it.
-    fn blob(&mut self, diff: DiffId, archive: &mut ArchiveReader) -> Result<()> {
+    fn blob<'scope>(
+        &mut self,
+        diff: DiffId,
+        archive: &mut ArchiveReader,
+        builders: &mut Builders<'scope, '_>,
+    ) -> Result<()>
+    where
+        'a: 'scope,
+    {
         let waiting = |layer: &&PlannedLayer| layer.record.diff == diff && !self.built.contains(&layer.record.chain);
         let layers: Vec<&'a PlannedLayer> = self.plan.layers.iter().filter(waiting).collect();
         if let Some(layer) = layers.iter().find(|layer| layer.record.tar_size != archive.length()) {
@@ -128,10 +152,12 @@ impl<'a> Stage<'a> {
                 archive.pass_over();
                 return Ok(());
             }
-            [layer] if self.is_ready(layer.record.chain)? => {
-                self.build(layer, Tar::WithTarSplit(&mut *archive))
-                    .map_err(|error| error.of(layer.record.chain, self.plan, archive))?;
-            }
+            [layer] if self.is_ready(layer.record.chain)? => match driver::has_whole_trees(self.driver.name()) {
+                true => self
+                    .build(layer, Tar::WithTarSplit(&mut *archive))
+                    .map_err(|error| error.of(layer.record.chain, self.plan, archive))?,
+                false => self.build_beside(layer, archive, builders)?,
+            },
             _ => copy_to(archive, &self.spool, &diff.hex())?,
         }
         let found = archive.finish_member()?;
@@ -142,6 +168,51 @@ impl<'a> Stage<'a> {
             self.build_spooled(layer.record.chain, archive)?;
         }
         Ok(())
+    }
+
+    /// Gives a layer's tar to a thread that builds the layer, and does not wait for its end.
+    fn build_beside<'scope>(
+        &mut self,
+        layer: &'a PlannedLayer,
+        archive: &mut ArchiveReader,
+        builders: &mut Builders<'scope, '_>,
+    ) -> Result<()>
+    where
+        'a: 'scope,
+    {
+        if let Some(built) = builders.make_room() {
+            self.settle(built, archive)?;
+        }
+        let begun =
+            self.begin(layer).map_err(|error| BuildError::from(error).of(layer.record.chain, self.plan, archive))?;
+        let pieces = builders.build(layer, begun);
+        loop {
+            let piece = archive.next_piece();
+            let is_last = piece.as_ref().is_ok_and(|piece| piece.as_ref().is_empty());
+            if is_last {
+                return Ok(());
+            }
+            let is_damaged = piece.is_err();
+            if pieces.send(piece).is_err() || is_damaged {
+                // The thread has the error, of the archive or its own.
+                drop(pieces);
+                return self.settle_all(builders, archive);
+            }
+        }
+    }
+
+    fn settle_all(&self, builders: &mut Builders<'_, '_>, archive: &ArchiveReader) -> Result<()> {
+        while let Some(built) = builders.oldest() {
+            self.settle(built, archive)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a layer that was built on a thread of its own, or tells what is wrong with it.
+    fn settle(&self, built: Built<'_>, archive: &ArchiveReader) -> Result<()> {
+        let chain = built.layer.record.chain;
+        built.result.map_err(|error| error.of(chain, self.plan, archive))?;
+        Ok(self.mark_parent(&built.layer.record)?)
     }
 
     /// Tells whether everything that a layer needs beside its tar has come by.
@@ -168,6 +239,13 @@ impl<'a> Stage<'a> {
 
     /// Builds a layer out of the stream of its tar.
     fn build(&mut self, layer: &'a PlannedLayer, tar: Tar<impl Read>) -> Result<(), BuildError> {
+        let begun = self.begin(layer)?;
+        begun.fill(&layer.record, &mut self.shared, tar, self.observer)?;
+        Ok(self.mark_parent(&layer.record)?)
+    }
+
+    /// Begins a layer; only that it is filled is then still to come.
+    fn begin(&mut self, layer: &'a PlannedLayer) -> Result<Unfilled, FsError> {
         let record = &layer.record;
         self.observer.on(Event::Object(&record.chain.short()));
         let staged = self.layers.dir(record.chain.hex())?;
@@ -180,14 +258,18 @@ impl<'a> Stage<'a> {
             new: NewLayer { facts: &record.facts, parent: parent.as_ref(), lower: lower.as_ref() },
             restores: layer.restores,
             on_present,
-            observer: self.observer,
         };
-        build(&site, record, &mut self.shared, tar)?;
-        if let Some(parent) = record.parent.filter(|parent| self.built.contains(parent)) {
-            self.driver.mark_parent(&self.directory(parent)?)?;
-        }
+        let begun = site.begin(&mut self.shared)?;
         self.built.insert(record.chain);
-        Ok(())
+        Ok(begun)
+    }
+
+    /// Marks the layer below one that is built, where it is new too.
+    fn mark_parent(&self, record: &LayerRecord) -> Result<(), FsError> {
+        match record.parent.filter(|parent| self.built.contains(parent)) {
+            Some(parent) => self.driver.mark_parent(&self.directory(parent)?),
+            None => Ok(()),
+        }
     }
 
     /// Opens the driver directory of a layer that is built or present.

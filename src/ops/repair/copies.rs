@@ -60,7 +60,6 @@ impl Copies<'_> {
             restores: true,
             // Files of layers that stay may be among them.
             on_present: true,
-            observer,
         };
         let tree = self.driver.tree(&parts.layer).map_err(text)?;
         let entries = parts.entries().map_err(text)?;
@@ -72,7 +71,7 @@ impl Copies<'_> {
                 let assembled = assemble(entries, &tree, &mut sink).map(|_| ()).map_err(|error| error.to_string());
                 assembled.and_then(|()| sink.flush().map_err(|error| error.to_string()))
             });
-            let built = build(&site, record, &mut Shared::default(), Tar::WithTarSplit(&mut tar));
+            let built = build(&site, record, &mut Shared::default(), Tar::WithTarSplit(&mut tar), observer);
             let length_proved = io::copy(&mut tar, &mut io::sink()).map_err(|error| error.to_string());
             let assembled = assembling.join().unwrap_or_else(|_| Err("it cannot be assembled".to_owned()));
             assembled.and(built.map_err(|error| error.to_string())).and(length_proved.map(|_| ()))
