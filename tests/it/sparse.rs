@@ -162,6 +162,21 @@ fn changes_of_sparse_files_are_found() {
     assert!(said.contains("file-missing") && !said.contains("file-unreadable"), "{said}");
 }
 
+#[test]
+fn a_lost_size_is_that_of_the_files() {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    make(&temp.path().join("files"));
+    fs::create_dir(&root).expect("a directory");
+    let _ = load(&root, &archive(temp.path(), "1.0"), &[]);
+    let size = only_layer(&root, "overlay2").0.join("size");
+    let before = fs::read_to_string(&size).expect("a size");
+    assert!(before.parse::<u64>().expect("a number") > 100 * MIB, "{before}");
+    fs::remove_file(&size).expect("removed");
+    let _ = run(&root, ["repair", "-y"]).done();
+    assert_eq!(fs::read_to_string(&size).expect("a size"), before);
+}
+
 /// What dockpack loaded Docker saves bit for bit. What Docker itself loaded it cannot save, and dockpack says so.
 #[test]
 fn daemon_28_saves_them() {

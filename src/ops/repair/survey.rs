@@ -14,7 +14,7 @@ use crate::progress::Observer;
 use crate::reference::Reference;
 use crate::store::layerdb::Fields;
 use crate::store::{Layer, Notes, Snapshot, Store, repositories};
-use crate::tarsplit::{Entries, Entry, Segments};
+use crate::tarsplit::{Entries, Segments};
 
 use super::source::Source;
 
@@ -237,11 +237,9 @@ impl Survey {
             let id = entry.cache_id.as_ref().or_else(|| self.proved.get(chain));
             let counts_links = store.driver() == "overlay2" && id.is_some_and(|id| id.as_str().len() != BUILDKIT_NAME);
             let path = format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex());
-            let open = || image.file(&path).map(Entries::new).ok();
-            let files = open().and_then(file_bytes);
-            let links = if counts_links { open().and_then(link_bytes) } else { Some(0) };
-            if let (Some(files), Some(links)) = (files, links) {
-                self.sizes.insert(*chain, files + links);
+            let entries = image.file(&path).map(Entries::new).ok();
+            if let Some(bytes) = entries.and_then(|entries| tree_bytes(entries, counts_links)) {
+                self.sizes.insert(*chain, bytes);
             }
         }
     }
@@ -276,25 +274,16 @@ fn known(snapshot: &Snapshot, source: Option<&Source>) -> BTreeMap<ChainId, Know
     known
 }
 
-/// Returns the bytes of all files of a tar.
-fn file_bytes(entries: Entries<std::fs::File>) -> Option<u64> {
-    let mut bytes = 0;
-    for entry in entries {
-        if let Entry::File { size, .. } = entry.ok()? {
-            bytes += size;
-        }
-    }
-    Some(bytes)
-}
-
-/// Returns the bytes of where all symbolic links of a tar lead.
-fn link_bytes(entries: Entries<std::fs::File>) -> Option<u64> {
+/// Returns the bytes of all files of a tar, unpacked, and of where its symbolic links lead, where those count.
+fn tree_bytes(entries: Entries<std::fs::File>, counts_links: bool) -> Option<u64> {
     let mut members = Members::new(Segments::new(entries), Content::Elided);
     let mut bytes = 0;
     while let Some(member) = members.next_member().ok()? {
-        if let MemberKind::Symlink(target) = member.kind {
-            bytes += target.len() as u64;
-        }
+        bytes += match member.kind {
+            MemberKind::File => member.sparse.map_or(member.size, |map| map.size),
+            MemberKind::Symlink(target) if counts_links => target.len() as u64,
+            _ => 0,
+        };
     }
     Some(bytes)
 }
