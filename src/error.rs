@@ -35,6 +35,18 @@ impl FsError {
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
+
+    /// Makes `None` of what does not exist.
+    ///
+    /// # Errors
+    /// All others.
+    pub fn found<T>(result: std::result::Result<T, Self>) -> std::result::Result<Option<T>, Self> {
+        match result {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Bytes that are not of the form they should be.

@@ -230,9 +230,5 @@ const FILE_LIMIT: u64 = 64 << 10;
 
 /// Reads one of the driver's own files, without white space around its text; `None` where it is not there.
 fn read_text(layer: &Dir, name: &str) -> Result<Option<Vec<u8>>, FsError> {
-    match layer.read(name, FILE_LIMIT) {
-        Ok(bytes) => Ok(Some(bytes.trim_ascii().to_vec())),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(FsError::found(layer.read(name, FILE_LIMIT))?.map(|bytes| bytes.trim_ascii().to_vec()))
 }

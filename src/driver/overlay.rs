@@ -21,7 +21,7 @@ use crate::layer::{Marks, Whiteouts};
 use crate::tarsplit::LayerTree;
 
 use super::copy::{Copy, CopyFiles, Keeps};
-use super::whole::{self, missing_is_none};
+use super::whole;
 use super::{Begun, DriverFacts, GraphDriver, NewLayer, read_text};
 
 /// Extended attributes that a copy of a parent's tree keeps.
@@ -74,7 +74,7 @@ impl GraphDriver for Overlay {
     }
 
     fn base(&self, facts: &DriverFacts, parent: &Dir) -> Result<Option<Dir>, FsError> {
-        missing_is_none(parent.dir(tree_name(facts)))
+        FsError::found(parent.dir(tree_name(facts)))
     }
 
     fn expect(&self, new: &NewLayer<'_>, prediction: &Prediction, path: &[u8]) -> Result<Option<Expected>, FsError> {
@@ -107,7 +107,7 @@ impl GraphDriver for Overlay {
         let mut found: BTreeSet<_> = prediction.whiteouts().map(|path| [b"upper/", path].concat()).collect();
         // Of those below, a directory that was removed and made again hides some.
         if let (Some(parent), Some(_)) = (new.parent, &new.facts.lower_id)
-            && let Some(upper) = missing_is_none(parent.dir("upper"))?
+            && let Some(upper) = FsError::found(parent.dir("upper"))?
         {
             collect_whiteouts(&upper, b"upper", &mut found)?;
         }

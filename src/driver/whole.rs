@@ -33,7 +33,7 @@ pub(super) fn inherited(
     // A hard link of the tar to a file below gives that file what its own header says.
     let link = prediction.link_below(path);
     let source = link.map_or(path, |link| &link.target);
-    let Some((dir, name)) = missing_is_none(base.parent_of(source))? else { return Ok(None) };
+    let Some((dir, name)) = FsError::found(base.parent_of(source))? else { return Ok(None) };
     let Some(attrs) = dir.find(name)? else { return Ok(None) };
     let mut xattrs = own_xattrs(&dir, name)?;
     xattrs.retain(|key, _| keeps(attrs.kind, key));
@@ -46,13 +46,4 @@ pub(super) fn inherited(
         expected.stamp(&link.header, attrs.kind);
     }
     Ok(Some(expected))
-}
-
-/// Makes what is not there `None`.
-pub(super) fn missing_is_none<T>(found: Result<T, FsError>) -> Result<Option<T>, FsError> {
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -218,11 +218,7 @@ impl Dir {
     /// # Errors
     /// It cannot be told.
     pub fn find(&self, name: impl AsRef<[u8]>) -> Result<Option<Attrs>> {
-        match self.attrs(name) {
-            Ok(attrs) => Ok(Some(attrs)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        FsError::found(self.attrs(name))
     }
 
     /// Tells where a symbolic link points to.

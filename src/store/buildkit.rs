@@ -19,8 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::Deserialize;
 
 use super::bolt::{self, Bolt, BoltError, Bucket, Item};
-use super::notes::{Notes, below, found};
+use super::notes::{Notes, below};
 use super::{BuildRecord, Unknown};
+use crate::error::FsError;
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId};
 
@@ -79,7 +80,7 @@ fn read_file<T: Default>(
     parse: impl Fn(&Bolt<'_, std::fs::File>) -> Result<T, BoltError>,
 ) -> Option<T> {
     let path = below("buildkit", name);
-    let parsed = match found(dir.file(name)) {
+    let parsed = match FsError::found(dir.file(name)) {
         Ok(None) => return None,
         Ok(Some(file)) if file.metadata().is_ok_and(|attrs| attrs.len() == 0) => return None,
         Ok(Some(file)) => bolt::read(&file, parse).map_err(|error| error.to_string()),

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::notes::{Notes, below, found};
+use super::notes::{Notes, below};
 use super::{Container, Unknown};
-use crate::error::ParseError;
+use crate::error::{FsError, ParseError};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::ContainerId;
 
@@ -137,7 +137,7 @@ fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, C
         notes.unreadable(Unknown::Containers, &path, reason);
         Container::default()
     };
-    let container = match found(dir.read("config.v2.json", LIMIT)) {
+    let container = match FsError::found(dir.read("config.v2.json", LIMIT)) {
         Ok(Some(text)) => parse(&id, &text).unwrap_or_else(|error| unreadable(error.to_string())),
         // What that means depends on the writable layer.
         Ok(None) => Container { config_missing: true, ..Container::default() },

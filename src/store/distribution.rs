@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::layerdb::parse_digest;
-use super::notes::{Notes, below, found};
+use super::notes::{Notes, below};
 use super::{Distribution, Unknown};
-use crate::error::ParseError;
+use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::Dir;
 use crate::id::{BlobDigest, DiffId};
@@ -59,7 +59,7 @@ fn read_map<K: Ord + Send, V: Send>(
     let at = below(at, path);
     let Some(dir) = notes.open(image, path, &at, Unknown::Distribution) else { return BTreeMap::new() };
     let entries = notes.list(&dir, &at, Unknown::Distribution);
-    let read: Vec<_> = entries.par_iter().map(|entry| (entry, found(dir.read(&entry.name, LIMIT)))).collect();
+    let read: Vec<_> = entries.par_iter().map(|entry| (entry, FsError::found(dir.read(&entry.name, LIMIT)))).collect();
     let mut map = BTreeMap::new();
     for (entry, text) in read {
         let path = || below(&at, entry.name.escape_ascii());

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::notes::{Notes, below, found};
+use super::notes::{Notes, below};
 use super::{Image, StrayKind, Unknown};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
@@ -135,7 +135,9 @@ fn read_image(dir: &Dir, entry: &Entry) -> Result<Option<(ImageId, Image)>, Bad>
     if entry.kind != Kind::File {
         return Err(Bad::Name);
     }
-    let Some(config) = found(dir.read(&entry.name, CONFIG_LIMIT)).map_err(Bad::Unreadable)? else { return Ok(None) };
+    let Some(config) = FsError::found(dir.read(&entry.name, CONFIG_LIMIT)).map_err(Bad::Unreadable)? else {
+        return Ok(None);
+    };
     parse(id, config).map(|image| Some((id, image))).map_err(Bad::Invalid)
 }
 
@@ -153,7 +155,7 @@ fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
     if entry.kind != Kind::Directory {
         return (metadata, notes);
     }
-    let dir = match found(dir.dir(&entry.name)) {
+    let dir = match FsError::found(dir.dir(&entry.name)) {
         Ok(Some(dir)) => dir,
         Ok(None) => return (metadata, notes),
         Err(error) => {
@@ -162,7 +164,7 @@ fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
         }
     };
     for file in notes.list(&dir, &at, Unknown::Images) {
-        let bytes = match found(dir.read(&file.name, METADATA_LIMIT)) {
+        let bytes = match FsError::found(dir.read(&file.name, METADATA_LIMIT)) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => continue,
             Err(error) => {

@@ -19,9 +19,9 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::notes::{Notes, below, found};
+use super::notes::{Notes, below};
 use super::{BrokenLayer, Layer, StrayKind, Unknown};
-use crate::error::ParseError;
+use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, ChainId};
@@ -116,7 +116,7 @@ fn read_entry(sha256: &Dir, at: &str, entry: &Entry) -> (Found, Notes) {
         return (Found::Broken(name, broken("not a directory".to_owned())), notes);
     }
     let at = below(at, &name);
-    let dir = match found(sha256.dir(&name)) {
+    let dir = match FsError::found(sha256.dir(&name)) {
         Ok(Some(dir)) => dir,
         Ok(None) => return (Found::Vanished, notes),
         Err(error) => {

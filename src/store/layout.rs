@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::notes::found;
 use super::userns;
 use crate::driver;
 use crate::error::{Error, FsError, Result};
@@ -131,10 +130,10 @@ impl Store {
             found => Ok(found?.map(Arc::new)),
         };
         let root = root.in_namespace(namespace.clone().unwrap_or_default());
-        let image = found(root.dir_across_mounts(format!("image/{driver}")))?;
-        let home = found(root.dir_across_mounts(&driver))?;
+        let image = FsError::found(root.dir_across_mounts(format!("image/{driver}")))?;
+        let home = FsError::found(root.dir_across_mounts(&driver))?;
         let dirs = match &home {
-            Some(home) => found(home.dir(driver::trees(&driver)))?,
+            Some(home) => FsError::found(home.dir(driver::trees(&driver)))?,
             None => None,
         };
         Ok(Self { root, path, driver, image, home, dirs, namespace })
@@ -250,9 +249,9 @@ struct Candidates {
 impl Candidates {
     fn find(root: &Dir) -> Result<Self, FsError> {
         let mut found_so_far = Self::default();
-        if let Some(image) = found(root.dir_across_mounts("image"))? {
+        if let Some(image) = FsError::found(root.dir_across_mounts("image"))? {
             for entry in image.entries()?.into_iter().filter(|entry| entry.kind == Kind::Directory) {
-                let Some(dir) = found(image.dir_across_mounts(&entry.name))? else { continue };
+                let Some(dir) = FsError::found(image.dir_across_mounts(&entry.name))? else { continue };
                 let Ok(name) = String::from_utf8(entry.name) else { continue };
                 if !is_empty(&dir, "layerdb/sha256") || !is_empty(&dir, "layerdb/mounts") {
                     found_so_far.used.insert(name);
@@ -270,7 +269,7 @@ impl Candidates {
 
 /// Tells whether a directory is empty or missing. One that cannot be listed counts as not empty, as for dockerd.
 fn is_empty(parent: &Dir, path: &str) -> bool {
-    match found(parent.dir_across_mounts(path)).map(|dir| dir.map(|dir| dir.entries())) {
+    match FsError::found(parent.dir_across_mounts(path)).map(|dir| dir.map(|dir| dir.entries())) {
         Ok(None) => true,
         Ok(Some(Ok(entries))) => entries.is_empty(),
         Ok(Some(Err(_))) | Err(_) => false,

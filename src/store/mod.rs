@@ -30,7 +30,7 @@ use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId};
 pub use layout::{Configured, Store};
 pub use live::InUse;
 pub use lock::WriteLock;
-pub(crate) use notes::{Notes, found};
+pub(crate) use notes::Notes;
 
 /// Everything the files of a store say.
 #[derive(Debug, Default)]

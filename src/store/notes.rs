@@ -70,7 +70,7 @@ impl Notes {
 
     /// Opens a directory that may be missing.
     pub(crate) fn open(&mut self, parent: &Dir, name: &str, at: &str, what: Unknown) -> Option<Dir> {
-        match found(parent.dir_across_mounts(name)) {
+        match FsError::found(parent.dir_across_mounts(name)) {
             Ok(dir) => dir,
             Err(error) => {
                 self.unreadable(what, at, error);
@@ -81,7 +81,7 @@ impl Notes {
 
     /// Opens a directory that was listed; `None` where it has vanished since, or cannot be read.
     pub(crate) fn open_entry(&mut self, parent: &Dir, entry: &Entry, at: &str, what: Unknown) -> Option<Dir> {
-        match found(parent.dir(&entry.name)) {
+        match FsError::found(parent.dir(&entry.name)) {
             Ok(dir) => dir,
             Err(error) => {
                 self.unreadable(what, at, error);
@@ -92,7 +92,7 @@ impl Notes {
 
     /// Reads one small file of `dir`; `None` where it is missing, empty bytes and all.
     pub(crate) fn line(&mut self, dir: &Dir, name: &str, at: &str, what: Unknown) -> Option<Vec<u8>> {
-        match found(dir.read(name, LINE_LIMIT)) {
+        match FsError::found(dir.read(name, LINE_LIMIT)) {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.unreadable(what, &below(at, name), error);
@@ -115,15 +115,6 @@ impl Unknown {
             Self::DriverDirs => "driver-unreadable",
             Self::Distribution => "distribution-unreadable",
         }
-    }
-}
-
-/// Turns "not found" into `None`.
-pub(crate) fn found<T>(result: Result<T, FsError>) -> Result<Option<T>, FsError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::Unknown;
-use super::notes::{Notes, below, found};
-use crate::error::ParseError;
+use super::notes::{Notes, below};
+use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Kind};
 use crate::id::ImageId;
@@ -116,7 +116,7 @@ pub(super) fn read(image: &Dir, at: &str) -> (BTreeMap<String, ImageId>, Notes) 
             notes.unexpected(at, &entry.name, "nothing that dockerd reads");
         }
     }
-    let bytes = match found(image.read(NAME, LIMIT)) {
+    let bytes = match FsError::found(image.read(NAME, LIMIT)) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return (BTreeMap::new(), notes),
         Err(error) => {

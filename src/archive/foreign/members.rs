@@ -312,10 +312,7 @@ enum Found {
 }
 
 fn find_in(dir: &Dir, name: &str) -> Result<Option<Found>, FsError> {
-    let (above, last) = match dir.parent_of(name.as_bytes()) {
-        Err(error) if error.is_not_found() => return Ok(None),
-        found => found?,
-    };
+    let Some((above, last)) = FsError::found(dir.parent_of(name.as_bytes()))? else { return Ok(None) };
     let Some(attrs) = above.find(last)? else { return Ok(None) };
     match attrs.kind {
         Kind::File => Ok(Some(Found::File(attrs.size))),

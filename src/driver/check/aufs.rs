@@ -9,11 +9,7 @@ use super::One;
 impl One<'_> {
     pub(super) fn aufs(&mut self) -> Result<(), FsError> {
         let id = self.implied.id;
-        let text = match self.checker.home.read(format!("layers/{id}"), 1 << 20) {
-            Ok(text) => Some(text),
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error),
-        };
+        let text = FsError::found(self.checker.home.read(format!("layers/{id}"), 1 << 20))?;
         let is_mount_point = match self.checker.home.dir("mnt") {
             Ok(mounts) => mounts.find(id.as_str())?.is_some_and(|found| found.kind == Kind::Directory),
             Err(error) if error.is_not_found() => false,

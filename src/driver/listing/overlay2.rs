@@ -21,7 +21,7 @@ use rayon::prelude::*;
 
 use super::{LOWER_LIMIT, Listing};
 use crate::driver::DriverDir;
-use crate::error::ParseError;
+use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, LinkId};
@@ -121,7 +121,7 @@ fn read_dir(home: &Dir, at: &str, entry: &Entry) -> Option<(Raw, Notes)> {
     let mut notes = Notes::default();
     let id = CacheId::parse(&entry.name).ok()?;
     let link = notes.line(home, &format!("{id}/link"), at, Unknown::DriverDirs);
-    let lower = crate::store::found(home.read(format!("{id}/lower"), LOWER_LIMIT));
+    let lower = FsError::found(home.read(format!("{id}/lower"), LOWER_LIMIT));
     let path = format!("{at}/{id}");
     if link.is_none() && matches!(home.find(&entry.name), Ok(None)) {
         return None;

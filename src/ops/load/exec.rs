@@ -241,16 +241,10 @@ fn finish(
 /// The file system refuses, or the journal cannot be read.
 pub(crate) fn recover(store: &Store, lock: &WriteLock) -> Result<Option<LoadPlan>> {
     let root = store.root();
-    let staging = match root.dir(format!("{WORK}/{LOAD}")) {
-        Err(error) if error.is_not_found() => return Ok(None),
-        staging => staging?,
-    };
-    let bytes = match staging.read(JOURNAL, 1 << 30) {
-        Err(error) if error.is_not_found() => {
-            clean_up(root)?;
-            return Ok(None);
-        }
-        bytes => bytes?,
+    let Some(staging) = FsError::found(root.dir(format!("{WORK}/{LOAD}")))? else { return Ok(None) };
+    let Some(bytes) = FsError::found(staging.read(JOURNAL, 1 << 30))? else {
+        clean_up(root)?;
+        return Ok(None);
     };
     let plan: LoadPlan = serde_json::from_slice(&bytes).map_err(|error| Error::Parse {
         path: staging.shown(JOURNAL),

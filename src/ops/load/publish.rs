@@ -156,10 +156,7 @@ impl<'a> Publish<'a> {
     /// The commit: from here on the images have their names.
     fn references(&self, places: &Places) -> Result<()> {
         let name = repositories::NAME;
-        let old = match places.image.read(name, repositories::LIMIT) {
-            Err(error) if error.is_not_found() => None,
-            old => Some(old?),
-        };
+        let old = FsError::found(places.image.read(name, repositories::LIMIT))?;
         let parse = |source| Error::Parse { path: places.image.shown(name), source };
         let now = repositories::parse(old.as_deref().unwrap_or(b"{}")).map_err(parse)?.valid;
         // After a crash a person may have moved a tag: what is not as it was when this was planned stays.
@@ -174,10 +171,7 @@ impl<'a> Publish<'a> {
     }
 
     fn staged(&self, chain: ChainId) -> Result<Option<Dir>, FsError> {
-        match self.staging.dir(format!("layers/{}", chain.hex())) {
-            Err(error) if error.is_not_found() => Ok(None),
-            staged => staged.map(Some),
-        }
+        FsError::found(self.staging.dir(format!("layers/{}", chain.hex())))
     }
 }
 

@@ -277,10 +277,7 @@ impl Trash {
     pub(super) fn open(store: &Store, name: &str) -> Result<Option<Self>> {
         let root = store.root().clone();
         let dir = root.dir(format!("{WORK}/{TRASH}"))?.dir(name)?;
-        let text = match dir.read(JOURNAL, 1 << 32) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            text => text?,
-        };
+        let Some(text) = FsError::found(dir.read(JOURNAL, 1 << 32))? else { return Ok(None) };
         let journal: Journal = serde_json::from_slice(&text).map_err(|error| parse_error(&dir, error))?;
         let kind = journal.work.kind().slots();
         let slots = Slots { dir: dir.ensure_dir(kind, 0o700)?, apart: apart(store, name, kind, false)? };
@@ -289,19 +286,13 @@ impl Trash {
 
     /// Lists the names of all transactions, oldest first.
     pub(super) fn names(store: &Store) -> Result<Vec<String>, FsError> {
-        let trash = match store.root().dir(format!("{WORK}/{TRASH}")) {
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
-            trash => trash?,
-        };
+        let Some(trash) = FsError::found(store.root().dir(format!("{WORK}/{TRASH}")))? else { return Ok(Vec::new()) };
         Ok(trash.entries()?.into_iter().filter_map(|entry| String::from_utf8(entry.name).ok()).collect())
     }
 
     /// Returns how far the transaction is.
     pub(super) fn state(&self) -> Result<State> {
-        let word = match self.dir.read(STATE, 64) {
-            Err(error) if error.is_not_found() => return Ok(State::Moving),
-            word => word?,
-        };
+        let Some(word) = FsError::found(self.dir.read(STATE, 64))? else { return Ok(State::Moving) };
         let all = [State::Moving, State::Kept, State::Purging, State::Undoing];
         let state = all.into_iter().find(|state| state.word().as_bytes() == word);
         state.ok_or_else(|| Error::Parse {
@@ -398,7 +389,7 @@ pub(super) fn discard(store: &Store, name: &str) -> Result<(), FsError> {
 
 /// Removes a transaction's directory, and those above it that are empty then.
 fn clean_up(base: &Dir, name: &str) -> Result<(), FsError> {
-    let Some(trash) = found(base.dir(format!("{WORK}/{TRASH}")))? else { return Ok(()) };
+    let Some(trash) = FsError::found(base.dir(format!("{WORK}/{TRASH}")))? else { return Ok(()) };
     if let Ok(dir) = trash.dir(name) {
         for entry in dir.entries()? {
             match entry.name.as_slice() {
@@ -424,21 +415,13 @@ pub(super) fn tidy(store: &Store) -> Result<(), FsError> {
 
 /// Removes the trash of this directory where it is empty, and what it is in.
 fn remove_empty(base: &Dir) -> Result<(), FsError> {
-    let Some(work) = found(base.dir(WORK))? else { return Ok(()) };
-    if let Some(trash) = found(work.dir(TRASH))?
+    let Some(work) = FsError::found(base.dir(WORK))? else { return Ok(()) };
+    if let Some(trash) = FsError::found(work.dir(TRASH))?
         && trash.entries()?.is_empty()
     {
         work.remove_dir(TRASH)?;
     }
     if work.entries()?.is_empty() { base.remove_dir(WORK) } else { Ok(()) }
-}
-
-/// `None` for what is not there.
-fn found(opened: Result<Dir, FsError>) -> Result<Option<Dir>, FsError> {
-    match opened {
-        Err(error) if error.is_not_found() => Ok(None),
-        opened => opened.map(Some),
-    }
 }
 
 /// Opens the place for things of a driver's home that is a mount of its own.

@@ -25,11 +25,7 @@ impl Places {
         let with_slash = format!("{path}/");
         let apart = self.apart.iter().find_map(|(at, dir)| Some((dir, with_slash.strip_prefix(at.as_str())?)));
         let (dir, rest) = apart.unwrap_or((&self.root, path));
-        match dir.dir(rest.trim_end_matches('/')) {
-            Ok(dir) => Ok(Some(dir)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        FsError::found(dir.dir(rest.trim_end_matches('/')))
     }
 
     /// Opens the directory that `path` lies in, and returns it with the last component.
