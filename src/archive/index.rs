@@ -16,8 +16,8 @@ pub const FORMAT: u64 = 1;
 pub struct ArchiveIndex {
     /// Number of the format.
     pub format: u64,
-    /// Graph driver of the store it was saved from.
-    pub driver: String,
+    /// Graph driver of the store it was saved from; `None` for archives of other tools, which are of no driver.
+    pub driver: Option<String>,
     /// The images, in the order of `manifest.json`.
     pub images: Vec<ImageRecord>,
     /// The layers, parents before children.

@@ -252,7 +252,7 @@ impl ArchiveReader {
     fn parse_index(&self, bytes: &[u8]) -> Result<ArchiveIndex, Error> {
         let value: serde_json::Value =
             serde_json::from_slice(bytes).map_err(|error| self.bad(format!("{INDEX}: {error}")))?;
-        if value["driver"] == "" {
+        if value["driver"].as_str().is_none_or(str::is_empty) {
             return Err(self.bad(format!("{INDEX}: it names no graph driver")));
         }
         let found = value["format"].as_u64().ok_or_else(|| self.bad(format!("{INDEX}: it says no format")))?;

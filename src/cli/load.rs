@@ -42,7 +42,7 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
             Archive::Foreign(source) => metadata(source, &name, &choice(args.platform.as_ref()), ui)?,
         };
         let images = select(&metadata.index, &args.refs)?;
-        let (plan, _) = LoadPlan::make(&target(place, &metadata.index.driver)?, &metadata, images)?;
+        let (plan, _) = LoadPlan::make(&target(place, metadata.index.driver.as_deref())?, &metadata, images)?;
         show(&plan, ui)?;
         return Ok(Exit::Done);
     }
@@ -52,7 +52,7 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
         Archive::Own(mut archive) => {
             let metadata = archive.metadata()?;
             let images = select(&metadata.index, &args.refs)?;
-            let held = Held::take(place, &metadata.index.driver, ui)?;
+            let held = Held::take(place, metadata.index.driver.as_deref(), ui)?;
             let done = held.load(&metadata, images, Layers::Own(&mut archive), ui).and_then(|done| {
                 if done.1.is_none() {
                     drain(input, &mut archive)?;
@@ -83,7 +83,7 @@ struct Held {
 
 impl Held {
     /// Takes the lock and finishes what was interrupted.
-    fn take(place: &Place, driver: &str, ui: &Ui) -> Result<Self, Failure> {
+    fn take(place: &Place, driver: Option<&str>, ui: &Ui) -> Result<Self, Failure> {
         let store = target(place, driver)?;
         let lock = WriteLock::take(&store)?;
         recovered::tell(&recover(&store, &lock, ui.observer())?, ui);
@@ -126,7 +126,7 @@ fn load_foreign(source: Source, name: &str, args: &LoadArgs, place: &Place, ui: 
         Ok::<_, Error>((archive, metadata, images))
     };
     let (held, done) = if is_pipe {
-        let held = Held::take(place, FOREIGN_DRIVER, ui)?;
+        let held = Held::take(place, None, ui)?;
         let done = spool(&held.store, &held.lock).and_then(|dir| {
             let (mut archive, metadata, images) = read(Spool::Layers(&dir))?;
             held.load(&metadata, images, Layers::Foreign(&mut archive), ui)
@@ -135,7 +135,7 @@ fn load_foreign(source: Source, name: &str, args: &LoadArgs, place: &Place, ui: 
         (held, done)
     } else {
         let (mut archive, metadata, images) = read(Spool::Documents)?;
-        let held = Held::take(place, FOREIGN_DRIVER, ui)?;
+        let held = Held::take(place, None, ui)?;
         let done = held.load(&metadata, images, Layers::Foreign(&mut archive), ui);
         (held, done)
     };
@@ -190,10 +190,10 @@ pub(super) fn open(input: Option<&Path>) -> Result<(Archive, String), Failure> {
 
 /// Opens the store to load into; in an empty directory a new one, of the driver that was asked for or else of the
 /// archive's.
-fn target(place: &Place, driver: &str) -> Result<Store, Failure> {
+fn target(place: &Place, driver: Option<&str>) -> Result<Store, Failure> {
     match Store::open(&place.root(), place.driver()) {
         Err(Error::NoStore { .. }) => {
-            let driver = place.driver().unwrap_or(if driver.is_empty() { FOREIGN_DRIVER } else { driver });
+            let driver = place.driver().or(driver).unwrap_or(FOREIGN_DRIVER);
             let store = Store::open_fresh(&place.root(), driver)?;
             match store.is_empty()? {
                 true => Ok(store),

@@ -18,7 +18,8 @@ fn load_here(root: &Path, lock: &WriteLock, archive: Vec<u8>) -> Result<(), Stri
     let run = || -> dockpack::Result<()> {
         let mut archive = ArchiveReader::new(Box::new(Cursor::new(archive)), "it")?;
         let metadata = archive.metadata()?;
-        let store = Store::open(root, None).or_else(|_| Store::open_fresh(root, &metadata.index.driver))?;
+        let driver = metadata.index.driver.as_deref().expect("a driver");
+        let store = Store::open(root, None).or_else(|_| Store::open_fresh(root, driver))?;
         let images = select(&metadata.index, &[])?;
         let (plan, snapshot) = LoadPlan::make(&store, &metadata, images)?;
         plan.execute(&store, &snapshot, lock, &metadata, Layers::Own(&mut archive), &())?;

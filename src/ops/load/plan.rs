@@ -160,7 +160,7 @@ impl LoadPlan {
         let wanted: BTreeSet<ChainId> = images.iter().flat_map(ImageRecord::chain_ids).collect();
         let mut plan = Self {
             driver: driver.to_owned(),
-            same_driver: index.driver == driver,
+            same_driver: index.driver.as_deref() == Some(driver),
             images_present: images.iter().map(|image| image.id).filter(|id| snapshot.images.contains_key(id)).collect(),
             parents: parents(&images, snapshot),
             layers: Vec::new(),
@@ -187,7 +187,7 @@ impl LoadPlan {
     pub(in crate::ops) fn of_layers(driver: &str, index: &ArchiveIndex, layers: Vec<PlannedLayer>) -> Self {
         Self {
             driver: driver.to_owned(),
-            same_driver: index.driver == driver,
+            same_driver: index.driver.as_deref() == Some(driver),
             images: Vec::new(),
             images_present: BTreeSet::new(),
             parents: BTreeMap::new(),

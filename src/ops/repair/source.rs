@@ -62,14 +62,14 @@ impl Source {
         Ok(Self { name, from: From::Archive(path.to_owned()), index: metadata.index, configs })
     }
 
-    /// Tells whether it knows the sizes of layers as dockerd notes them. Archives of other tools, which are of no driver,
+    /// Tells whether it knows the sizes of layers as dockerd notes them. Archives of other tools
     /// know the lengths of tars.
     pub(super) fn knows_sizes(&self) -> bool {
-        !self.index.driver.is_empty()
+        self.index.driver.is_some()
     }
 
     fn of_store(name: String, store: Store, snapshot: Snapshot) -> Self {
-        let mut index = ArchiveIndex { driver: store.driver().to_owned(), ..ArchiveIndex::default() };
+        let mut index = ArchiveIndex { driver: Some(store.driver().to_owned()), ..ArchiveIndex::default() };
         let mut known = BTreeSet::new();
         // An image of which a layer is lost can still lend its configuration; its layers come with others.
         for one in select_all(&snapshot) {

@@ -32,7 +32,7 @@ impl SavePlan {
     pub fn new(snapshot: &Snapshot, driver: &str, selected: &[Selected]) -> Result<Self> {
         let wanted: BTreeSet<ImageId> = selected.iter().map(|one| one.image).collect();
         let mut plan = Self {
-            index: ArchiveIndex { format: FORMAT, driver: driver.to_owned(), ..ArchiveIndex::default() },
+            index: ArchiveIndex { format: FORMAT, driver: Some(driver.to_owned()), ..ArchiveIndex::default() },
             configs: BTreeMap::new(),
             used_by: used_by(snapshot),
         };

@@ -214,10 +214,7 @@ impl<'a> Planner<'a> {
 
     /// Plans to build a layer anew from the source, in its place.
     fn reseed(&mut self, found: &Found, chain: ChainId, with_entry: bool) {
-        let Some((record, driver)) = self.record(chain).cloned().zip(self.source.map(|source| &source.index.driver))
-        else {
-            return;
-        };
+        let Some((record, source)) = self.record(chain).cloned().zip(self.source) else { return };
         let known = self.survey.known.get(&chain).copied();
         let parent = known.map_or(record.parent, |known| known.parent);
         self.parents.insert(chain, parent);
@@ -239,7 +236,8 @@ impl<'a> Planner<'a> {
             lower = self.lower_text(&self.dirs_below(chain));
         }
         let existing = self.snapshot.layers.get(&chain);
-        let restores = self.driver == driver && facts.lower_id.is_some() == record.facts.lower_id.is_some();
+        let same_driver = source.index.driver.as_deref() == Some(self.driver);
+        let restores = same_driver && facts.lower_id.is_some() == record.facts.lower_id.is_some();
         let size = existing.map_or(record.size, |layer| layer.size);
         let layer = PlannedLayer {
             record: LayerRecord { cache_id: id, parent, facts, size, ..record },
@@ -258,7 +256,7 @@ impl<'a> Planner<'a> {
         if let Some(lower) = self.survey.lower_ids.get(id) {
             return Some(lower.clone());
         }
-        let source = self.source.filter(|source| source.index.driver == "overlay")?;
+        let source = self.source.filter(|source| source.index.driver.as_deref() == Some("overlay"))?;
         let archived = record.facts.lower_id.as_ref()?;
         let lower = source.index.layers.iter().find(|layer| layer.cache_id == *archived)?;
         self.dirs.get(&lower.chain).cloned()
