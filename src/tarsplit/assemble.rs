@@ -8,8 +8,58 @@ use crate::fsx::Dir;
 
 use super::entries::{Crc64, Entry};
 
-/// Bytes read from a file at once.
-const CHUNK: usize = 256 << 10;
+/// Takes the bytes of a tar. What is read from files need not be copied: it is read right into where it is taken.
+pub trait Sink: Write {
+    /// Gives room for the next bytes, one at least.
+    ///
+    /// # Errors
+    /// It takes no more.
+    fn room(&mut self) -> io::Result<&mut [u8]>;
+
+    /// Takes as many bytes as were read into the room.
+    ///
+    /// # Errors
+    /// It takes no more.
+    fn take(&mut self, length: usize) -> io::Result<()>;
+}
+
+/// A sink that has its room beside a writer.
+#[derive(Debug)]
+pub struct Beside<W> {
+    /// The writer, which takes all bytes.
+    pub out: W,
+    room: Vec<u8>,
+}
+
+impl<W> Beside<W> {
+    /// Bytes of the room.
+    const ROOM: usize = 256 << 10;
+
+    /// Makes a sink of a writer.
+    pub fn new(out: W) -> Self {
+        Self { out, room: vec![0; Self::ROOM] }
+    }
+}
+
+impl<W: Write> Write for Beside<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Sink for Beside<W> {
+    fn room(&mut self) -> io::Result<&mut [u8]> {
+        Ok(&mut self.room)
+    }
+
+    fn take(&mut self, length: usize) -> io::Result<()> {
+        self.out.write_all(&self.room[..length])
+    }
+}
 
 /// Where a layer's own files lie. Anything that is in the layer's tar is found in the layer's own tree, never in
 /// a parent's.
@@ -46,7 +96,7 @@ pub enum AssembleError {
 pub fn assemble(
     entries: impl Iterator<Item = Result<Entry, ParseError>>,
     tree: &LayerTree,
-    sink: &mut impl Write,
+    sink: &mut impl Sink,
 ) -> Result<u64, AssembleError> {
     let mut bad = |_: &[u8], error| Err(error);
     let mut assembler = Assembler::new(tree, sink, &mut bad);
@@ -63,28 +113,27 @@ pub type OnBadFile<'a> = dyn FnMut(&[u8], AssembleError) -> Result<(), AssembleE
 pub type OnOpen<'a> = dyn FnMut(&File) + 'a;
 
 /// Assembles a layer's tar, entry by entry.
-pub struct Assembler<'a, W> {
+pub struct Assembler<'a, S> {
     tree: &'a LayerTree,
-    sink: &'a mut W,
+    sink: &'a mut S,
     bad: &'a mut OnBadFile<'a>,
     opened: Option<&'a mut OnOpen<'a>>,
     /// The directory of the last file, with its path: most files follow one of the same directory.
     parent: Option<(Vec<u8>, Dir)>,
-    buffer: Vec<u8>,
     length: u64,
 }
 
-impl<W> std::fmt::Debug for Assembler<'_, W> {
+impl<S> std::fmt::Debug for Assembler<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Assembler(byte {})", self.length)
     }
 }
 
-impl<'a, W: Write> Assembler<'a, W> {
+impl<'a, S: Sink> Assembler<'a, S> {
     /// Assembles into `sink` from the files in `tree`. `bad` is asked whether to go on where a file, called by its name
     /// in the tar, is not what it was. What `sink` gets of such a file is not what belongs there.
-    pub fn new(tree: &'a LayerTree, sink: &'a mut W, bad: &'a mut OnBadFile<'a>) -> Self {
-        Self { tree, sink, bad, opened: None, parent: None, buffer: vec![0; CHUNK], length: 0 }
+    pub fn new(tree: &'a LayerTree, sink: &'a mut S, bad: &'a mut OnBadFile<'a>) -> Self {
+        Self { tree, sink, bad, opened: None, parent: None, length: 0 }
     }
 
     /// Has `opened` given each file that is opened.
@@ -173,15 +222,16 @@ impl<'a, W: Write> Assembler<'a, W> {
         let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
         let mut left = size;
         while left > 0 {
-            let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            let got = match file.read(&mut self.buffer[..want]) {
+            let room = self.sink.room().map_err(AssembleError::Sink)?;
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(room.len());
+            let got = match file.read(&mut room[..want]) {
                 Ok(0) => return Err(changed("shorter than when the layer was made")),
                 Ok(got) => got,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(FsError::new("read", show(name), error).into()),
             };
-            digest.update(&self.buffer[..got]);
-            self.sink.write_all(&self.buffer[..got]).map_err(AssembleError::Sink)?;
+            digest.update(&room[..got]);
+            self.sink.take(got).map_err(AssembleError::Sink)?;
             left -= got as u64;
         }
         match crc {

@@ -13,7 +13,7 @@ mod prove;
 mod segments;
 mod split;
 
-pub use assemble::{AssembleError, Assembler, LayerTree, OnBadFile, OnOpen, assemble};
+pub use assemble::{AssembleError, Assembler, Beside, LayerTree, OnBadFile, OnOpen, Sink, assemble};
 pub(crate) use entries::is_header_only;
 pub use entries::{Crc64, Entries, Entry};
 pub use prove::{Mismatch, Prover};

@@ -17,7 +17,7 @@ use crate::ops::load::{DIFFERENCES, DRIVER_DIR, PlannedLayer, RECORD_DIR, Site, 
 use crate::ops::save::Source as Parts;
 use crate::progress::{Event, Observer};
 use crate::store::{Snapshot, Store};
-use crate::tarsplit::assemble;
+use crate::tarsplit::{Beside, assemble};
 
 use super::stage::copy;
 
@@ -67,7 +67,7 @@ impl Copies<'_> {
         let mut tar = Digested { stream, digest: sha2::Sha256::new() };
         let built = std::thread::scope(|scope| {
             let assembling = scope.spawn(move || {
-                let mut sink = io::BufWriter::with_capacity(256 << 10, sink);
+                let mut sink = Beside::new(io::BufWriter::with_capacity(256 << 10, sink));
                 let assembled = assemble(entries, &tree, &mut sink).map(|_| ()).map_err(|error| error.to_string());
                 assembled.and_then(|()| sink.flush().map_err(|error| error.to_string()))
             });

@@ -14,7 +14,7 @@ use crate::graph::Selected;
 use crate::id::{ChainId, ImageId, Sha256};
 use crate::progress::{Event, Observer, check_stop};
 use crate::store::{Snapshot, Store};
-use crate::tarsplit::assemble;
+use crate::tarsplit::{Beside, assemble};
 
 use super::measure::Source;
 
@@ -116,7 +116,7 @@ fn prove(store: &Store, layer: &LayerRecord, observer: &dyn Observer) -> Result<
     let driver = driver::by_name(store.driver())
         .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
     observer.on(Event::Object(&layer.chain.short()));
-    let mut hash = Hash { digest: sha2::Sha256::new(), observer };
+    let mut hash = Beside::new(Hash { digest: sha2::Sha256::new(), observer });
     let assembled = Source::open(store, layer).and_then(|source| Ok((driver.tree(&source.layer)?, source.entries()?)));
     let assembled = assembled
         .map_err(|error| error.to_string())
@@ -124,7 +124,7 @@ fn prove(store: &Store, layer: &LayerRecord, observer: &dyn Observer) -> Result<
     if observer.wants_stop() {
         return Err(Error::Stopped);
     }
-    Ok(assembled.and_then(|_| match Sha256::finish(hash.digest) {
+    Ok(assembled.and_then(|_| match Sha256::finish(hash.out.digest) {
         found if found == layer.diff.0 => Ok(()),
         found => Err(format!("its tar has the digest {found}, not its diff ID {}", layer.diff)),
     }))

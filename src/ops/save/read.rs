@@ -12,7 +12,7 @@ use crate::id::ChainId;
 use crate::layer::differences;
 use crate::progress::{Event, Observer};
 use crate::store::Store;
-use crate::tarsplit::{AssembleError, assemble};
+use crate::tarsplit::{AssembleError, Sink, assemble};
 
 use super::measure::{DifferencesError, Source};
 use super::plan::SavePlan;
@@ -53,12 +53,14 @@ pub(super) struct Pieces<'a> {
     out: SyncSender<Result<Piece<'a>>>,
     /// Buffers that were written come back.
     spare: Receiver<Vec<u8>>,
+    /// The next piece, of which so many bytes are filled.
     bytes: Vec<u8>,
+    filled: usize,
 }
 
 impl<'a> Pieces<'a> {
     pub(super) fn new(out: SyncSender<Result<Piece<'a>>>, spare: Receiver<Vec<u8>>) -> Self {
-        Self { out, spare, bytes: Vec::new() }
+        Self { out, spare, bytes: vec![0; PIECE], filled: 0 }
     }
 
     fn send(&self, piece: Piece<'a>) -> Result<(), Ended> {
@@ -67,8 +69,9 @@ impl<'a> Pieces<'a> {
 
     fn send_bytes(&mut self) -> io::Result<()> {
         let mut next = self.spare.try_recv().unwrap_or_default();
-        next.clear();
-        let bytes = std::mem::replace(&mut self.bytes, next);
+        next.resize(PIECE, 0);
+        let mut bytes = std::mem::replace(&mut self.bytes, next);
+        bytes.truncate(std::mem::take(&mut self.filled));
         self.send(Piece::Bytes(bytes)).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
@@ -77,7 +80,7 @@ impl<'a> Pieces<'a> {
     }
 
     fn end(&mut self) -> Result<(), Ended> {
-        if !self.bytes.is_empty() {
+        if self.filled > 0 {
             self.send_bytes().map_err(|_| Ended::Unwanted)?;
         }
         self.send(Piece::End)
@@ -86,16 +89,26 @@ impl<'a> Pieces<'a> {
 
 impl Write for Pieces<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(PIECE - self.bytes.len());
-        self.bytes.extend_from_slice(&bytes[..taken]);
-        if self.bytes.len() == PIECE {
-            self.send_bytes()?;
-        }
+        let room = self.room()?;
+        let taken = bytes.len().min(room.len());
+        room[..taken].copy_from_slice(&bytes[..taken]);
+        self.take(taken)?;
         Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Sink for Pieces<'_> {
+    fn room(&mut self) -> io::Result<&mut [u8]> {
+        Ok(&mut self.bytes[self.filled..])
+    }
+
+    fn take(&mut self, length: usize) -> io::Result<()> {
+        self.filled += length;
+        if self.filled == PIECE { self.send_bytes() } else { Ok(()) }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::id::{ChainId, Sha256};
 use crate::layer::{Content, Marks, Members, TarError};
 use crate::progress::{Event, Observer, check_stop};
 use crate::store::{Layer, Snapshot, Store};
-use crate::tarsplit::{AssembleError, Assembler, Entries, LayerTree, Segments};
+use crate::tarsplit::{AssembleError, Assembler, Beside, Entries, LayerTree, Segments};
 
 use super::headers::{Headers, SparseFile, Stamp};
 use super::tree::{Making, Problem, TreeCheck, text};
@@ -149,7 +149,7 @@ impl Proof<'_> {
 
     /// Reads tar-split once: takes the headers out of it, and assembles the tar for CRC-64 and SHA-256.
     fn read(&self, entries: Entries<File>, tree: &LayerTree, marks: Marks) -> Result<Read> {
-        let mut sink = Hash { digest: sha2::Sha256::new(), observer: self.observer, length: 0 };
+        let mut sink = Beside::new(Hash { digest: sha2::Sha256::new(), observer: self.observer, length: 0 });
         let mut bad_files = Vec::new();
         let mut bad = |name: &[u8], error: AssembleError| {
             let (code, what) = match &error {
@@ -179,7 +179,7 @@ impl Proof<'_> {
         if self.observer.wants_stop() {
             return Err(Error::Stopped);
         }
-        let (digest, length) = (Sha256::finish(sink.digest), sink.length);
+        let (digest, length) = (Sha256::finish(sink.out.digest), sink.out.length);
         Ok(Read { headers: headers.map(Some), rest, bad_files, plain_files, digest, length })
     }
 
