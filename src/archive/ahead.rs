@@ -112,15 +112,8 @@ impl ReadAhead {
 
 impl Read for ReadAhead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.position == self.current.len() {
-            if !self.next_chunk()? {
-                return Ok(0);
-            }
-        }
-        let got = buffer.len().min(self.current.len() - self.position);
-        buffer[..got].copy_from_slice(&self.current[self.position..self.position + got]);
-        self.position += got;
-        Ok(got)
+        let piece = self.next_piece(buffer.len())?;
+        Ok(piece.copy_to(buffer))
     }
 }
 
@@ -129,6 +122,15 @@ impl Read for ReadAhead {
 pub struct Piece {
     chunk: Arc<Vec<u8>>,
     part: Range<usize>,
+}
+
+impl Piece {
+    /// Copies its first bytes, as many as there is room for; returns how many.
+    pub(crate) fn copy_to(&self, buffer: &mut [u8]) -> usize {
+        let got = self.part.len().min(buffer.len());
+        buffer[..got].copy_from_slice(&self.as_ref()[..got]);
+        got
+    }
 }
 
 impl AsRef<[u8]> for Piece {

@@ -335,8 +335,16 @@ impl ArchiveReader {
     /// # Errors
     /// The archive is damaged or cut.
     pub fn next_piece(&mut self) -> io::Result<Piece> {
-        let Some(open) = self.open.as_mut().filter(|open| open.left > 0) else { return Ok(Piece::default()) };
-        let piece = self.input.next_piece(usize::try_from(open.left).unwrap_or(usize::MAX))?;
+        self.piece(usize::MAX)
+    }
+
+    fn piece(&mut self, most: usize) -> io::Result<Piece> {
+        let Some(open) = &mut self.open else { return Ok(Piece::default()) };
+        let want = usize::try_from(open.left).unwrap_or(usize::MAX).min(most);
+        if want == 0 {
+            return Ok(Piece::default());
+        }
+        let piece = self.input.next_piece(want)?;
         match piece.as_ref().len() as u64 {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             length => {
@@ -478,16 +486,7 @@ fn is_own_ancestor(index: &ArchiveIndex, id: ImageId) -> bool {
 impl Read for ArchiveReader {
     /// Reads content of the current member.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(open) = &mut self.open else { return Ok(0) };
-        let want = usize::try_from(open.left).unwrap_or(usize::MAX).min(buffer.len());
-        if want == 0 {
-            return Ok(0);
-        }
-        let got = self.input.read(&mut buffer[..want])?;
-        if got == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        open.left -= got as u64;
-        Ok(got)
+        let piece = self.piece(buffer.len())?;
+        Ok(piece.copy_to(buffer))
     }
 }

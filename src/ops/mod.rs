@@ -1,6 +1,7 @@
 //! The operations. Each has a plan, which is pure data, and an execution, which consumes it; [`inspect`] only looks.
 
 pub mod gc;
+mod hash;
 pub mod inspect;
 pub mod load;
 mod recover;

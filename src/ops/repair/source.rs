@@ -62,8 +62,8 @@ impl Source {
         Ok(Self { name, from: From::Archive(path.to_owned()), index: metadata.index, configs })
     }
 
-    /// Tells whether it knows the sizes of layers as dockerd notes them. Archives of other tools
-    /// know the lengths of tars.
+    /// Tells whether it knows the sizes of layers as dockerd notes them. Archives of other tools know the
+    /// lengths of tars.
     pub(super) fn knows_sizes(&self) -> bool {
         self.index.driver.is_some()
     }

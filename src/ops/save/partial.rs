@@ -1,18 +1,17 @@
 //! What of a damaged store can be saved: layers are proved before anything is written.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
 
 use rayon::prelude::*;
 use serde::Serialize;
-use sha2::Digest as _;
 
 use crate::archive::LayerRecord;
 use crate::driver::{self, DriverFacts};
 use crate::error::{Error, Result};
 use crate::graph::Selected;
-use crate::id::{ChainId, ImageId, Sha256};
-use crate::progress::{Event, Observer, check_stop};
+use crate::id::{ChainId, ImageId};
+use crate::ops::hash::Hash;
+use crate::progress::{Event, Observer};
 use crate::store::{Snapshot, Store};
 use crate::tarsplit::{Beside, assemble};
 
@@ -116,7 +115,7 @@ fn prove(store: &Store, layer: &LayerRecord, observer: &dyn Observer) -> Result<
     let driver = driver::by_name(store.driver())
         .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
     observer.on(Event::Object(&layer.chain.short()));
-    let mut hash = Beside::new(Hash { digest: sha2::Sha256::new(), observer });
+    let mut hash = Beside::new(Hash::new(observer));
     let assembled = Source::open(store, layer).and_then(|source| Ok((driver.tree(&source.layer)?, source.entries()?)));
     let assembled = assembled
         .map_err(|error| error.to_string())
@@ -124,27 +123,8 @@ fn prove(store: &Store, layer: &LayerRecord, observer: &dyn Observer) -> Result<
     if observer.wants_stop() {
         return Err(Error::Stopped);
     }
-    Ok(assembled.and_then(|_| match Sha256::finish(hash.out.digest) {
+    Ok(assembled.and_then(|_| match hash.out.finish().0 {
         found if found == layer.diff.0 => Ok(()),
         found => Err(format!("its tar has the digest {found}, not its diff ID {}", layer.diff)),
     }))
-}
-
-/// Hashes, and tells the observer.
-struct Hash<'a> {
-    digest: sha2::Sha256,
-    observer: &'a dyn Observer,
-}
-
-impl Write for Hash<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        check_stop(self.observer)?;
-        self.digest.update(bytes);
-        self.observer.on(Event::Advance(bytes.len() as u64));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -2,10 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 
 use rayon::prelude::*;
-use sha2::Digest as _;
 
 use crate::driver::{self, DriverFacts, GraphDriver};
 use crate::error::{Error, FsError, ParseError, Result};
@@ -13,7 +12,8 @@ use crate::finding::Severity;
 use crate::fsx::{self, Dir, Inode};
 use crate::id::{ChainId, Sha256};
 use crate::layer::{Content, Marks, Members, TarError};
-use crate::progress::{Event, Observer, check_stop};
+use crate::ops::hash::Hash;
+use crate::progress::{Event, Observer};
 use crate::store::{Layer, Snapshot, Store};
 use crate::tarsplit::{AssembleError, Assembler, Beside, Entries, LayerTree, Segments};
 
@@ -149,7 +149,7 @@ impl Proof<'_> {
 
     /// Reads tar-split once: takes the headers out of it, and assembles the tar for CRC-64 and SHA-256.
     fn read(&self, entries: Entries<File>, tree: &LayerTree, marks: Marks) -> Result<Read> {
-        let mut sink = Beside::new(Hash { digest: sha2::Sha256::new(), observer: self.observer, length: 0 });
+        let mut sink = Beside::new(Hash::new(self.observer));
         let mut bad_files = Vec::new();
         let mut bad = |name: &[u8], error: AssembleError| {
             let (code, what) = match &error {
@@ -179,7 +179,7 @@ impl Proof<'_> {
         if self.observer.wants_stop() {
             return Err(Error::Stopped);
         }
-        let (digest, length) = (Sha256::finish(sink.out.digest), sink.out.length);
+        let (digest, length) = sink.out.finish();
         Ok(Read { headers: headers.map(Some), rest, bad_files, plain_files, digest, length })
     }
 
@@ -274,27 +274,6 @@ struct Read {
 fn cleaned(name: &[u8]) -> Vec<u8> {
     let parts: Vec<&[u8]> = name.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     parts.join(&b'/')
-}
-
-/// Hashes, and tells the observer.
-struct Hash<'a> {
-    digest: sha2::Sha256,
-    observer: &'a dyn Observer,
-    length: u64,
-}
-
-impl Write for Hash<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        check_stop(self.observer)?;
-        self.digest.update(bytes);
-        self.length += bytes.len() as u64;
-        self.observer.on(Event::Advance(bytes.len() as u64));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Returns the path of a problem as text, where it is about one node.
