@@ -6,6 +6,7 @@ pub mod cli;
 mod crash;
 pub mod driver;
 pub mod error;
+mod fault;
 pub mod finding;
 pub mod fsx;
 #[cfg(feature = "fuzzing")]

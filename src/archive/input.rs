@@ -1,6 +1,5 @@
 //! The outside of an archive that is read: what it is compressed with is told by its first bytes.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
@@ -9,6 +8,7 @@ use sha2::Digest as _;
 use super::frames::FrameReader;
 use super::output::digest_member;
 use super::seek::{Frame, Pieces};
+use crate::fsx::File;
 use crate::id::Sha256;
 
 /// Bytes read from a file or pipe at once.

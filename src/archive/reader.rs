@@ -1,10 +1,10 @@
 //! Reads an archive that dockpack wrote, and proves every byte that it gives out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, Read};
 
 use crate::error::Error;
+use crate::fsx::File;
 use crate::id::{ChainId, ImageId, Sha256};
 use crate::reference::Reference;
 use crate::store::imagedb;

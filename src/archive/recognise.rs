@@ -1,12 +1,11 @@
 //! Tells archives of dockpack's own from those that other tools wrote.
 
-use std::fs::File;
 use std::io::{self, Cursor, Read, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::fsx::{self, Dir};
+use crate::fsx::{self, Dir, File};
 
 use super::input::{Input, is_skippable, peek};
 use super::{ArchiveReader, INDEX, LayoutReader, header, padding};

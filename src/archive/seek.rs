@@ -11,11 +11,11 @@
 //!
 //! All numbers are little endian. Every zstd reader passes over skippable frames.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
+use crate::fsx::File;
 use crate::id::Sha256;
 
 pub(super) const LIST_MAGIC: u32 = 0x184D_2A50;

@@ -1,11 +1,10 @@
 //! Writes an archive, member by member: as a tar, or unpacked into a directory.
 
-use std::fs::File;
 use std::io::{self, Write};
 
 use sha2::Digest as _;
 
-use crate::fsx::Dir;
+use crate::fsx::{Dir, File};
 use crate::id::Sha256;
 
 use super::output::{Compression, Output, WINDOW};

@@ -9,7 +9,9 @@ use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
 use super::attrs::{Attrs, Kind};
+use super::calls;
 use super::dir::{Dir, Result, one_name};
+use crate::fault::{Call, fault};
 
 /// `BTRFS_SUPER_MAGIC`.
 const MAGIC: u64 = 0x9123_683e;
@@ -35,6 +37,7 @@ const NAME: usize = 4088;
 
 impl Arguments {
     fn new(name: &[u8], of: Option<BorrowedFd<'_>>) -> rustix::io::Result<Self> {
+        fault(Call::Subvolume)?;
         let mut bytes = [0; NAME];
         match bytes.get_mut(..name.len()) {
             Some(room) if name.len() < NAME && !name.contains(&b'/') => room.copy_from_slice(name),
@@ -47,7 +50,7 @@ impl Arguments {
 /// Tells whether a directory lies on btrfs.
 pub(super) fn is_btrfs(dir: impl AsFd) -> bool {
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, reason = "other types on other machines")]
-    rustix::fs::fstatfs(dir).is_ok_and(|found| found.f_type as u64 == MAGIC)
+    calls::fstatfs(dir).is_ok_and(|found| found.f_type as u64 == MAGIC)
 }
 
 impl Dir {

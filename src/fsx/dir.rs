@@ -1,7 +1,6 @@
 //! An open directory.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,9 +11,14 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Ti
 use rustix::io::Errno;
 
 use super::attrs::{Attrs, Kind, Stamp, Time};
+use super::calls;
+use super::file::File;
 use super::namespace::UserNamespace;
 use super::resolve::{self, Scope};
 use crate::error::FsError;
+
+/// What the kernel tells of a directory at a time, in bytes.
+const LISTED: usize = 16 << 10;
 
 /// A result of a file system call.
 pub(super) type Result<T> = std::result::Result<T, FsError>;
@@ -44,7 +48,7 @@ impl Dir {
     /// # Errors
     /// The path is not a directory that may be read.
     pub fn open_root(path: &Path) -> Result<Self> {
-        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        let fd = calls::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| FsError::new("open", path, errno))?;
         Ok(Self { fd: Arc::new(fd), shown: path.to_owned(), namespace: None })
     }
@@ -133,7 +137,7 @@ impl Dir {
 
     fn sized_file_in(&self, path: &[u8], scope: Scope) -> Result<(File, u64)> {
         let fd = self.open_as(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, scope)?;
-        let stat = rustix::fs::fstat(&fd).map_err(|errno| self.fail("stat", path, errno))?;
+        let stat = calls::fstat(&fd).map_err(|errno| self.fail("stat", path, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(FsError::new("read", self.shown(path), std::io::Error::other("not a regular file")));
         }
@@ -168,7 +172,9 @@ impl Dir {
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let fail = |errno| self.fail("list", b"", errno);
         let mut entries = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(fail)? {
+        let mut buffer = Vec::with_capacity(LISTED);
+        let mut listing = calls::Listing::of(self.fd(), buffer.spare_capacity_mut()).map_err(fail)?;
+        while let Some(entry) = listing.next() {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {
@@ -205,7 +211,7 @@ impl Dir {
     /// Nothing of that name.
     pub fn attrs(&self, name: impl AsRef<[u8]>) -> Result<Attrs> {
         let name = one_name(name.as_ref());
-        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
+        calls::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
             .map(|stat| match self.namespace() {
                 Some(namespace) => namespace.seen(Attrs::of(&stat)),
                 None => Attrs::of(&stat),
@@ -227,7 +233,7 @@ impl Dir {
     /// Not a symbolic link.
     pub fn read_link(&self, name: impl AsRef<[u8]>) -> Result<Vec<u8>> {
         let name = one_name(name.as_ref());
-        rustix::fs::readlinkat(&self.fd, name, Vec::new())
+        calls::readlinkat(&self.fd, name, Vec::new())
             .map(std::ffi::CString::into_bytes)
             .map_err(|errno| self.fail("read link", name, errno))
     }
@@ -238,11 +244,10 @@ impl Dir {
     /// The name is taken, or the file system refuses.
     pub fn make_dir(&self, name: impl AsRef<[u8]>, mode: u32) -> Result<Self> {
         let name = one_name(name.as_ref());
-        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o700))
+        calls::mkdirat(&self.fd, name, Mode::from_raw_mode(0o700))
             .map_err(|errno| self.fail("make directory", name, errno))?;
         let made = self.dir(name)?;
-        rustix::fs::fchmod(&made.fd, Mode::from_raw_mode(mode))
-            .map_err(|errno| self.fail("change mode of", name, errno))?;
+        calls::fchmod(&made.fd, Mode::from_raw_mode(mode)).map_err(|errno| self.fail("change mode of", name, errno))?;
         self.give(name)?;
         Ok(made)
     }
@@ -266,8 +271,7 @@ impl Dir {
     pub fn make_file(&self, name: impl AsRef<[u8]>, mode: u32) -> Result<File> {
         let name = name.as_ref();
         let file = self.begin_file(name)?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
-            .map_err(|errno| self.fail("change mode of", name, errno))?;
+        calls::fchmod(&file, Mode::from_raw_mode(mode)).map_err(|errno| self.fail("change mode of", name, errno))?;
         self.give(name)?;
         Ok(file)
     }
@@ -279,7 +283,7 @@ impl Dir {
     pub fn begin_file(&self, name: impl AsRef<[u8]>) -> Result<File> {
         let name = one_name(name.as_ref());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
+        calls::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
             .map(File::from)
             .map_err(|errno| self.fail("make file", name, errno))
     }
@@ -346,7 +350,7 @@ impl Dir {
     pub fn reserve(&self, name: impl AsRef<[u8]>, length: u64) -> Result<()> {
         let name = name.as_ref();
         let file = self.make_file(name, 0o600)?;
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length) {
+        match calls::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length) {
             Ok(()) | Err(Errno::NOTSUP) => Ok(()),
             Err(errno) => Err(self.fail("reserve space in", name, errno)),
         }
@@ -358,7 +362,7 @@ impl Dir {
     /// The name is taken, or the file system refuses.
     pub fn make_symlink(&self, name: impl AsRef<[u8]>, target: &[u8]) -> Result<()> {
         let name = one_name(name.as_ref());
-        rustix::fs::symlinkat(target, &self.fd, name).map_err(|errno| self.fail("make link", name, errno))?;
+        calls::symlinkat(target, &self.fd, name).map_err(|errno| self.fail("make link", name, errno))?;
         self.give(name)
     }
 
@@ -375,7 +379,7 @@ impl Dir {
             _ => FileType::Fifo,
         };
         let number = rustix::fs::makedev(device.0, device.1);
-        rustix::fs::mknodat(&self.fd, name, kind, Mode::from_raw_mode(mode), number)
+        calls::mknodat(&self.fd, name, kind, Mode::from_raw_mode(mode), number)
             .map_err(|errno| self.fail("make node", name, errno))
     }
 
@@ -385,7 +389,7 @@ impl Dir {
     /// The name is taken, the link count is exhausted, or the file system refuses.
     pub fn hard_link(&self, from: &Self, name: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<()> {
         let to = one_name(to.as_ref());
-        rustix::fs::linkat(&from.fd, one_name(name.as_ref()), &self.fd, to, AtFlags::empty())
+        calls::linkat(&from.fd, one_name(name.as_ref()), &self.fd, to, AtFlags::empty())
             .map_err(|errno| self.fail("make hard link", to, errno))
     }
 
@@ -395,11 +399,11 @@ impl Dir {
     /// The new name is taken, the directories are on different file systems, or the file system refuses.
     pub fn rename(&self, name: impl AsRef<[u8]>, to: &Self, new: impl AsRef<[u8]>) -> Result<()> {
         let (name, new) = (one_name(name.as_ref()), one_name(new.as_ref()));
-        match rustix::fs::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE) {
+        match calls::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE) {
             // Some file systems have no RENAME_NOREPLACE. The lock keeps others away between look and act.
             Err(Errno::INVAL | Errno::NOSYS) => match to.find(new)? {
                 Some(_) => Err(Errno::EXIST),
-                None => rustix::fs::renameat(&self.fd, name, &to.fd, new),
+                None => calls::renameat(&self.fd, name, &to.fd, new),
             },
             done => done,
         }
@@ -412,7 +416,7 @@ impl Dir {
     /// One of them is not there, the file system cannot (`EINVAL`), or refuses.
     pub fn exchange(&self, name: impl AsRef<[u8]>, to: &Self, other: impl AsRef<[u8]>) -> Result<()> {
         let (name, other) = (one_name(name.as_ref()), one_name(other.as_ref()));
-        rustix::fs::renameat_with(&self.fd, name, &to.fd, other, RenameFlags::EXCHANGE)
+        calls::renameat_with(&self.fd, name, &to.fd, other, RenameFlags::EXCHANGE)
             .map_err(|errno| to.fail("exchange", other, errno))
     }
 
@@ -422,7 +426,7 @@ impl Dir {
     /// The file system refuses.
     pub fn replace(&self, name: impl AsRef<[u8]>, to: &Self, new: impl AsRef<[u8]>) -> Result<()> {
         let new = one_name(new.as_ref());
-        rustix::fs::renameat(&self.fd, one_name(name.as_ref()), &to.fd, new)
+        calls::renameat(&self.fd, one_name(name.as_ref()), &to.fd, new)
             .map_err(|errno| to.fail("rename to", new, errno))
     }
 
@@ -433,11 +437,11 @@ impl Dir {
     pub fn stamp_file(&self, name: impl AsRef<[u8]>, file: &File, stamp: &Stamp) -> Result<()> {
         let name = name.as_ref();
         let (uid, gid) = self.on_disk(name, stamp.uid, stamp.gid)?;
-        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        calls::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .map_err(|errno| self.fail("change owner of", name, errno))?;
-        rustix::fs::fchmod(file, Mode::from_raw_mode(stamp.mode))
+        calls::fchmod(file, Mode::from_raw_mode(stamp.mode))
             .map_err(|errno| self.fail("change mode of", name, errno))?;
-        rustix::fs::futimens(file, &timestamps(stamp.atime, stamp.mtime))
+        calls::futimens(file, &timestamps(stamp.atime, stamp.mtime))
             .map_err(|errno| self.fail("change times of", name, errno))
     }
 
@@ -449,13 +453,13 @@ impl Dir {
         let name = one_name(name.as_ref());
         let (uid, gid) = self.on_disk(name, uid, gid)?;
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        rustix::fs::chownat(&self.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        calls::chownat(&self.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| self.fail("change owner of", name, errno))
     }
 
     /// Sets the directory's own group, as it is on disk.
     pub(super) fn set_group_on_disk(&self, gid: u32) -> Result<()> {
-        rustix::fs::fchown(&self.fd, None, Some(Gid::from_raw(gid)))
+        calls::fchown(&self.fd, None, Some(Gid::from_raw(gid)))
             .map_err(|errno| self.fail("change group of", b"", errno))
     }
 
@@ -465,7 +469,7 @@ impl Dir {
     /// The file system refuses.
     pub fn set_mode(&self, name: impl AsRef<[u8]>, mode: u32) -> Result<()> {
         let name = one_name(name.as_ref());
-        rustix::fs::chmodat(&self.fd, name, Mode::from_raw_mode(mode), AtFlags::empty())
+        calls::chmodat(&self.fd, name, Mode::from_raw_mode(mode), AtFlags::empty())
             .map_err(|errno| self.fail("change mode of", name, errno))
     }
 
@@ -475,7 +479,7 @@ impl Dir {
     /// The file system refuses.
     pub fn set_times(&self, name: impl AsRef<[u8]>, access: Time, change: Time) -> Result<()> {
         let name = one_name(name.as_ref());
-        rustix::fs::utimensat(&self.fd, name, &timestamps(access, change), AtFlags::SYMLINK_NOFOLLOW)
+        calls::utimensat(&self.fd, name, &timestamps(access, change), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| self.fail("change times of", name, errno))
     }
 
@@ -487,7 +491,7 @@ impl Dir {
         let name = one_name(name.as_ref());
         let mut times = timestamps(change, change);
         times.last_access.tv_nsec = rustix::fs::UTIME_OMIT;
-        rustix::fs::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        calls::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| self.fail("change times of", name, errno))
     }
 
@@ -496,7 +500,7 @@ impl Dir {
     /// # Errors
     /// The disk fails.
     pub fn sync(&self) -> Result<()> {
-        rustix::fs::fsync(&self.fd).map_err(|errno| self.fail("sync", b"", errno))
+        calls::fsync(&self.fd).map_err(|errno| self.fail("sync", b"", errno))
     }
 
     /// Makes everything on this directory's file system durable, in one call.
@@ -504,7 +508,7 @@ impl Dir {
     /// # Errors
     /// The disk fails.
     pub fn sync_file_system(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.fd).map_err(|errno| self.fail("sync the file system of", b"", errno))
+        calls::syncfs(&self.fd).map_err(|errno| self.fail("sync the file system of", b"", errno))
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

@@ -6,7 +6,9 @@
 
 mod attrs;
 mod btrfs;
+mod calls;
 mod dir;
+mod file;
 mod namespace;
 mod output;
 mod publish;
@@ -17,7 +19,9 @@ mod walk;
 mod xattrs;
 
 pub use attrs::{Attrs, Kind, Stamp, Time, XattrName};
+pub(crate) use calls::next_data;
 pub use dir::{Dir, Entry};
+pub use file::File;
 pub use namespace::{IdRange, UserNamespace};
 pub use output::{OutputDir, OutputFile};
 pub use real::{is_dir, open_input, real_path};

@@ -1,6 +1,5 @@
 //! Files that a command writes for the user, at a path as the user gave it.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Dir;
+use super::calls;
+use super::file::File;
 use crate::error::FsError;
 
 /// A file that appears under its name only when it is complete. Until then it has no name, where the file system
@@ -31,22 +32,22 @@ impl OutputFile {
     pub fn create(path: &Path) -> Result<Self, FsError> {
         let fail = |errno: Errno| FsError::new("write", path, errno);
         let mode = Mode::from_raw_mode(0o666);
-        match rustix::fs::stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        match calls::stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
             Ok(FileType::Directory) => return Err(fail(Errno::ISDIR)),
             Ok(FileType::RegularFile) | Err(Errno::NOENT) => {}
             Ok(_) => {
-                let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, mode).map_err(fail)?;
+                let fd = calls::open(path, OFlags::WRONLY | OFlags::CLOEXEC, mode).map_err(fail)?;
                 return Ok(Self { file: fd.into(), path: path.to_owned(), temp: None, special: true });
             }
             Err(errno) => return Err(fail(errno)),
         }
-        let unnamed = rustix::fs::open(directory(path), OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode);
+        let unnamed = calls::open(directory(path), OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode);
         if let Ok(fd) = unnamed {
             return Ok(Self { file: fd.into(), path: path.to_owned(), temp: None, special: false });
         }
         let temp = temp_name(path).map_err(fail)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&temp, flags, mode).map_err(fail)?;
+        let fd = calls::open(&temp, flags, mode).map_err(fail)?;
         Ok(Self { file: fd.into(), path: path.to_owned(), temp: Some(temp), special: false })
     }
 
@@ -64,7 +65,7 @@ impl OutputFile {
             Some(temp) => temp,
             None => self.give_name().map_err(|errno| fail(errno.into()))?,
         };
-        let renamed = rustix::fs::rename(&temp, &self.path);
+        let renamed = calls::rename(&temp, &self.path);
         if renamed.is_err() {
             self.temp = Some(temp);
         }
@@ -76,7 +77,7 @@ impl OutputFile {
     fn give_name(&self) -> Result<PathBuf, Errno> {
         let temp = temp_name(&self.path)?;
         let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        rustix::fs::linkat(CWD, unnamed, CWD, &temp, AtFlags::SYMLINK_FOLLOW)?;
+        calls::linkat(CWD, unnamed, CWD, &temp, AtFlags::SYMLINK_FOLLOW)?;
         Ok(temp)
     }
 }
@@ -95,7 +96,7 @@ impl Drop for OutputFile {
     fn drop(&mut self) {
         if let Some(temp) = &self.temp {
             // Nothing more can be done for it.
-            let _ = rustix::fs::unlink(temp);
+            let _ = calls::unlink(temp);
         }
     }
 }
@@ -119,7 +120,7 @@ impl OutputDir {
     /// There is something else of that name, something in it, or it cannot be written to.
     pub fn create(path: &Path) -> Result<Self, FsError> {
         let fail = |errno: Errno| FsError::new("write", path, errno);
-        let made = match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
+        let made = match calls::mkdir(path, Mode::from_raw_mode(0o777)) {
             Ok(()) => Some(path.to_owned()),
             Err(Errno::EXIST) => None,
             Err(errno) => return Err(fail(errno)),
@@ -166,7 +167,7 @@ impl Drop for OutputDir {
         // Nothing more can be done for what cannot be removed.
         let _ = self.dir.remove_tree(&self.stage_name);
         if let Some(made) = &self.made {
-            let _ = rustix::fs::rmdir(made);
+            let _ = calls::rmdir(made);
         }
     }
 }

@@ -1,9 +1,13 @@
 //! Paths that the user, or Docker's own configuration, gave: links in them are followed.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
+use super::calls;
+use super::file::File;
 use crate::error::FsError;
+use crate::fault::{Call, fault};
 
 /// Resolves every symbolic link of a path.
 ///
@@ -11,7 +15,10 @@ use crate::error::FsError;
 /// There is nothing at the path.
 pub fn real_path(path: &Path) -> Result<PathBuf, FsError> {
     #[allow(clippy::disallowed_methods, reason = "this is the place for it")]
-    std::fs::canonicalize(path).map_err(|error| FsError::new("resolve", path, error))
+    fault(Call::ReadLink)
+        .map_err(Into::into)
+        .and_then(|()| std::fs::canonicalize(path))
+        .map_err(|error| FsError::new("resolve", path, error))
 }
 
 /// Opens a file, pipe or device for reading.
@@ -19,8 +26,9 @@ pub fn real_path(path: &Path) -> Result<PathBuf, FsError> {
 /// # Errors
 /// There is nothing at the path, or it may not be read.
 pub fn open_input(path: &Path) -> Result<File, FsError> {
-    #[allow(clippy::disallowed_methods, reason = "this is the place for it")]
-    File::open(path).map_err(|error| FsError::new("open", path, error))
+    calls::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map(File::from)
+        .map_err(|errno| FsError::new("open", path, errno))
 }
 
 /// Tells whether there is a directory at the path.

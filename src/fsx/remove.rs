@@ -3,6 +3,7 @@
 use rustix::fs::AtFlags;
 
 use super::attrs::{Attrs, Kind};
+use super::calls;
 use super::dir::{Dir, Entry, one_name};
 use crate::error::FsError;
 
@@ -25,7 +26,7 @@ impl Dir {
 
     fn unlink(&self, name: &[u8], flags: AtFlags) -> Result<(), FsError> {
         let name = one_name(name);
-        rustix::fs::unlinkat(self.fd(), name, flags).map_err(|errno| self.fail("remove", name, errno))
+        calls::unlinkat(self.fd(), name, flags).map_err(|errno| self.fail("remove", name, errno))
     }
 
     /// Removes whatever a name is, directories with all that is in them. Nothing where nothing is there.

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::btrfs::{ROOT_INODE, is_btrfs};
+use super::calls;
 
 /// What a path may pass on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub(super) fn open(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags, scope: Scope
     if has_openat2() {
         // The kernel answers EAGAIN when something was renamed meanwhile: the path is tried again.
         loop {
-            match rustix::fs::openat2(dir, path, flags, Mode::empty(), scope.flags()) {
+            match calls::openat2(dir, path, flags, Mode::empty(), scope.flags()) {
                 Err(Errno::AGAIN) => {}
                 opened => return opened,
             }
@@ -49,7 +50,7 @@ pub(super) fn open(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags, scope: Scope
 fn has_openat2() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
-        rustix::fs::openat2(rustix::fs::CWD, ".", OFlags::PATH, Mode::empty(), ResolveFlags::empty()).is_ok()
+        calls::openat2(rustix::fs::CWD, ".", OFlags::PATH, Mode::empty(), ResolveFlags::empty()).is_ok()
     })
 }
 
@@ -65,10 +66,10 @@ pub(super) fn open_by_component(
     if path.first() == Some(&b'/') {
         return Err(Errno::XDEV);
     }
-    let mut device = rustix::fs::fstat(dir)?.st_dev;
+    let mut device = calls::fstat(dir)?.st_dev;
     let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     let Some((last, parents)) = components.split_last() else {
-        return rustix::fs::openat(dir, ".", flags, Mode::empty());
+        return calls::openat(dir, ".", flags, Mode::empty());
     };
     let mut here: Option<OwnedFd> = None;
     let mut step = |at: &Option<OwnedFd>, name: &[u8], flags: OFlags| {
@@ -77,12 +78,12 @@ pub(super) fn open_by_component(
         }
         let at = at.as_ref().map_or(dir, AsFd::as_fd);
         // Looked at before it is opened: opening a device or a FIFO can act on it.
-        let found = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let found = calls::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if scope == Scope::Beneath && found.st_dev != device && !may_be_subvolume(&found) {
             return Err(Errno::XDEV);
         }
-        let opened = rustix::fs::openat(at, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        let stat = rustix::fs::fstat(&opened)?;
+        let opened = calls::openat(at, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = calls::fstat(&opened)?;
         if scope == Scope::Beneath && stat.st_dev != device {
             if !may_be_subvolume(&stat)
                 || !is_btrfs(&opened)

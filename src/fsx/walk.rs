@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::attrs::Kind;
+use super::calls;
 use super::dir::{Dir, Entry, one_name};
 use crate::error::FsError;
 
@@ -150,7 +151,7 @@ impl Dir {
 
     fn look(&self, name: &[u8]) -> Result<Option<Seen>, FsError> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        match rustix::fs::statx(self.fd(), one_name(name), flags, StatxFlags::BASIC_STATS) {
+        match calls::statx(self.fd(), one_name(name), flags, StatxFlags::BASIC_STATS) {
             Ok(stat) => Ok(Some(Seen {
                 kind: Kind::of(FileType::from_raw_mode(stat.stx_mode.into())).unwrap_or(Kind::Socket),
                 disk: stat.stx_blocks * 512,

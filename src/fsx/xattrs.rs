@@ -1,13 +1,14 @@
 //! Extended attributes of names in a directory.
 
-use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::attrs::XattrName;
+use super::calls;
 use super::dir::{Dir, Result, one_name};
+use super::file::File;
 use super::walk::Inode;
 
 /// Longest list of names, and longest value, that the kernel gives, in bytes.
@@ -37,13 +38,13 @@ impl Dir {
         let name = one_name(name.as_ref());
         let path = self.through_fd(name);
         let fail = |errno| self.fail("read extended attributes of", name, errno);
-        let names = match read(|buffer| rustix::fs::llistxattr(&path[..], buffer)) {
+        let names = match read(|buffer| calls::llistxattr(&path[..], buffer)) {
             Err(Errno::NOTSUP) => Vec::new(),
             names => names.map_err(fail)?,
         };
         let mut found = Vec::new();
         for key in names.split(|byte| *byte == 0).filter(|key| !key.is_empty()) {
-            let value = read(|buffer| rustix::fs::lgetxattr(&path[..], key, buffer)).map_err(fail)?;
+            let value = read(|buffer| calls::lgetxattr(&path[..], key, buffer)).map_err(fail)?;
             let pair = (key.to_vec(), value);
             found.push(match self.namespace() {
                 Some(namespace) => namespace.seen_xattr(pair),
@@ -60,7 +61,7 @@ impl Dir {
     /// The file system refuses.
     pub fn set_xattr(&self, name: impl AsRef<[u8]>, key: &[u8], value: &[u8]) -> Result<()> {
         let name = one_name(name.as_ref());
-        rustix::fs::lsetxattr(self.through_fd(name), &self.key_on_disk(key)[..], value, XattrFlags::empty())
+        calls::lsetxattr(self.through_fd(name), &self.key_on_disk(key)[..], value, XattrFlags::empty())
             .map_err(|errno| self.fail("set an extended attribute of", name, errno))
     }
 
@@ -70,7 +71,7 @@ impl Dir {
     /// It is not there, or the file system refuses.
     pub fn remove_xattr(&self, name: impl AsRef<[u8]>, key: &[u8]) -> Result<()> {
         let name = one_name(name.as_ref());
-        rustix::fs::lremovexattr(self.through_fd(name), &self.key_on_disk(key)[..])
+        calls::lremovexattr(self.through_fd(name), &self.key_on_disk(key)[..])
             .map_err(|errno| self.fail("remove an extended attribute of", name, errno))
     }
 }
@@ -79,8 +80,8 @@ impl Dir {
 /// told. Of an open file this takes an eighth of what [`Dir::xattrs`] takes of a name.
 #[must_use]
 pub fn inode_without_xattrs(file: &File) -> Option<Inode> {
-    let names = rustix::fs::flistxattr(file, &mut [0; USUAL][..]);
-    let stat = (names == Ok(0)).then(|| rustix::fs::fstat(file))?.ok()?;
+    let names = calls::flistxattr(file, &mut [0; USUAL][..]);
+    let stat = (names == Ok(0)).then(|| calls::fstat(file))?.ok()?;
     Some((stat.st_dev, stat.st_ino))
 }
 

@@ -229,7 +229,7 @@ impl Apply<'_> {
         members: &mut Members<R>,
         dir: &Dir,
         name: &[u8],
-        mut file: &std::fs::File,
+        mut file: &crate::fsx::File,
     ) -> Result<(), ApplyError> {
         let failed = |error| FsError::new("write", dir.shown(name), error);
         let Some(map) = &member.sparse else {

@@ -10,13 +10,13 @@
 //! ([`SparseMap::compare`]). GNU's older form, type `S`, is refused, as Docker does.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 
 use rustix::io::Errno;
 
 use super::member::TarError;
+use crate::fsx::{self, File};
 
 /// Most parts that a file may have.
 const PARTS_LIMIT: u64 = 1 << 18;
@@ -156,7 +156,7 @@ fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<u64>> {
     if at >= end {
         return Ok(None);
     }
-    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+    match fsx::next_data(file, at) {
         Ok(data) => Ok((data < end).then_some(data)),
         Err(Errno::NXIO) => Ok(None),
         // A file system that tells of no holes.

@@ -19,7 +19,6 @@
 //! Nothing in a file is trusted: not its offsets, not its sizes, not that its trees end.
 
 use std::cell::Cell;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -358,6 +357,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
+use crate::fsx::File;
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -77,7 +77,7 @@ fn read_file<T: Default>(
     dir: &Dir,
     name: &str,
     notes: &mut Notes,
-    parse: impl Fn(&Bolt<'_, std::fs::File>) -> Result<T, BoltError>,
+    parse: impl Fn(&Bolt<'_, crate::fsx::File>) -> Result<T, BoltError>,
 ) -> Option<T> {
     let path = below("buildkit", name);
     let parsed = match FsError::found(dir.file(name)) {

@@ -5,14 +5,14 @@
 //! 9.6; 17.03 to 29), which cannot be fooled by pid files or pid name spaces. dockpack takes the same lock, and
 //! a dockerd that starts meanwhile gives up after about a second and says why.
 
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::crash::is_hurried;
 use crate::error::{Error, FsError, Result};
-use crate::fsx::{Dir, Kind};
+use crate::fsx::{Dir, File, Kind};
 
 use super::Store;
 

@@ -1,10 +1,9 @@
 //! From tar-split and a layer's directory to the exact tar.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 
 use crate::error::{FsError, ParseError};
-use crate::fsx::Dir;
+use crate::fsx::{Dir, File};
 
 use super::entries::{Crc64, Entry};
 

@@ -5,13 +5,12 @@
 //! a pipe the documents are kept in memory; the rest is passed over, digested, or kept in files of a spool directory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, Cursor, Read, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use crate::error::FsError;
-use crate::fsx::{Dir, Kind};
+use crate::fsx::{Dir, File, Kind};
 use crate::layer::{self, MemberKind, Members, TarError, TarStream};
 use crate::progress::{Event, Observer, check_stop};
 

@@ -23,12 +23,11 @@ mod members;
 mod platform;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
 
 use crate::driver::DriverFacts;
 use crate::error::{Error, Result};
-use crate::fsx::Dir;
+use crate::fsx::{Dir, File};
 use crate::id::{CacheId, ChainId, DiffId, Sha256};
 use crate::progress::{Event, Observer};
 

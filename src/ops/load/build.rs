@@ -151,7 +151,7 @@ fn write_record(entry: &Dir, record: &LayerRecord, size: u64) -> Result<(), FsEr
 /// A stream that is compared with tar-split as it is read.
 struct Proved<'a, R> {
     stream: R,
-    prover: Prover<std::fs::File>,
+    prover: Prover<crate::fsx::File>,
     observer: &'a dyn Observer,
 }
 
@@ -174,7 +174,7 @@ impl<R: Read> Read for Proved<'_, R> {
 
 /// Where a tar-split is written: what fails there is none of the archive's faults.
 struct Sink {
-    file: BufWriter<std::fs::File>,
+    file: BufWriter<crate::fsx::File>,
     path: PathBuf,
 }
 

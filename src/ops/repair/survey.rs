@@ -275,7 +275,7 @@ fn known(snapshot: &Snapshot, source: Option<&Source>) -> BTreeMap<ChainId, Know
 }
 
 /// Returns the bytes of all files of a tar, unpacked, and of where its symbolic links lead, where those count.
-fn tree_bytes(entries: Entries<std::fs::File>, counts_links: bool) -> Option<u64> {
+fn tree_bytes(entries: Entries<crate::fsx::File>, counts_links: bool) -> Option<u64> {
     let mut members = Members::new(Segments::new(entries), Content::Elided);
     let mut bytes = 0;
     while let Some(member) = members.next_member().ok()? {

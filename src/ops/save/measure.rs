@@ -37,11 +37,11 @@ impl Source {
     }
 
     /// Opens the layer's tar-split, compressed.
-    pub(in crate::ops) fn tar_split(&self) -> Result<std::fs::File, FsError> {
+    pub(in crate::ops) fn tar_split(&self) -> Result<crate::fsx::File, FsError> {
         self.record.file("tar-split.json.gz")
     }
 
-    pub(in crate::ops) fn entries(&self) -> Result<Entries<std::fs::File>, FsError> {
+    pub(in crate::ops) fn entries(&self) -> Result<Entries<crate::fsx::File>, FsError> {
         self.tar_split().map(Entries::new)
     }
 

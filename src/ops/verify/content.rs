@@ -1,7 +1,6 @@
 //! Proves layers: every byte against the diff ID, every node against the headers of the tar.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io;
 
 use rayon::prelude::*;
@@ -9,7 +8,7 @@ use rayon::prelude::*;
 use crate::driver::{self, DriverFacts, GraphDriver};
 use crate::error::{Error, FsError, ParseError, Result};
 use crate::finding::Severity;
-use crate::fsx::{self, Dir, Inode};
+use crate::fsx::{self, Dir, File, Inode};
 use crate::id::{ChainId, Sha256};
 use crate::layer::{Content, Marks, Members, TarError};
 use crate::ops::hash::Hash;

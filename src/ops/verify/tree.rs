@@ -394,7 +394,7 @@ fn same_content(dir: &Dir, parent: &Dir, name: &[u8]) -> Result<bool, FsError> {
     same_bytes(dir.file(name)?, parent.file(name)?, dir, name)
 }
 
-fn same_bytes(one: std::fs::File, other: std::fs::File, dir: &Dir, name: &[u8]) -> Result<bool, FsError> {
+fn same_bytes(one: crate::fsx::File, other: crate::fsx::File, dir: &Dir, name: &[u8]) -> Result<bool, FsError> {
     use std::io::{BufRead as _, BufReader};
     let fail = |error| FsError::new("read", dir.shown(name), error);
     let [mut one, mut other] = [one, other].map(|file| BufReader::with_capacity(128 << 10, file));
