@@ -156,6 +156,14 @@ pub enum Error {
         /// Name of the driver.
         driver: String,
     },
+    /// A part of the store looks like the place of a disk that is not mounted.
+    #[error("cannot load into {}: {reason}, as where a disk is not mounted", path.display())]
+    NotMounted {
+        /// The part.
+        path: PathBuf,
+        /// What it lacks.
+        reason: String,
+    },
     /// A layer has what the graph driver of the target cannot keep.
     #[error("graph driver {driver} cannot hold layer {chain}: {reason}")]
     Unholdable {

@@ -134,6 +134,10 @@ fn hints(error: &Error) -> Vec<String> {
         Error::ReadOnlyDriver { .. } => {
             vec!["its images can be saved; load them into an empty root with --driver overlay2".to_owned()]
         }
+        Error::NotMounted { .. } => vec![
+            "mount it; of layers that are lost for good, `dockpack repair --from ARCHIVE` builds those that an archive has"
+                .to_owned(),
+        ],
         Error::Unholdable { used_by, .. } => vec![format!(
             "needed by {}: name the others, or load with --driver vfs, btrfs or overlay",
             used_by.join(", ")

@@ -6,6 +6,8 @@
 #[cfg(feature = "cli")]
 mod bad_input;
 #[cfg(feature = "cli")]
+mod churn;
+#[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
 mod crash;

@@ -19,6 +19,7 @@ use crate::store::{Snapshot, Store, Unknown, WriteLock};
 
 use super::plan::{LoadPlan, Target};
 use super::publish::Publish;
+use super::refuse::refuse;
 use super::stage::{SPOOL, Stage};
 
 /// Where dockpack keeps what it is working on, below the data root. dockerd looks at none of it.
@@ -102,6 +103,8 @@ impl LoadPlan {
                 });
             }
         }
+        let references = store.image().map(|image| image.find("repositories.json")).transpose()?.flatten();
+        refuse(store.path(), store.driver(), &snapshot, references.is_some())?;
         let target = survey(store, driver, &snapshot)?;
         let plan = Self::new(&metadata.index, images, store.driver(), &snapshot, target)?;
         Ok((plan, snapshot))

@@ -11,6 +11,7 @@ mod builders;
 mod exec;
 mod plan;
 mod publish;
+mod refuse;
 mod stage;
 
 pub(super) use build::{DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, Tar, build};

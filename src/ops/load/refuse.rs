@@ -1,0 +1,79 @@
+//! When nothing may be loaded. Pure.
+//!
+//! A layer whose directory is gone is built anew under another name, and its old record makes room. That heals a layer
+//! that was lost; where the home is a disk of its own that is not mounted it would cut every record off from the directory that it
+//! names, and what is built would be hidden by the disk. Where the records are on a disk that is not mounted, new ones would be
+//! hidden by it, and until then the directories that the old ones name would look like garbage beside them.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::store::Snapshot;
+
+/// Of this many layers and more, a tenth that has its directory is no sign that the home is the right one: a daemon may
+/// have run on the empty one.
+const MANY: usize = 10;
+
+/// Fails where a part of the store at `root` looks as if it were not mounted. dockerd writes `repositories.json` at its first
+/// start and never removes it; `has_references` tells whether it is there.
+pub(super) fn refuse(root: &Path, driver: &str, snapshot: &Snapshot, has_references: bool) -> Result<()> {
+    let (layers, dirs) = (snapshot.layers.len(), snapshot.driver_dirs.len());
+    let missing = snapshot.layers.values().filter(|layer| !snapshot.driver_dirs.contains_key(&layer.cache_id)).count();
+    if is_other_home(layers, missing, dirs == 0) {
+        let reason = format!("it lacks the directories of {missing} of {layers} layers");
+        return Err(Error::NotMounted { path: root.join(driver), reason });
+    }
+    if !has_references && dirs > 0 {
+        let reason = format!("it has no repositories.json, beside {dirs} directories of layers");
+        return Err(Error::NotMounted { path: root.join("image").join(driver), reason });
+    }
+    Ok(())
+}
+
+/// Tells from how many layers there are, and how many of them lack their directory, whether their directories are elsewhere.
+fn is_other_home(layers: usize, missing: usize, is_empty: bool) -> bool {
+    let all = layers > 1 && missing == layers;
+    let nearly_all = layers >= MANY && missing >= layers - layers / 10;
+    missing > 0 && (is_empty || all || nearly_all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::DriverDir;
+    use crate::id::{CacheId, ChainId, DiffId, Sha256};
+    use crate::store::Layer;
+
+    /// A store of so many layers, of which the first ones have their directory, and so many directories of others.
+    fn store(layers: u8, whole: u8, others: u8) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let id = |number: u8| CacheId::parse(format!("dir-{number}").as_bytes()).expect("a name");
+        for number in 0..layers {
+            let digest = Sha256::of(&[number]);
+            let layer =
+                Layer { parent: None, diff: DiffId(digest), cache_id: id(number), size: 1, has_tar_split: true };
+            snapshot.layers.insert(ChainId(digest), layer);
+        }
+        let there = (0..whole).chain(layers..layers + others);
+        snapshot.driver_dirs.extend(there.map(|number| (id(number), DriverDir::default())));
+        snapshot
+    }
+
+    #[test]
+    fn a_home_that_is_not_mounted() {
+        let is_refused = |layers, whole, others| {
+            refuse(Path::new("/root"), "overlay2", &store(layers, whole, others), true).is_err()
+        };
+        // Empty, or with what a daemon has made there since.
+        assert!(is_refused(1, 0, 0) && is_refused(20, 0, 0) && is_refused(20, 2, 3) && is_refused(2, 0, 1));
+        // A fresh store, a whole one, and such as have lost layers.
+        assert!(!is_refused(0, 0, 0) && !is_refused(0, 0, 2) && !is_refused(20, 20, 0) && !is_refused(20, 19, 0));
+        assert!(!is_refused(20, 3, 0) && !is_refused(2, 1, 0) && !is_refused(1, 0, 1));
+    }
+
+    #[test]
+    fn records_that_are_not_mounted() {
+        let is_refused = |dirs| refuse(Path::new("/root"), "overlay2", &store(0, 0, dirs), false).is_err();
+        assert!(!is_refused(0) && is_refused(1));
+    }
+}
