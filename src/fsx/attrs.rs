@@ -60,6 +60,12 @@ impl From<Time> for (i64, u32) {
     }
 }
 
+/// Returns the major and the minor number of a file system's number.
+#[must_use]
+pub fn numbers(device: u64) -> (u32, u32) {
+    (rustix::fs::major(device), rustix::fs::minor(device))
+}
+
 /// Attributes that are set on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {

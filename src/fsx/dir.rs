@@ -104,6 +104,15 @@ impl Dir {
         self.dir_in(path.as_ref(), Scope::InRoot)
     }
 
+    /// As [`Dir::dir_in_root`], but the directory may be on another mount: what a process sees at a path, where this is
+    /// its root directory.
+    ///
+    /// # Errors
+    /// As [`Dir::dir_in_root`].
+    pub fn dir_as_seen(&self, path: impl AsRef<[u8]>) -> Result<Self> {
+        self.dir_in(path.as_ref(), Scope::InRootAcrossMounts)
+    }
+
     fn dir_in(&self, path: &[u8], scope: Scope) -> Result<Self> {
         let path = if path.is_empty() { b"." } else { path };
         let fd = self.open_as(path, OFlags::RDONLY | OFlags::DIRECTORY, scope)?;
@@ -149,8 +158,19 @@ impl Dir {
     /// # Errors
     /// As [`Dir::file`]; or the file is longer.
     pub fn read(&self, path: impl AsRef<[u8]>, limit: u64) -> Result<Vec<u8>> {
-        let path = path.as_ref();
-        let (mut file, size) = self.sized_file_in(path, Scope::Beneath)?;
+        self.read_in(path.as_ref(), limit, Scope::Beneath)
+    }
+
+    /// As [`Dir::read`], but of the file that a process sees at a path, where this is its root directory.
+    ///
+    /// # Errors
+    /// As [`Dir::sized_file_in_root`]; or the file is longer.
+    pub fn read_as_seen(&self, path: impl AsRef<[u8]>, limit: u64) -> Result<Vec<u8>> {
+        self.read_in(path.as_ref(), limit, Scope::InRootAcrossMounts)
+    }
+
+    fn read_in(&self, path: &[u8], limit: u64, scope: Scope) -> Result<Vec<u8>> {
+        let (mut file, size) = self.sized_file_in(path, scope)?;
         // A store has tens of thousands of small files: this is one call where reading up to the end takes three.
         let mut bytes = vec![0; usize::try_from(size.min(limit)).unwrap_or(usize::MAX).saturating_add(1)];
         let fail = |error| FsError::new("read", self.shown(path), error);

@@ -3,7 +3,7 @@
 //! `openat2` does it in the kernel since Linux 5.6. Before that, and where a seccomp filter forbids the
 //! call, each component is opened by itself without following links.
 
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::btrfs::{ROOT_INODE, is_btrfs};
 use super::calls;
+use super::place::mount_of;
 
 /// What a path may pass on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(super) enum Scope {
     AcrossMounts,
     /// Symbolic links are followed as if the directory were `/`; no other mount.
     InRoot,
+    /// As `InRoot`, and other mounts are entered.
+    InRootAcrossMounts,
 }
 
 impl Scope {
@@ -29,6 +32,7 @@ impl Scope {
             Self::Beneath => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
             Self::AcrossMounts => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
             Self::InRoot => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
+            Self::InRootAcrossMounts => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
         }
     }
 }
@@ -60,7 +64,7 @@ pub(super) fn open_by_component(
     flags: OFlags,
     scope: Scope,
 ) -> rustix::io::Result<OwnedFd> {
-    if scope == Scope::InRoot {
+    if matches!(scope, Scope::InRoot | Scope::InRootAcrossMounts) {
         return Err(Errno::NOSYS);
     }
     if path.first() == Some(&b'/') {
@@ -87,7 +91,7 @@ pub(super) fn open_by_component(
         if scope == Scope::Beneath && stat.st_dev != device {
             if !may_be_subvolume(&stat)
                 || !is_btrfs(&opened)
-                || mount_of(&opened).is_none_or(|mount| Some(mount) != mount_of(dir))
+                || mount_of(&opened).map_or(true, |mount| mount_of(dir).map_or(true, |own| own != mount))
             {
                 return Err(Errno::XDEV);
             }
@@ -109,14 +113,6 @@ pub(super) fn open_by_component(
 /// Tells whether this may be the root of a subvolume of btrfs.
 fn may_be_subvolume(stat: &rustix::fs::Stat) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() && stat.st_ino == ROOT_INODE
-}
-
-/// Returns the number of the mount that a descriptor is on, as `/proc` tells it.
-fn mount_of(fd: impl AsFd) -> Option<String> {
-    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
-    #[allow(clippy::disallowed_methods, reason = "a file of the kernel's own")]
-    let text = std::fs::read_to_string(path).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(|number| number.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -31,13 +31,13 @@ use crate::fsx::{self, Dir, Kind, UserNamespace};
 const DRIVERS: [&str; 8] = ["overlay2", "fuse-overlayfs", "btrfs", "zfs", "aufs", "overlay", "devicemapper", "vfs"];
 
 /// Docker's data root where nothing else is configured.
-const DEFAULT_ROOT: &str = "/var/lib/docker";
+pub(super) const DEFAULT_ROOT: &str = "/var/lib/docker";
 
 /// Docker's configuration.
-const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+pub(super) const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 /// Longest daemon.json that is read.
-const DAEMON_JSON_LIMIT: u64 = 1 << 20;
+pub(super) const DAEMON_JSON_LIMIT: u64 = 1 << 20;
 
 /// An opened data root with one graph driver.
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ impl Configured {
     }
 
     /// Parses the text of a daemon.json.
-    fn parse(text: &[u8]) -> Self {
+    pub(super) fn parse(text: &[u8]) -> Self {
         let Ok(config) = serde_json::from_slice::<DaemonJson>(text) else { return Self::default() };
         let root = config.data_root.or(config.graph).filter(|root| root.is_absolute());
         Self { root, driver: config.storage_driver.filter(|driver| !driver.is_empty()) }

@@ -1,160 +1,309 @@
-//! What is mounted, and from what: containers may run on without dockerd (live-restore, or after it crashed).
+//! What of a store the kernel uses: containers may run on without dockerd (live-restore, or after it crashed).
 //!
-//! `/proc/<pid>/mountinfo` tells for each mount its place, and for an overlay the directories it is made of, as whoever
-//! mounted it wrote them: below the data root's path, or relative to the driver's home where the options would
-//! have been too long. dockerd may have a mount name space of its own, so those of all processes are read.
+//! | what | tells of |
+//! |---|---|
+//! | root of a mount within its file system (`mountinfo`) | trees that are mounted as they are: `vfs`, `btrfs`, bind mounts |
+//! | mount point | the directory that an overlay is mounted at, `shm` of a container |
+//! | options of an overlay | the directories that it is made of, as whoever mounted it wrote them |
+//! | `root` and `cwd` of a process | what it works in |
+//! | open files of `fuse-overlayfs` | the directories that it is made of: its mount has no options |
+//! | `lower` of a directory that is in use | those below it |
+//!
+//! dockerd and each container may have a mount name space of their own, so those of all processes are read. Whatever path
+//! is found is compared by file system, see [`Names`]. What is written in options follows no rename: an overlay may hold
+//! what has moved to the trash, so whoever deletes there asks for the place where it was too.
+//!
+//! Better one directory too many than one too few: where anything cannot be read, everything is in use.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::Store;
+use super::mountinfo::Mount;
+use super::names::Names;
+use super::processes::{Process, Processes};
+use crate::driver;
+use crate::error::FsError;
 use crate::fsx::{Dir, Kind};
 
-/// Longest `mountinfo` that is read: some hundred thousand mounts.
-const LIMIT: u64 = 64 << 20;
+/// Longest `lower`, `link` or list of layers that is read.
+const LIMIT: u64 = 1 << 20;
 
 /// Paths below a data root that the kernel uses now, with how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InUse(BTreeMap<String, String>);
+pub struct InUse {
+    paths: BTreeMap<String, String>,
+    /// Why it cannot be told what is in use.
+    unknown: Option<String>,
+}
 
 impl InUse {
     /// Takes paths relative to the data root, each with how it is used.
     pub fn new(paths: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self(paths.into_iter().collect())
+        Self { paths: paths.into_iter().collect(), unknown: None }
     }
 
-    /// Says how `path`, or anything below it, is used; `None` where it is not.
+    /// Says why it cannot be told what is in use: then everything is.
+    pub fn unknown(reason: impl std::fmt::Display) -> Self {
+        Self { unknown: Some(format!("perhaps in use: {reason}")), ..Self::default() }
+    }
+
+    /// Says how `path`, or anything below it, is used, as what follows "it is"; `None` where it is not.
     #[must_use]
     pub fn of(&self, path: &str) -> Option<&str> {
         let is_below =
             |used: &str| used.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        let from = self.0.range(path.to_owned()..);
+        let from = self.paths.range(path.to_owned()..);
         from.take_while(|(used, _)| used.starts_with(path))
             .find(|(used, _)| is_below(used))
             .map(|(_, how)| how.as_str())
+            .or(self.unknown.as_deref())
     }
 }
 
 impl Store {
-    /// Looks what of this store is mounted. Mount name spaces of processes that may not be looked at are not seen.
+    /// Looks what of this store is in use.
     #[must_use]
     pub fn in_use(&self) -> InUse {
-        let Ok(proc) = Dir::open_root(Path::new("/proc")) else { return InUse::default() };
-        let mut paths = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        let processes = proc.entries().unwrap_or_default();
-        let pids = processes.iter().filter(|entry| entry.kind == Kind::Directory && entry.name[0].is_ascii_digit());
-        for pid in pids {
-            let pid = pid.name.escape_ascii();
-            let space = proc.dir(format!("{pid}/ns")).and_then(|ns| ns.read_link("mnt"));
-            if !space.is_ok_and(|space| seen.insert(space)) {
-                continue;
-            }
-            // It may have ended.
-            let Ok(text) = proc.read(format!("{pid}/mountinfo"), LIMIT) else { continue };
-            paths.extend(used(&text, &self.path().to_string_lossy(), self.driver()));
+        self.look().unwrap_or_else(InUse::unknown)
+    }
+
+    fn look(&self) -> Result<InUse, FsError> {
+        let processes = Processes::open()?;
+        let mut names = Names::of(self, &processes)?;
+        let seen = Seen::look(&processes)?;
+        for (_, mounts) in &seen.spaces {
+            names.learn(mounts);
         }
-        let short = format!("{}/l/", self.driver());
-        let names: Vec<(String, String)> = paths
-            .iter()
-            .filter(|(path, _)| path.starts_with(&short))
-            .map(|(p, how)| (p.clone(), how.clone()))
-            .collect();
-        for (path, how) in names {
-            let target = self.home().and_then(|home| home.dir("l").ok()?.read_link(&path[short.len()..]).ok());
-            let id = target.as_deref().and_then(|target| std::str::from_utf8(target).ok()?.strip_prefix("../"));
-            if let Some(id) = id {
-                paths.insert(format!("{}/{}", self.driver(), id.trim_end_matches("/diff")), how);
+        let mut found = Found { store: self, names: &names, paths: BTreeMap::new() };
+        for (process, mounts) in &seen.spaces {
+            for mount in mounts {
+                found.mount(process, mount);
             }
         }
-        InUse(paths)
+        for (path, how) in &seen.paths {
+            found.path(path, how);
+        }
+        found.follow()?;
+        Ok(InUse::new(found.paths))
     }
 }
 
-/// Finds the paths below `root` that the text of a `mountinfo` names, relative to it.
-fn used(text: &[u8], root: &str, driver: &str) -> Vec<(String, String)> {
-    let root = root.trim_end_matches('/');
-    let below = |path: &str| path.strip_prefix(root)?.strip_prefix('/').map(str::to_owned);
-    let mut found = Vec::new();
-    for line in text.split(|byte| *byte == b'\n') {
-        let fields: Vec<String> = line.split(|byte| *byte == b' ').map(unescaped).collect();
-        let Some(point) = fields.get(4) else { continue };
-        if let Some(path) = below(point).filter(|path| !path.is_empty()) {
-            found.push((path, format!("mounted at {point}")));
+/// What `/proc` says, of whatever store.
+#[derive(Default)]
+struct Seen {
+    /// What is mounted, in each mount name space once, with a process that sees it.
+    spaces: Vec<(Process, Vec<Mount>)>,
+    /// Paths that processes use, with how.
+    paths: BTreeMap<String, String>,
+}
+
+impl Seen {
+    fn look(processes: &Processes) -> Result<Self, FsError> {
+        let mut seen = Self::default();
+        let mut spaces = BTreeSet::new();
+        for process in processes.all()? {
+            match seen.add(&process, &mut spaces) {
+                Err(_) if processes.is_foreign(&process) => {}
+                added => added?,
+            }
         }
-        let Some(kind) = fields.iter().position(|field| field == "-") else { continue };
-        let (Some(kind), Some(options)) = (fields.get(kind + 1), fields.get(kind + 3)) else { continue };
-        if !kind.contains("overlay") && kind != "aufs" {
-            continue;
+        Ok(seen)
+    }
+
+    fn add(&mut self, process: &Process, spaces: &mut BTreeSet<(Vec<u8>, String)>) -> Result<(), FsError> {
+        // What may not be looked at is no more than what keeps a table from being read twice.
+        let (space, root) = (may(process.namespace("mnt"))?, may(process.path("root"))?);
+        // A process sees no mounts outside its root directory.
+        let space = space.zip(root.clone());
+        if space.as_ref().is_none_or(|space| !spaces.contains(space))
+            && let Some(mounts) = process.mounts()?
+        {
+            self.spaces.push((process.clone(), mounts));
+            spaces.extend(space);
         }
-        let values = options.split(',').filter_map(|option| option.split_once('='));
-        let dirs = values.filter(|(key, _)| {
-            matches!(key.trim_end_matches('+'), "lowerdir" | "datadir" | "upperdir" | "workdir" | "br")
-        });
-        let paths: Vec<&str> = dirs.flat_map(|(_, value)| value.split(':')).collect();
-        let is_ours = paths.iter().any(|path| below(path).is_some());
-        for path in paths {
-            match below(path) {
-                Some(path) => found.push((path, format!("part of what is mounted at {point}"))),
-                // Relative to the home of whatever driver did it: better one directory too many than one too few.
-                None if !path.starts_with('/') && (is_ours || !path.is_empty()) => {
-                    found.push((format!("{driver}/{path}"), format!("part of what is mounted at {point}")));
+        let name = process.name();
+        let how = |what: &str| format!("{what} of {name} (pid {})", process.pid);
+        let cwd = may(process.path("cwd"))?;
+        for (path, what) in [(root, "the root directory"), (cwd, "the working directory")] {
+            if let Some(path) = path {
+                self.paths.entry(path).or_insert_with(|| how(what));
+            }
+        }
+        if name == "fuse-overlayfs" {
+            for (_, path) in process.files()?.into_iter().filter(|(_, path)| path.starts_with('/')) {
+                self.paths.entry(path).or_insert_with(|| how("part of what is mounted by the process"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes `None` of what may not be looked at.
+fn may<T>(result: Result<Option<T>, FsError>) -> Result<Option<T>, FsError> {
+    match result {
+        Err(error) if error.source.kind() == ErrorKind::PermissionDenied => Ok(None),
+        result => result,
+    }
+}
+
+/// What of a store was found to be used.
+struct Found<'a> {
+    store: &'a Store,
+    names: &'a Names,
+    paths: BTreeMap<String, String>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, at: String, how: &str) {
+        // That the whole is mounted, or is somebody's working directory, says of no part of it that it is used.
+        if !at.is_empty() {
+            self.paths.entry(at).or_insert_with(|| how.to_owned());
+        }
+    }
+
+    fn path(&mut self, path: &str, how: &str) {
+        for at in self.names.meant(path) {
+            self.add(at, how);
+        }
+    }
+
+    fn mount(&mut self, process: &Process, mount: &Mount) {
+        let point = &mount.point;
+        for at in self.names.located(&mount.device, &mount.root) {
+            self.add(at, &format!("mounted at {point} (as pid {} sees it)", process.pid));
+        }
+        self.path(point, &format!("mounted at {point}"));
+        for part in &mount.parts {
+            self.part(process, part, &format!("part of what is mounted at {point}"));
+        }
+    }
+
+    /// Adds a directory that an overlay is made of.
+    fn part(&mut self, process: &Process, part: &str, how: &str) {
+        let driver = self.store.driver();
+        let Some(absolute) = part.strip_prefix('/') else {
+            // Relative to the home of whatever driver did it.
+            return self.add(format!("{driver}/{part}"), how);
+        };
+        let meant = self.names.meant(part);
+        if !meant.is_empty() {
+            return meant.into_iter().for_each(|at| self.add(at, how));
+        }
+        // A name of which no mount name space is left: names of layers are never given twice.
+        if let Some((_, rest)) = part.rsplit_once(&format!("/{driver}/")) {
+            return self.add(format!("{driver}/{rest}"), how);
+        }
+        // A name through a symbolic link. Nothing there is nothing of this store.
+        let opened =
+            process.root().and_then(|root| root.dir_as_seen(absolute)).or_else(|_| Dir::open_root(Path::new(part)));
+        if let Ok(place) = opened.and_then(|dir| dir.place()) {
+            self.path(&place.path.to_string_lossy(), how);
+        }
+    }
+
+    /// Adds what the driver's own files say of what was found.
+    fn follow(&mut self) -> Result<(), FsError> {
+        let Some(home) = self.store.home() else { return Ok(()) };
+        let names = match self.store.driver() {
+            "aufs" => return self.follow_aufs(home),
+            "overlay2" | "fuse-overlayfs" => ShortNames { home, owners: None },
+            _ => return Ok(()),
+        };
+        self.follow_lower(names)
+    }
+
+    fn follow_lower(&mut self, mut names: ShortNames<'_>) -> Result<(), FsError> {
+        let prefix = format!("{}/", self.store.driver());
+        let mut waiting: Vec<(String, String)> =
+            self.paths.iter().map(|(path, how)| (path.clone(), how.clone())).collect();
+        let mut done = BTreeSet::new();
+        while let Some((path, how)) = waiting.pop() {
+            let Some(rest) = path.strip_prefix(&prefix) else { continue };
+            let (dir, inner) = rest.split_once('/').unwrap_or((rest, ""));
+            let dirs = match dir {
+                "l" => names.owners(inner.split('/').next().unwrap_or_default())?,
+                dir => vec![dir.to_owned()],
+            };
+            for dir in dirs.into_iter().filter(|dir| done.insert(dir.clone())) {
+                self.add(format!("{prefix}{dir}"), &how);
+                let Some(lower) = read(names.home, &format!("{dir}/lower"))? else { continue };
+                let lower = String::from_utf8_lossy(lower.trim_ascii()).into_owned();
+                for part in lower.split(':').filter(|part| !part.is_empty()) {
+                    self.add(format!("{prefix}{part}"), &how);
+                    waiting.push((format!("{prefix}{part}"), how.clone()));
                 }
-                None => {}
             }
         }
+        Ok(())
     }
-    found
+
+    /// `aufs` tells of a mount only where it is: what it is made of stands in `layers`.
+    fn follow_aufs(&mut self, home: &Dir) -> Result<(), FsError> {
+        let ids: Vec<(String, String)> = self
+            .paths
+            .iter()
+            .filter_map(|(path, how)| {
+                let (_, rest) = path.strip_prefix("aufs/")?.split_once('/')?;
+                Some((rest.split('/').next()?.to_owned(), how.clone()))
+            })
+            .collect();
+        for (id, how) in ids {
+            let below = read(home, &format!("layers/{id}"))?.unwrap_or_default();
+            let below = String::from_utf8_lossy(&below).into_owned();
+            for id in below.lines().chain([id.as_str()]) {
+                for place in driver::places("aufs") {
+                    self.add(format!("aufs/{place}/{id}"), &how);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Undoes the octal escapes of `/proc`, once: options have a second layer of them, which no path of Docker's needs.
-fn unescaped(field: &[u8]) -> String {
-    let mut text = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, more)) = rest.split_first() {
-        let code = rest.get(1..4).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match code {
-            Some(code) if *first == b'\\' => {
-                text.push(code);
-                rest = &rest[4..];
-            }
-            _ => {
-                text.push(*first);
-                rest = more;
-            }
-        }
-    }
-    String::from_utf8_lossy(&text).into_owned()
+/// The short names of `overlay2` and `fuse-overlayfs`.
+struct ShortNames<'a> {
+    home: &'a Dir,
+    /// By name: the directories that say in `link` that it is theirs. Read where it is needed.
+    owners: Option<BTreeMap<String, Vec<String>>>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MOUNTINFO: &str = "\
-25 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
-60 25 254:0 /lib /var/lib/docker/overlay2 rw - ext4 /dev/vda rw
-61 60 0:50 / /var/lib/docker/overlay2/aa/merged rw - overlay overlay rw,lowerdir=/var/lib/docker/overlay2/l/BB:/var/lib/docker/overlay2/l/CC,upperdir=/var/lib/docker/overlay2/aa/diff,workdir=/var/lib/docker/overlay2/aa/work
-62 25 0:51 / / rw - overlay overlay rw,lowerdir=l/DD:l/EE,upperdir=ff/diff,workdir=ff/work
-63 25 0:52 / /var/lib/docker/containers/c\\040c/mounts/shm rw - tmpfs shm rw
-64 25 0:53 / /var/lib/docker2/x rw - tmpfs x rw
-";
-
-    #[test]
-    fn what_mountinfo_says() {
-        let found = InUse::new(used(MOUNTINFO.as_bytes(), "/var/lib/docker", "overlay2"));
-        for (path, is_used) in [
-            ("overlay2/aa", true),
-            ("overlay2/a", false),
-            ("overlay2/ff", true),
-            ("overlay2/l/BB", true),
-            ("overlay2/l/EE", true),
-            ("overlay2/gg", false),
-            ("overlay2/aa/merged/x", false),
-            ("containers/c c", true),
-            ("x", false),
-        ] {
-            assert_eq!(found.of(path).is_some(), is_used, "{path}");
+impl ShortNames<'_> {
+    /// Returns the directories that a short name is, or was, of.
+    fn owners(&mut self, name: &str) -> Result<Vec<String>, FsError> {
+        let target = match self.home.dir("l").and_then(|links| links.read_link(name)) {
+            Err(error) if error.is_not_found() || is_no_link(&error) => None,
+            target => Some(target?),
+        };
+        let target = target.as_deref().and_then(|target| std::str::from_utf8(target).ok());
+        if let Some(dir) = target.and_then(|target| target.strip_prefix("../")?.split('/').next()) {
+            return Ok(vec![dir.to_owned()]);
         }
+        if self.owners.is_none() {
+            let mut owners: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for entry in self.home.entries()?.into_iter().filter(|entry| entry.kind == Kind::Directory) {
+                let Ok(dir) = String::from_utf8(entry.name) else { continue };
+                if let Some(link) = read(self.home, &format!("{dir}/link"))? {
+                    owners.entry(String::from_utf8_lossy(link.trim_ascii()).into_owned()).or_default().push(dir);
+                }
+            }
+            self.owners = Some(owners);
+        }
+        Ok(self.owners.as_ref().and_then(|owners| owners.get(name)).cloned().unwrap_or_default())
+    }
+}
+
+/// Tells whether what should be a symbolic link is something else.
+fn is_no_link(error: &FsError) -> bool {
+    matches!(error.source.kind(), ErrorKind::InvalidInput | ErrorKind::NotADirectory)
+}
+
+/// Reads a file of the driver; `None` where it is not there, or is none.
+fn read(home: &Dir, path: &str) -> Result<Option<Vec<u8>>, FsError> {
+    match home.read(path, LIMIT) {
+        // A file where there should be a directory, or the other way round; another mount has no files of the driver.
+        Err(error) if error.is_other_mount() || error.source.kind() == ErrorKind::NotADirectory => Ok(None),
+        text => FsError::found(text),
     }
 }

@@ -4,17 +4,23 @@
 //! changed while it lives. It holds an exclusive `flock` on `volumes/metadata.db` for its whole life (store-format
 //! 9.6; 17.03 to 29), which cannot be fooled by pid files or pid name spaces. dockpack takes the same lock, and
 //! a dockerd that starts meanwhile gives up after about a second and says why.
+//!
+//! dockerd up to 23 reads its layers before it tries the lock. One that has begun before the lock was taken is looked for
+//! among the processes, before anything is changed; one that begins later is waited for before the lock is let go.
 
 use std::fs::TryLockError;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::crash::is_hurried;
 use crate::error::{Error, FsError, Result};
-use crate::fsx::{Dir, File, Kind};
+use crate::fsx::{Dir, File, Inode};
 
 use super::Store;
+use super::daemon::{self, Daemon};
+use super::processes::Processes;
 
 /// The file, below the data root.
 const LOCK: &str = "volumes/metadata.db";
@@ -34,6 +40,10 @@ const OTHERS: [&str; 8] = [
 
 /// How long a waiting dockerd up to 23, which reads its layers before it tries the lock, may wait for it.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a dockerd that is seen to be starting may take until it tries the lock and gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the lock file may lose its name before it is locked.
+const TURNS: usize = 100;
 
 /// Holds the store for writing. Whatever changes a store takes a reference to it.
 #[derive(Debug)]
@@ -41,7 +51,7 @@ const GRACE: Duration = Duration::from_secs(2);
 pub struct WriteLock {
     /// Its descriptor holds the lock; closing it lets go.
     file: File,
-    root: Dir,
+    store: Store,
     /// What was made for the lock and is taken away again with [`WriteLock::abandon`].
     made: Vec<&'static str>,
 }
@@ -53,33 +63,28 @@ impl WriteLock {
     /// # Errors
     /// [`Error::InUse`] where a daemon, or another dockpack, has the store.
     pub fn take(store: &Store) -> Result<Self> {
-        let root = store.root().clone();
-        let made = make_lock_file(&root)?;
-        let file = root.file_to_lock(LOCK)?;
-        if let Err(error) = file.try_lock() {
-            return Err(refused(store, &file, error));
-        }
+        let (file, made) = lock(store)?;
         for path in OTHERS {
-            let other = match root.file_to_lock(path) {
+            let other = match store.root().file_to_lock(path) {
                 Err(error) if error.is_not_found() => continue,
                 other => other?,
             };
             if let Err(error) = other.try_lock() {
-                return Err(refused(store, &other, error));
+                return Err(refused(store, path, error));
             }
         }
-        Ok(Self { file, root, made })
+        // What was made stays: the daemon may have opened it.
+        match Daemon::all(store)?.first() {
+            None => Ok(Self { file, store: store.clone(), made }),
+            Some(daemon) => Err(Error::InUse { root: store.path().to_owned(), holder: Some(daemon.to_string()) }),
+        }
     }
 
-    /// Tells whether something else holds the lock of a store: its name where the kernel tells, else no more than
-    /// that. Makes nothing.
+    /// Tells what works on a store: what holds its lock, or a daemon that does not hold it yet. `None` where that is not
+    /// to be seen from here, too. Takes no lock and opens nothing.
     #[must_use]
     pub fn holder(store: &Store) -> Option<String> {
-        let file = store.root().file_to_lock(LOCK).ok()?;
-        match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => Some(holder(&file).unwrap_or_else(|| "another process".to_owned())),
-            _ => None,
-        }
+        holder(store, LOCK).or_else(|| Some(Daemon::all(store).ok()?.first()?.to_string()))
     }
 
     /// Lets go after nothing was written. What was made for the lock is taken away.
@@ -87,14 +92,17 @@ impl WriteLock {
     /// # Errors
     /// The file system refuses.
     pub fn abandon(mut self) -> Result<()> {
-        if self.made.is_empty() {
+        let made = std::mem::take(&mut self.made);
+        if made.is_empty() || !is_named(&self.store, &self.file)? {
             return Ok(());
         }
-        for path in std::mem::take(&mut self.made) {
-            let (dir, name) = self.root.parent_of(path.as_bytes())?;
-            match path {
-                LOCK => dir.remove_file(name)?,
-                _ => dir.remove_dir(name)?,
+        for path in made {
+            let (dir, name) = self.store.root().parent_of(path.as_bytes())?;
+            let removed = if path == LOCK { dir.remove_file(name) } else { dir.remove_dir(name) };
+            match removed {
+                // Another made a lock file in it meanwhile.
+                Err(error) if error.source.kind() == ErrorKind::DirectoryNotEmpty => {}
+                removed => removed?,
             }
         }
         // A dockerd that has opened the removed file meanwhile must not get its lock.
@@ -104,69 +112,177 @@ impl WriteLock {
 
     /// Lets go after writing: waits as long as a dockerd that is starting may have read what was there before.
     pub fn release(self) {
-        if !is_hurried() && daemon_may_wait() {
+        if !is_hurried() && daemon::may_be_there() {
+            let begun = Instant::now();
+            let starting = Daemon::all(&self.store).unwrap_or_default();
             std::thread::sleep(GRACE);
+            while starting.iter().any(Daemon::is_there) && begun.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(100));
+            }
         }
         drop(self.file);
     }
 }
 
+/// Locks the file, and makes it where it is not there. Returns what was made.
+fn lock(store: &Store) -> Result<(File, Vec<&'static str>)> {
+    for _ in 0..TURNS {
+        let made = make_lock_file(store.root())?;
+        let file = match store.root().file_to_lock(LOCK) {
+            Err(error) if error.is_not_found() => continue,
+            file => file?,
+        };
+        let locked = file.try_lock();
+        // Who made it may take it away again, and then another lock file has the name, or none.
+        match (is_named(store, &file)?, locked) {
+            (false, _) => {}
+            (true, Ok(())) => return Ok((file, made)),
+            (true, Err(error)) => return Err(refused(store, LOCK, error)),
+        }
+    }
+    Err(Error::InUse { root: store.path().to_owned(), holder: None })
+}
+
+/// Tells whether the lock file still has its name.
+fn is_named(store: &Store, file: &File) -> Result<bool> {
+    let path = store.root().shown(LOCK);
+    let own = file.metadata().map_err(|error| FsError::new("stat", path, error))?;
+    Ok(named(store, LOCK)?.is_some_and(|(_, found)| found == (own.dev(), own.ino())))
+}
+
+/// Looks what has the name of a lock file: the directory it is in, and its device and inode.
+fn named(store: &Store, path: &str) -> Result<Option<(Dir, Inode)>, FsError> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let Some(dir) = FsError::found(store.root().dir_across_mounts(parent))? else { return Ok(None) };
+    Ok(dir.find(name)?.map(|found| (dir, (found.file_system, found.inode))))
+}
+
 fn make_lock_file(root: &Dir) -> Result<Vec<&'static str>, FsError> {
+    // Where another was quicker, it is not this one's.
+    let is_made = |made: Result<(), FsError>| match made {
+        Err(error) if error.source.kind() == ErrorKind::AlreadyExists => Ok(false),
+        made => made.map(|()| true),
+    };
     let mut made = Vec::new();
-    if root.find("volumes")?.is_none() {
-        root.make_dir("volumes", 0o701)?;
+    if root.find("volumes")?.is_none() && is_made(root.make_dir("volumes", 0o701).map(drop))? {
         made.push("volumes");
     }
-    let volumes = root.dir_across_mounts("volumes")?;
-    if volumes.find("metadata.db")?.is_none() {
-        match volumes.make_file("metadata.db", 0o600) {
-            // dockerd was quicker.
-            Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {}
-            file => {
-                file?;
-                made.insert(0, LOCK);
-            }
-        }
+    let volumes = match root.dir_across_mounts("volumes") {
+        // Taken away by who had made it.
+        Err(error) if error.is_not_found() => return Ok(made),
+        volumes => volumes?,
+    };
+    if volumes.find("metadata.db")?.is_none() && is_made(volumes.make_file("metadata.db", 0o600).map(drop))? {
+        made.insert(0, LOCK);
     }
     Ok(made)
 }
 
-fn refused(store: &Store, file: &File, error: TryLockError) -> Error {
+fn refused(store: &Store, path: &str, error: TryLockError) -> Error {
     let root: PathBuf = store.path().to_owned();
     match error {
-        TryLockError::WouldBlock => Error::InUse { root, holder: holder(file) },
-        TryLockError::Error(source) => FsError::new("lock", root.join(LOCK), source).into(),
+        TryLockError::WouldBlock => Error::InUse { root, holder: holder(store, path) },
+        TryLockError::Error(source) => FsError::new("lock", root.join(path), source).into(),
     }
 }
 
-/// Finds the process that holds a lock on the file, as `/proc/locks` tells it to this pid name space.
-fn holder(file: &File) -> Option<String> {
-    let inode = file.metadata().ok()?.ino();
-    let proc = Dir::open_root(std::path::Path::new("/proc")).ok()?;
-    let locks = String::from_utf8(proc.read("locks", 16 << 20).ok()?).ok()?;
-    let pid: u32 = locks.lines().filter(|line| line.contains("FLOCK")).find_map(|line| {
-        let mut fields = line.split_whitespace().rev();
-        let (_, _, place, pid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        place.ends_with(&format!(":{inode}")).then(|| pid.parse().ok())?
-    })?;
-    let name = proc.read(format!("{pid}/comm"), 64).ok()?;
-    Some(format!("{} (pid {pid})", String::from_utf8_lossy(name.trim_ascii())))
+/// Finds the process that holds a lock on a file of the store, as `/proc/locks` tells it to this pid name space.
+fn holder(store: &Store, path: &str) -> Option<String> {
+    let (dir, (device, inode)) = named(store, path).ok()??;
+    let processes = Processes::open().ok()?;
+    // A lock is told of by the device of its file system, which is not that of a subvolume of btrfs.
+    let mount = dir.place().ok()?.mount;
+    let mounts = processes.own.mounts().ok()??;
+    let whole = mounts.into_iter().find(|found| found.id == mount).map(|found| found.device)?;
+    let (major, minor) = whole.split_once(':')?;
+    let devices = [(major.parse().ok()?, minor.parse().ok()?), crate::fsx::numbers(device)];
+    let pid = locked_by(&processes.locks().ok()?, &devices, inode)?;
+    let process = processes.all().ok()?.into_iter().find(|process| process.pid == pid)?;
+    Some(format!("{} (pid {pid})", process.name()))
 }
 
-/// Tells whether a dockerd may be starting: one is seen, or other pid name spaces may hide one.
-fn daemon_may_wait() -> bool {
-    /// Inode of the first pid name space (Linux `PROC_PID_INIT_INO`).
-    const FIRST: &[u8] = b"pid:[4026531836]";
-    let Ok(proc) = Dir::open_root(std::path::Path::new("/proc")) else { return true };
-    let sees_all = proc
-        .dir(format!("{}/ns", std::process::id()))
-        .and_then(|ns| ns.read_link("pid"))
-        .is_ok_and(|link| link == FIRST);
-    let Ok(entries) = proc.entries() else { return true };
-    let is_daemon = |name: &[u8]| {
-        proc.read(format!("{}/comm", name.escape_ascii()), 64)
-            .is_ok_and(|comm| comm.starts_with(b"docker") || comm.starts_with(b"balena"))
-    };
-    let mut processes = entries.iter().filter(|entry| entry.kind == Kind::Directory && entry.name[0].is_ascii_digit());
-    !sees_all || processes.any(|entry| is_daemon(&entry.name))
+/// Finds who holds a lock in the text of `/proc/locks`.
+fn locked_by(locks: &str, devices: &[(u32, u32)], inode: u64) -> Option<u32> {
+    locks.lines().filter(|line| line.contains("FLOCK") && !line.contains("->")).find_map(|line| {
+        let mut fields = line.split_whitespace().rev();
+        let (_, _, place, pid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let mut place = place.split(':');
+        let mut number = |radix| u64::from_str_radix(place.next()?, radix).ok();
+        let (major, minor, found) = (number(16)?, number(16)?, number(10)?);
+        let is_it = found == inode && devices.iter().any(|(a, b)| (u64::from(*a), u64::from(*b)) == (major, minor));
+        is_it.then(|| pid.parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_a_lock() {
+        const LOCKS: &str = "\
+1: OFDLCK ADVISORY  READ -1 00:06:3 0 EOF
+2: POSIX  ADVISORY  WRITE 11 fe:00:77 0 EOF
+3: FLOCK  ADVISORY  WRITE 12 08:00:77 0 EOF
+4: FLOCK  ADVISORY  WRITE 13 fe:00:177 0 EOF
+5: FLOCK  ADVISORY  WRITE 14 fe:00:77 0 EOF
+5: -> FLOCK  ADVISORY  WRITE 15 fe:00:77 0 EOF
+";
+        assert_eq!(locked_by(LOCKS, &[(254, 0)], 77), Some(14));
+        assert_eq!(locked_by(LOCKS, &[(0, 44), (8, 0)], 77), Some(12));
+        assert_eq!(locked_by(LOCKS, &[(0, 6)], 3), None);
+    }
+
+    fn fresh() -> (tempfile::TempDir, Store) {
+        let temp = tempfile::tempdir().expect("a temp directory");
+        let store = Store::open_fresh(temp.path(), "overlay2").expect("opens");
+        (temp, store)
+    }
+
+    /// Locks that lose their name: what is locked is what others find.
+    #[test]
+    fn a_lock_file_that_is_taken_away() {
+        let (_temp, store) = fresh();
+        let (old, made) = lock(&store).expect("locks");
+        assert_eq!(made, [LOCK, "volumes"]);
+        // Another has opened the file, and locks it when it has no name any more.
+        let late = store.root().file_to_lock(LOCK).expect("opens");
+        assert!(is_named(&store, &late).expect("is told"));
+        let first = WriteLock { file: old, store: store.clone(), made };
+        first.abandon().expect("is taken away");
+        late.try_lock().expect("locks what nobody finds");
+        assert!(!is_named(&store, &late).expect("is told"));
+        let second = WriteLock::take(&store).expect("locks the new file");
+        assert!(is_named(&store, &second.file).expect("is told"));
+        assert!(!is_named(&store, &late).expect("is told"));
+        assert!(matches!(WriteLock::take(&store), Err(Error::InUse { .. })));
+    }
+
+    /// Many at once that come and go: never two of them at a time.
+    #[test]
+    fn many_that_give_up() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let (_temp, store) = fresh();
+        let (inside, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let Ok((file, made)) = lock(&store) else { continue };
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        taken.fetch_add(1, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        // As `abandon`, without the time for a daemon.
+                        for path in made {
+                            let (dir, name) = store.root().parent_of(path.as_bytes()).expect("opens");
+                            let _ = if path == LOCK { dir.remove_file(name) } else { dir.remove_dir(name) };
+                        }
+                        drop(file);
+                    }
+                });
+            }
+        });
+        assert!(taken.into_inner() > 50, "hardly any was let in");
+    }
 }

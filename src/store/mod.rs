@@ -8,14 +8,18 @@
 pub(crate) mod bolt;
 mod buildkit;
 pub(crate) mod containers;
+mod daemon;
 mod distribution;
 pub(crate) mod imagedb;
 pub(crate) mod layerdb;
 mod layout;
 mod live;
 mod lock;
+mod mountinfo;
 mod mounts;
+mod names;
 mod notes;
+mod processes;
 pub(crate) mod repositories;
 mod snapshot;
 mod strays;

@@ -29,6 +29,7 @@ mod gc_daemon;
 mod hostile;
 #[cfg(feature = "cli")]
 mod hostile_foreign;
+mod in_use;
 #[cfg(feature = "cli")]
 mod inspect;
 #[cfg(feature = "cli")]
