@@ -43,7 +43,7 @@ pub(super) fn inherited(
         expected.mtime = None;
     }
     if let Some(link) = link {
-        expected.stamp(&link.header, attrs.kind);
+        link.stamp(&mut expected, attrs.kind);
     }
     Ok(Some(expected))
 }

@@ -65,6 +65,20 @@ impl Dir {
             .map_err(|errno| self.fail("set an extended attribute of", name, errno))
     }
 
+    /// Tells whether the kernel and the file system know extended attributes of this name at all.
+    ///
+    /// # Errors
+    /// The file system cannot be read.
+    pub fn takes_xattr(&self, name: impl AsRef<[u8]>, key: &[u8]) -> Result<bool> {
+        let name = one_name(name.as_ref());
+        let mut value = [0; 1];
+        match calls::lgetxattr(&self.through_fd(name)[..], &self.key_on_disk(key)[..], &mut value) {
+            Err(Errno::NOTSUP) => Ok(false),
+            Ok(_) | Err(Errno::NODATA | Errno::RANGE | Errno::PERM) => Ok(true),
+            Err(errno) => Err(self.fail("read extended attributes of", name, errno)),
+        }
+    }
+
     /// Removes one extended attribute of a name.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::error::FsError;
 use crate::fsx::{Dir, Kind, Stamp, Time};
 
+use super::follow::follow;
 use super::member::{Member, MemberKind, Members, TarError, TarStream};
 use super::shared::Shared;
 
@@ -18,6 +19,10 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Names of AUFS's own, which the naive drivers pass over.
 const AUFS: &[u8] = b".wh..wh.";
+/// Attribute that a change of the owner takes away.
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
+/// Owner and group of what is made.
+const ROOT: (u32, u32) = (0, 0);
 /// Bytes written to a file at once.
 const CHUNK: usize = 256 << 10;
 
@@ -140,7 +145,8 @@ impl Apply<'_> {
     /// The root itself: the naive drivers apply it, the others do not.
     fn root_member(&mut self, member: &Member) -> Result<(), ApplyError> {
         if matches!(self.whiteouts, Whiteouts::Remove) && member.kind == MemberKind::Directory {
-            self.set_attributes(member, self.root, b".", Kind::Directory)?;
+            let found = self.root.attrs(".")?;
+            self.set_attributes(member, self.root, b".", Kind::Directory, (found.uid, found.gid))?;
             self.directories.push((Vec::new(), member.atime, member.mtime));
         }
         Ok(())
@@ -158,7 +164,9 @@ impl Apply<'_> {
         }
         let dir = match open_directory(self.root, path) {
             Err(error) if error.is_not_found() => {
-                let (above, name) = split(path);
+                // A link on the way may lead to what is not there yet.
+                let path = self.real_path(path)?;
+                let (above, name) = split(&path);
                 // Implied parents are 0755 since 20.10; what they really were travels as a difference.
                 let made = self.directory(above)?.make_dir(name, 0o755)?;
                 made.own()?;
@@ -170,6 +178,22 @@ impl Apply<'_> {
         Ok(dir)
     }
 
+    /// Returns where a path leads whose last directories may not be there.
+    fn real_path(&self, path: &[u8]) -> Result<Vec<u8>, ApplyError> {
+        let reached = follow(path, |at| {
+            let (above, name) = split(at);
+            let Some(dir) = FsError::found(self.root.dir(above))? else { return Ok(None) };
+            match dir.find(name)? {
+                Some(found) if found.kind == Kind::Symlink => dir.read_link(name).map(Some),
+                _ => Ok(None),
+            }
+        });
+        match reached {
+            Ok(reached) if reached.past_root => Err(TarError::Escapes(path.to_vec()).into()),
+            reached => Ok(reached.map(|reached| reached.path)?),
+        }
+    }
+
     fn create<R: TarStream>(
         &mut self,
         member: &Member,
@@ -177,26 +201,31 @@ impl Apply<'_> {
         name: &[u8],
         members: &mut Members<R>,
     ) -> Result<(), ApplyError> {
-        let stamp = stamp_of(member);
         match &member.kind {
             MemberKind::File => {
                 let file = self.make(dir, name, || dir.begin_file(name))?;
                 self.fill(member, members, dir, name, &file)?;
-                dir.stamp_file(name, &file, &stamp)?;
-                self.set_xattrs(member, dir, name)?;
+                match member.xattrs.is_empty() {
+                    true => dir.stamp_file(name, &file, &stamp_of(member, ROOT))?,
+                    false => self.set_attributes(member, dir, name, Kind::File, ROOT)?,
+                }
             }
             MemberKind::Directory => {
-                if dir.find(name)?.is_none_or(|found| found.kind != Kind::Directory) {
-                    let made = self.make(dir, name, || dir.make_dir(name, 0o700))?;
-                    // Its content mostly comes next.
-                    self.parent = Some((member.path.clone(), made));
-                }
-                self.set_attributes(member, dir, name, Kind::Directory)?;
+                let owner = match dir.find(name)? {
+                    Some(found) if found.kind == Kind::Directory => (found.uid, found.gid),
+                    _ => {
+                        let made = self.make(dir, name, || dir.make_dir(name, 0o700))?;
+                        // Its content mostly comes next.
+                        self.parent = Some((member.path.clone(), made));
+                        ROOT
+                    }
+                };
+                self.set_attributes(member, dir, name, Kind::Directory, owner)?;
                 self.directories.push((member.path.clone(), member.atime, member.mtime));
             }
             MemberKind::Symlink(target) => {
                 self.make(dir, name, || dir.make_symlink(name, target))?;
-                self.set_attributes(member, dir, name, Kind::Symlink)?;
+                self.set_attributes(member, dir, name, Kind::Symlink, ROOT)?;
             }
             MemberKind::HardLink(target) => self.hard_link(member, dir, name, target)?,
             MemberKind::Char(major, minor) => self.node(member, dir, name, Kind::Char, (*major, *minor))?,
@@ -273,7 +302,7 @@ impl Apply<'_> {
         device: (u32, u32),
     ) -> Result<(), ApplyError> {
         self.make(dir, name, || dir.make_node(name, kind, 0o600, device))?;
-        self.set_attributes(member, dir, name, kind)
+        self.set_attributes(member, dir, name, kind, ROOT)
     }
 
     /// A hard link's header sets its own owner, mode and times on the inode it shares.
@@ -289,31 +318,32 @@ impl Apply<'_> {
         let from = open_directory(self.root, above).map_err(below)?;
         from.attrs(target_name).map_err(below)?;
         self.make(dir, name, || dir.hard_link(&from, target_name, name))?;
-        let kind = dir.attrs(name)?.kind;
-        if kind == Kind::Symlink {
-            dir.set_owner(name, member.uid, member.gid)?;
+        let found = dir.attrs(name)?;
+        let owner = (found.uid, found.gid);
+        let stamp = stamp_of(member, owner);
+        if found.kind == Kind::Symlink {
+            dir.set_owner(name, stamp.uid, stamp.gid)?;
             return Ok(());
         }
-        if self.has_attributes(member, dir, name)? {
+        if has_attributes(member, &stamp, dir, name)? {
             return Ok(());
         }
         self.shared.part(dir, name)?;
-        self.set_attributes(member, dir, name, kind)
+        self.set_attributes(member, dir, name, found.kind, owner)
     }
 
-    /// Tells whether a node already is what a member says of it.
-    fn has_attributes(&self, member: &Member, dir: &Dir, name: &[u8]) -> Result<bool, FsError> {
-        let attrs = dir.attrs(name)?;
-        if (attrs.mode, attrs.uid, attrs.gid, attrs.mtime) != (member.mode, member.uid, member.gid, member.mtime) {
-            return Ok(false);
-        }
-        let xattrs = dir.xattrs(name)?;
-        Ok(member.xattrs.iter().all(|(key, value)| xattrs.iter().any(|(name, found)| name == key && found == value)))
-    }
-
-    fn set_attributes(&self, member: &Member, dir: &Dir, name: &[u8], kind: Kind) -> Result<(), ApplyError> {
-        // Changing the owner takes setuid bits and capabilities away, so it is first.
-        let stamp = stamp_of(member);
+    /// Gives a node all that its header says. It is `owner`'s until then.
+    fn set_attributes(
+        &self,
+        member: &Member,
+        dir: &Dir,
+        name: &[u8],
+        kind: Kind,
+        owner: (u32, u32),
+    ) -> Result<(), ApplyError> {
+        // Changing the owner takes setuid bits and capabilities away, so it is first; the permission bits change what an
+        // access control list says, so they follow it.
+        let stamp = stamp_of(member, owner);
         dir.set_owner(name, stamp.uid, stamp.gid)?;
         self.set_xattrs(member, dir, name)?;
         if kind != Kind::Symlink {
@@ -359,7 +389,8 @@ impl Apply<'_> {
             return Ok(dir.set_xattr(b".", b"trusted.overlay.opaque", b"y")?);
         }
         dir.make_node(hidden, Kind::Char, 0, (0, 0))?;
-        dir.set_owner(hidden, member.uid, member.gid)?;
+        let stamp = stamp_of(member, ROOT);
+        dir.set_owner(hidden, stamp.uid, stamp.gid)?;
         // dockerd leaves the time of unpacking; the header's makes two loads alike.
         Ok(dir.set_times(hidden, member.atime, member.mtime)?)
     }
@@ -410,8 +441,23 @@ fn exists(tree: &Dir, above: &[u8], name: &[u8]) -> Result<bool, FsError> {
     }
 }
 
-fn stamp_of(member: &Member) -> Stamp {
-    Stamp { mode: member.mode, uid: member.uid, gid: member.gid, atime: member.atime, mtime: member.mtime }
+/// What a header says of a node that is `owner`'s.
+fn stamp_of(member: &Member, owner: (u32, u32)) -> Stamp {
+    let (uid, gid) = member.owner(owner);
+    Stamp { mode: member.mode, uid, gid, atime: member.atime, mtime: member.mtime }
+}
+
+/// Tells whether a node already is what a member says of it.
+fn has_attributes(member: &Member, stamp: &Stamp, dir: &Dir, name: &[u8]) -> Result<bool, FsError> {
+    let attrs = dir.attrs(name)?;
+    if (attrs.mode, attrs.uid, attrs.gid, attrs.mtime) != (stamp.mode, stamp.uid, stamp.gid, stamp.mtime) {
+        return Ok(false);
+    }
+    let xattrs = dir.xattrs(name)?;
+    let is_set = |key: &[u8], value: &[u8]| xattrs.iter().any(|(name, found)| name == key && found == value);
+    // Changing the owner takes a capability away, also where it is the same one.
+    let is_lost = |key: &[u8]| key == CAPABILITY && !member.xattrs.contains_key(CAPABILITY);
+    Ok(member.xattrs.iter().all(|(key, value)| is_set(key, value)) && !xattrs.iter().any(|(key, _)| is_lost(key)))
 }
 
 fn is_refusal(error: &FsError) -> bool {

@@ -6,6 +6,7 @@
 //! directory is the same. Content is never listed: content is in the tar, and proved.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};
 
 use base64::Engine as _;
@@ -15,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{FsError, ParseError};
 use crate::fsx::{Attrs, Dir, Kind, Time, XattrName};
 
-use super::apply::{Marks, split};
+use super::acl;
+use super::apply::{CAPABILITY, Marks, split};
+use super::follow::follow;
 use super::member::{Member, MemberKind};
 use super::shared::Shared;
 
@@ -147,12 +150,16 @@ impl Expected {
             MemberKind::Fifo => Some(Kind::Fifo),
             MemberKind::HardLink(_) | MemberKind::GlobalHeader => None,
         };
+        let mut xattrs = member.xattrs.clone();
+        if kind != Some(Kind::Symlink) {
+            acl::take_mode(&mut xattrs, member.mode);
+        }
         Self {
             kind,
             mode: member.mode,
-            owner: (member.uid, member.gid),
+            owner: member.owner((0, 0)),
             mtime: Some(member.mtime),
-            xattrs: member.xattrs.clone(),
+            xattrs,
             whiteout: false,
             group: None,
             size: (member.kind == MemberKind::File).then_some(member.claimed),
@@ -167,12 +174,15 @@ impl Expected {
         }
     }
 
-    /// Takes what a header of a hard link gives to the node of a kind that it leads to.
-    pub(crate) fn stamp(&mut self, header: &Self, kind: Kind) {
-        self.owner = header.owner;
+    /// Takes what the header of a hard link gives to the node of a kind that it leads to.
+    fn stamp(&mut self, header: &Member, kind: Kind) {
+        self.owner = header.owner(self.owner);
         if kind != Kind::Symlink {
-            (self.mode, self.mtime) = (header.mode, header.mtime);
+            (self.mode, self.mtime) = (header.mode, Some(header.mtime));
+            // Changing the owner takes it away.
+            self.xattrs.remove(CAPABILITY);
             self.xattrs.extend(header.xattrs.clone());
+            acl::take_mode(&mut self.xattrs, self.mode);
         }
     }
 
@@ -210,6 +220,14 @@ pub(crate) struct Prediction {
     /// Places in `linked`, by the paths of the links and of the files.
     linked_by_path: HashMap<Vec<u8>, usize>,
     marks: Marks,
+    /// The tree that this one begins as a copy of.
+    base: Option<Dir>,
+    /// What of that tree is removed.
+    removed: HashSet<Vec<u8>>,
+    /// The tar has symbolic links.
+    has_links: bool,
+    /// The directory of the last member, as the tar has it, and where that leads.
+    last: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A hard link of a tar to a file of the layers below.
@@ -217,13 +235,20 @@ pub(crate) struct Prediction {
 pub(crate) struct LinkBelow {
     /// Path of that file.
     pub(crate) target: Vec<u8>,
-    /// What the header of the last such link gives it.
-    pub(crate) header: Expected,
+    /// The last such link.
+    header: Member,
+}
+
+impl LinkBelow {
+    /// Gives the file, which is of this kind, what the link's header says.
+    pub(crate) fn stamp(&self, expected: &mut Expected, kind: Kind) {
+        expected.stamp(&self.header, kind);
+    }
 }
 
 impl Prediction {
-    /// `marks`: how the tree says that something is removed.
-    pub(crate) fn new(marks: Marks) -> Self {
+    /// `marks`: how the tree says that something is removed. `base`: the tree that it begins as a copy of.
+    pub(crate) fn new(marks: Marks, base: Option<Dir>) -> Self {
         Self {
             nodes: Vec::new(),
             by_path: HashMap::new(),
@@ -231,6 +256,10 @@ impl Prediction {
             linked: Vec::new(),
             linked_by_path: HashMap::new(),
             marks,
+            base,
+            removed: HashSet::new(),
+            has_links: false,
+            last: None,
         }
     }
 
@@ -261,9 +290,64 @@ impl Prediction {
         marks.map(|(path, _)| &path[..])
     }
 
-    /// Takes the next member of the tar.
+    /// Returns the member with the paths that its own lead to where directories are links within the layer: unpacking goes
+    /// through them. Those are links of this tar, or of the tree that it begins as a copy of.
+    pub(crate) fn resolved(&mut self, mut member: Member) -> Member {
+        if self.has_links || self.base.is_some() {
+            member.path = self.reached(&member.path);
+            if let MemberKind::HardLink(target) = &mut member.kind {
+                *target = self.reached(target);
+            }
+        }
+        member
+    }
+
+    /// Returns where a path leads; its last name is not followed.
+    fn reached(&mut self, path: &[u8]) -> Vec<u8> {
+        let (above, name) = split(path);
+        if above.is_empty() {
+            return path.to_vec();
+        }
+        let directory = match &self.last {
+            Some((last, directory)) if last == above => directory.clone(),
+            _ if !self.has_links && self.base.as_ref().is_none_or(|base| has_no_link(base, above)) => above.to_vec(),
+            _ => {
+                let Ok(reached) = follow(above, |at| Ok::<_, Infallible>(self.link_at(at)));
+                reached.path
+            }
+        };
+        let reached = if directory.is_empty() { name.to_vec() } else { [&directory[..], b"/", name].concat() };
+        self.last = Some((above.to_vec(), directory));
+        reached
+    }
+
+    /// Returns what the link at `path` says, where there is one now. What cannot be read is none: whoever walks that tree
+    /// is told.
+    fn link_at(&self, path: &[u8]) -> Option<Vec<u8>> {
+        if let Some(index) = self.by_path.get(path) {
+            return self.nodes[*index].target.clone();
+        }
+        let base = self.base.as_ref().filter(|_| !self.is_removed(path))?;
+        let (dir, name) = base.parent_of(path).ok()?;
+        let found = dir.find(name).ok()??;
+        (found.kind == Kind::Symlink).then(|| dir.read_link(name).ok()).flatten()
+    }
+
+    /// Tells whether the tar has removed what the tree below has at `path`.
+    fn is_removed(&self, path: &[u8]) -> bool {
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        self.removed.contains(&b"/"[..])
+            || self.removed.contains(path)
+            || ends.into_iter().any(|end| self.removed.contains(&path[..end]) || self.removed.contains(&path[..=end]))
+    }
+
+    /// Takes the next member of the tar, which is [`Prediction::resolved`].
     pub(crate) fn add(&mut self, member: &Member) {
         let (above, name) = split(&member.path);
+        self.has_links |= matches!(member.kind, MemberKind::Symlink(_));
+        if !matches!(member.kind, MemberKind::File) || name.starts_with(b".wh.") {
+            self.last = None;
+        }
         let mut touched = above;
         while self.touched.insert(touched.to_vec()) && !touched.is_empty() {
             touched = split(touched).0;
@@ -273,7 +357,7 @@ impl Prediction {
             // The root itself: where layers are whole trees, unpacking takes its attributes.
             _ if name.is_empty() && (self.marks != Marks::None || member.kind != MemberKind::Directory) => {}
             None => self.add_node(member),
-            Some(_) if self.marks == Marks::None => {}
+            Some(hidden) if self.marks == Marks::None => drop(self.removed.insert(removed(above, hidden))),
             Some(_) if self.marks == Marks::Files => self.add_node(member),
             Some(b".wh..opq") => {
                 let node = self.node(above);
@@ -281,27 +365,30 @@ impl Prediction {
             }
             Some(hidden) => {
                 let path = if above.is_empty() { hidden.to_vec() } else { [above, b"/", hidden].concat() };
-                let owner = (member.uid, member.gid);
+                let owner = member.owner((0, 0));
                 *self.node(&path) = Expected { owner, whiteout: true, ..Expected::made(Kind::Char, 0) };
             }
         }
     }
 
     fn add_node(&mut self, member: &Member) {
-        let mut expected = Expected::of(member);
         if let MemberKind::HardLink(target) = &member.kind {
             let Some(shared) = self.by_path.get(target).copied() else { return self.add_link_below(member, target) };
-            let node = &mut self.nodes[shared];
-            expected.kind = node.kind;
-            (expected.size, expected.device) = (node.size, node.device);
-            expected.target.clone_from(&node.target);
-            if node.kind == Some(Kind::Symlink) {
-                expected.mtime = node.mtime;
+            if let Some(kind) = self.nodes[shared].kind {
+                self.nodes[shared].stamp(member, kind);
             }
-            expected.xattrs.extend(std::mem::take(&mut node.xattrs));
-            *node = expected;
             self.by_path.insert(member.path.clone(), shared);
             return;
+        }
+        let mut expected = Expected::of(member);
+        match self.by_path.get(&member.path).map(|index| &self.nodes[*index]) {
+            Some(before) if before.kind == Some(Kind::Directory) => match expected.kind {
+                Some(Kind::Directory) => expected.owner = member.owner(before.owner),
+                // It is replaced with all that was in it.
+                _ => self.forget(&member.path),
+            },
+            // Another name that it may have keeps the node.
+            _ => drop(self.by_path.remove(&member.path)),
         }
         let node = self.node(&member.path);
         // An opaque marker may have come before its directory.
@@ -309,8 +396,14 @@ impl Prediction {
         *node = expected;
     }
 
+    /// Forgets a directory with all that is in it.
+    fn forget(&mut self, path: &[u8]) {
+        let inner = [path, b"/"].concat();
+        self.by_path.retain(|at, _| at != path && !at.starts_with(&inner));
+    }
+
     fn add_link_below(&mut self, member: &Member, target: &[u8]) {
-        let header = Expected::of(member);
+        let header = member.clone();
         let index = match self.linked_by_path.get(target) {
             Some(index) => {
                 self.linked[*index].header = header;
@@ -335,6 +428,23 @@ impl Prediction {
             }
         };
         &mut self.nodes[index]
+    }
+}
+
+/// What stands for something that a tar removes: its path, and with a slash at its end all that was in a directory.
+fn removed(above: &[u8], hidden: &[u8]) -> Vec<u8> {
+    match (hidden, above) {
+        (b".wh..opq", _) => [above, b"/"].concat(),
+        (_, b"") => hidden.to_vec(),
+        _ => [above, b"/", hidden].concat(),
+    }
+}
+
+/// Tells whether no link is on the way to a directory, as far as there is one.
+fn has_no_link(tree: &Dir, path: &[u8]) -> bool {
+    match tree.dir(path) {
+        Ok(_) => true,
+        Err(error) => error.is_not_found(),
     }
 }
 

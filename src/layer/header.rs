@@ -45,7 +45,7 @@ impl Header {
         if dialect != Dialect::V7 {
             header.device = (field(329..337, "device major")?, field(337..345, "device minor")?);
         }
-        let prefix = header.prefix(dialect, block);
+        let prefix = header.prefix(dialect, block)?;
         if !prefix.is_empty() {
             header.name = [&prefix[..], b"/", &header.name].concat();
         }
@@ -53,12 +53,14 @@ impl Header {
     }
 
     /// Reads what stands at byte 345: the front of the name, or GNU's times.
-    fn prefix(&mut self, dialect: Dialect, block: &[u8; BLOCK]) -> Vec<u8> {
-        match dialect {
+    fn prefix(&mut self, dialect: Dialect, block: &[u8; BLOCK]) -> Result<Vec<u8>, TarError> {
+        let field = |range: std::ops::Range<usize>, name| number(&block[range]).ok_or(TarError::Header(name));
+        Ok(match dialect {
             Dialect::V7 => Vec::new(),
             Dialect::Ustar => text(&block[345..500]),
             Dialect::Star => {
-                self.atime = number(&block[476..488]);
+                self.atime = Some(field(476..488, "time")?);
+                field(488..500, "time")?;
                 text(&block[345..476])
             }
             Dialect::Gnu => {
@@ -66,12 +68,12 @@ impl Header {
                 if times.contains(&Some(None)) {
                     // Go before 1.8 wrote ustar's prefix into GNU headers.
                     let prefix = text(&block[345..500]);
-                    return if prefix.is_ascii() { prefix } else { Vec::new() };
+                    return Ok(if prefix.is_ascii() { prefix } else { Vec::new() });
                 }
                 self.atime = times[0].flatten();
                 Vec::new()
             }
-        }
+        })
     }
 }
 
@@ -84,10 +86,12 @@ enum Dialect {
 }
 
 impl Dialect {
+    /// The two bytes of the version are looked at in GNU's form alone: Go before 1.8 wrote GNU's ones behind the magic of
+    /// ustar, so layers of old Docker with large user IDs and long names have those.
     fn of(block: &[u8; BLOCK]) -> Self {
         match &block[257..265] {
-            b"ustar\x0000" if &block[508..512] == b"tar\0" => Self::Star,
-            b"ustar\x0000" => Self::Ustar,
+            [b'u', b's', b't', b'a', b'r', 0, ..] if &block[508..512] == b"tar\0" => Self::Star,
+            [b'u', b's', b't', b'a', b'r', 0, ..] => Self::Ustar,
             b"ustar  \0" => Self::Gnu,
             _ => Self::V7,
         }
@@ -141,6 +145,38 @@ fn octal(field: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A header of a name with a prefix and of a device, with this magic and version, and its own sum.
+    fn block(magic: &[u8; 8], trailer: &[u8; 4]) -> [u8; BLOCK] {
+        let mut block = [0; BLOCK];
+        let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"name");
+        put(156, b"3");
+        put(257, magic);
+        put(329, b"0000001\0");
+        put(337, b"0000003\0");
+        put(345, b"prefix");
+        put(508, trailer);
+        let sum = sum(&block, i64::from);
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        block
+    }
+
+    #[test]
+    fn the_version_of_ustar_does_not_matter() {
+        let parse = |magic, trailer| {
+            let header = Header::parse(&block(magic, trailer)).expect("a header");
+            (String::from_utf8(header.name).expect("text"), header.device)
+        };
+        for magic in [b"ustar\x0000", b"ustar\0 \0", b"ustar\0\0\0", b"ustar\0xx"] {
+            for trailer in [b"\0\0\0\0", b"tar\0"] {
+                assert_eq!(parse(magic, trailer), ("prefix/name".to_owned(), (1, 3)), "{}", magic.escape_ascii());
+            }
+        }
+        for magic in [b"ustar 00", b"ustar  0", b"USTAR\x0000", b"\0\0\0\0\0\0\0\0"] {
+            assert_eq!(parse(magic, b"\0\0\0\0"), ("name".to_owned(), (0, 0)), "{}", magic.escape_ascii());
+        }
+    }
 
     #[test]
     fn numbers() {

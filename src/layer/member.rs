@@ -10,6 +10,9 @@ use crate::tarsplit::{Duplicate, Entry, Segments, Splitter, is_header_only};
 use super::header::{BLOCK, Header};
 use super::sparse::{self, Form, Numbers, SparseMap};
 
+/// An owner or group that the kernel takes for the one that is there.
+const UNCHANGED: u32 = u32::MAX;
+
 /// Longest PAX header or GNU long name (Go `archive/tar` `maxSpecialFileSize`), in bytes.
 const SPECIAL_LIMIT: u64 = 1 << 20;
 
@@ -118,9 +121,9 @@ pub struct Member {
     pub kind: MemberKind,
     /// Permission bits with setuid, setgid and sticky (octal 7777).
     pub mode: u32,
-    /// Owner.
+    /// Owner, as far as Docker gives it to the kernel: its low 32 bits. All ones leave who it is.
     pub uid: u32,
-    /// Group.
+    /// Group, likewise.
     pub gid: u32,
     /// Bytes of content that follow in the stream; of a sparse file only those of its parts.
     pub size: u64,
@@ -134,6 +137,14 @@ pub struct Member {
     pub atime: Time,
     /// Extended attributes.
     pub xattrs: BTreeMap<XattrName, Vec<u8>>,
+}
+
+impl Member {
+    /// Returns owner and group of a node that is `before`'s until the header is used.
+    pub(crate) fn owner(&self, before: (u32, u32)) -> (u32, u32) {
+        let of = |wanted, before| if wanted == UNCHANGED { before } else { wanted };
+        (of(self.uid, before.0), of(self.gid, before.1))
+    }
 }
 
 /// Where the content of files is.
@@ -347,18 +358,19 @@ impl Special {
         if header.type_flag == b'S' {
             return Err(TarError::Sparse(name, "of a form of GNU tar that Docker does not take either"));
         }
-        let form = Form::of(&self.pax, &name)?;
+        let form = Form::of(&self.pax)?;
         if form.is_some() {
             name = self.pax.remove(&b"GNU.sparse.name"[..]).unwrap_or(name);
         }
         let size = u64::try_from(self.number(b"size", header.size)?).map_err(|_| TarError::Header("size"))?;
+        let device = device(header.device);
         let kind = match header.type_flag {
             0 if name.ends_with(b"/") => MemberKind::Directory,
             0 | b'0' => MemberKind::File,
             b'1' => MemberKind::HardLink(clean(&link)?),
             b'2' => MemberKind::Symlink(link),
-            b'3' => MemberKind::Char(narrow(header.device.0, "device")?, narrow(header.device.1, "device")?),
-            b'4' => MemberKind::Block(narrow(header.device.0, "device")?, narrow(header.device.1, "device")?),
+            b'3' => MemberKind::Char(device.0, device.1),
+            b'4' => MemberKind::Block(device.0, device.1),
             b'5' => MemberKind::Directory,
             b'6' => MemberKind::Fifo,
             other => return Err(TarError::Type(name, other)),
@@ -371,7 +383,9 @@ impl Special {
             Some(text) if form.is_some() => sparse::number(text).ok_or(TarError::Header("length of a sparse file"))?,
             _ => size,
         };
-        let has_content = !is_header_only(header.type_flag);
+        let has_content = !is_header_only(header.type_flag) && kind != MemberKind::Directory;
+        // Nothing comes of it, but Docker reads it.
+        self.time(b"ctime")?;
         let mtime = self.time(b"mtime")?.unwrap_or((header.mtime, 0));
         let atime = self.time(b"atime")?.or(header.atime.map(|seconds| (seconds, 0))).unwrap_or(mtime);
         let (mtime, atime) = (bound(mtime), bound(atime));
@@ -379,8 +393,8 @@ impl Special {
             path: clean(&name)?,
             kind,
             mode: (header.mode & 0o7777) as u32,
-            uid: narrow(self.number(b"uid", header.uid)?, "uid")?,
-            gid: narrow(self.number(b"gid", header.gid)?, "gid")?,
+            uid: low_half(self.number(b"uid", header.uid)?),
+            gid: low_half(self.number(b"gid", header.gid)?),
             size: if has_content { size } else { 0 },
             sparse: None,
             claimed,
@@ -410,8 +424,14 @@ impl Special {
     }
 }
 
-fn narrow(number: i64, what: &'static str) -> Result<u32, TarError> {
-    u32::try_from(number).map_err(|_| TarError::Header(what))
+/// What of an owner or group reaches the kernel.
+fn low_half(number: i64) -> u32 {
+    (number & i64::from(u32::MAX)) as u32
+}
+
+/// Makes of a device number what Docker's call of `mknod` has of it: 12 bits and 20.
+fn device((major, minor): (i64, i64)) -> (u32, u32) {
+    ((major & 0xfff) as u32, (minor & 0xf_ffff) as u32)
 }
 
 /// Clamps a time as Docker does: outside of what fits in 64 bits of nanoseconds since 1970 it becomes 1970

@@ -1,7 +1,9 @@
 //! Layers: what the members of a layer's tar say, and how they become a tree on disk.
 
+mod acl;
 mod apply;
 pub(crate) mod differences;
+mod follow;
 mod header;
 mod member;
 mod shared;

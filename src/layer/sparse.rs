@@ -45,18 +45,17 @@ fn bad() -> TarError {
 }
 
 impl Form {
-    /// Tells what PAX records say; nothing where the member is not sparse.
-    pub(super) fn of(pax: &BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8]) -> Result<Option<Self>, TarError> {
+    /// Tells what PAX records say; nothing where the member is not sparse, or is in a version that Go does not know: to
+    /// Docker that is a plain file.
+    pub(super) fn of(pax: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Self>, TarError> {
         let get = |key: &str| pax.get(format!("GNU.sparse.{key}").as_bytes()).map(|value| &value[..]);
         match (get("major"), get("minor"), get("map")) {
-            (Some(b"1"), Some(b"0"), None) => Ok(Some(Self::Content)),
+            (Some(b"1"), Some(b"0"), _) => Ok(Some(Self::Content)),
             (None, None, Some(map)) | (Some(b"0"), Some(b"0" | b"1"), Some(map)) => {
                 let numbers = map.split(|byte| *byte == b',').map(number);
                 numbers.collect::<Option<_>>().map(Self::Records).map(Some).ok_or_else(bad)
             }
-            _ if pax.keys().any(|key| key.starts_with(b"GNU.sparse.")) => {
-                Err(TarError::Sparse(name.to_vec(), "in a form that is not known"))
-            }
+            (Some(b"0"), Some(b"0" | b"1"), None) => Err(bad()),
             _ => Ok(None),
         }
     }

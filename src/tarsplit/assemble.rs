@@ -1,11 +1,13 @@
 //! From tar-split and a layer's directory to the exact tar.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 
 use crate::error::{FsError, ParseError};
 use crate::fsx::{Dir, File};
 
 use super::entries::{Crc64, Entry};
+use super::split::place;
 
 /// Takes the bytes of a tar. What is read from files need not be copied: it is read right into where it is taken.
 pub trait Sink: Write {
@@ -180,6 +182,10 @@ impl<'a, S: Sink> Assembler<'a, S> {
     fn open(&mut self, name: &[u8]) -> Result<(File, u64), FsError> {
         let tree = &self.tree.0;
         let path = name.strip_prefix(b"/").unwrap_or(name);
+        // A file may have the name of a directory, and a name lead up and down again.
+        let is_clean = !path.ends_with(b"/") && !path.split(|byte| *byte == b'/').any(|part| part == b"..");
+        let path = if is_clean { Cow::Borrowed(path) } else { Cow::Owned(place(name)) };
+        let path = &path[..];
         match self.open_in_parent(path) {
             // A component of the name may be a link within the layer: the kernel says ELOOP, or ENOTDIR
             // where the components are opened one by one.

@@ -53,8 +53,8 @@ pub struct Entries<R> {
     lines: BufReader<MultiGzDecoder<R>>,
     line: Vec<u8>,
     number: u64,
-    /// Whether the header that the last segment ended with is of a kind that has content.
-    header_has_content: bool,
+    /// Type of the header that the last segment ended with.
+    type_flag: u8,
 }
 
 impl<R> std::fmt::Debug for Entries<R> {
@@ -70,7 +70,7 @@ impl<R: Read> Entries<R> {
             lines: BufReader::with_capacity(64 << 10, MultiGzDecoder::new(gzip)),
             line: Vec::new(),
             number: 0,
-            header_has_content: true,
+            type_flag: b'0',
         }
     }
 
@@ -79,11 +79,15 @@ impl<R: Read> Entries<R> {
         match entry {
             Entry::Segment(bytes) => {
                 if let Some(header) = bytes.len().checked_sub(512) {
-                    self.header_has_content = !is_header_only(bytes[header + 156]);
+                    self.type_flag = bytes[header + 156];
                 }
                 Entry::Segment(bytes)
             }
-            Entry::File { name, .. } if !self.header_has_content => Entry::File { name, size: 0, crc: None },
+            Entry::File { name, .. }
+                if is_header_only(self.type_flag) || self.type_flag == 0 && name.ends_with(b"/") =>
+            {
+                Entry::File { name, size: 0, crc: None }
+            }
             file => file,
         }
     }

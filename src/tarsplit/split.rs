@@ -1,6 +1,6 @@
 //! From a tar to its `tar-split.json.gz`, while it streams by.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 
 use base64::Engine as _;
@@ -22,6 +22,11 @@ const UNKNOWN_SYSTEM: u8 = 255;
 #[error("duplicates of file paths not supported: {}", .0.escape_ascii())]
 pub struct Duplicate(pub Vec<u8>);
 
+/// Why the layer of a tar could never be saved again: `/f` and `f` are two names to dockerd, and one file on disk.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is in the tar under two names, with different content, of which the disk keeps one", .0.escape_ascii())]
+struct Overwritten(Vec<u8>);
+
 /// Gives out a tar as it is read, and writes its tar-split to `sink` on the way. Whoever reads it says, at
 /// [`Splitter::begin_file`], where the content of a member begins; all else becomes segments.
 pub struct Splitter<R, W: Write> {
@@ -31,11 +36,15 @@ pub struct Splitter<R, W: Write> {
     file: Option<OpenFile>,
     /// Digests of the cleaned names: a tar has any number of them, of any length.
     names: HashSet<[u8; 16]>,
+    /// Checksums of the files that have content, by the digest of where they are on disk.
+    contents: HashMap<[u8; 16], u64>,
 }
 
 /// The member whose content comes by.
 struct OpenFile {
     name: Vec<u8>,
+    /// Digest of where it is on disk.
+    place: [u8; 16],
     size: u64,
     left: u64,
     digest: Box<crc_fast::Digest>,
@@ -52,7 +61,7 @@ impl<R: Read, W: Write> Splitter<R, W> {
     pub fn new(stream: R, sink: W) -> Self {
         let gzip = GzBuilder::new().operating_system(UNKNOWN_SYSTEM).write(sink, Compression::default());
         let lines = Lines { gzip, line: Vec::new(), position: 0 };
-        Self { stream, lines, segment: Vec::new(), file: None, names: HashSet::new() }
+        Self { stream, lines, segment: Vec::new(), file: None, names: HashSet::new(), contents: HashMap::new() }
     }
 
     /// Takes the bytes that were read so far for the headers of a member, and the next `size` bytes for its content.
@@ -65,11 +74,15 @@ impl<R: Read, W: Write> Splitter<R, W> {
             return Ok(Err(duplicate));
         }
         self.end_segment()?;
+        let place = key(name, b"");
+        if size == 0 && self.contents.contains_key(&place) {
+            return Err(io::Error::other(Overwritten(name.to_vec())));
+        }
         if size == 0 {
             self.lines.file(name, 0, None)?;
         } else {
             let digest = Box::new(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso));
-            self.file = Some(OpenFile { name: name.to_vec(), size, left: size, digest });
+            self.file = Some(OpenFile { name: name.to_vec(), place, size, left: size, digest });
         }
         Ok(Ok(()))
     }
@@ -79,7 +92,9 @@ impl<R: Read, W: Write> Splitter<R, W> {
     /// # Errors
     /// There was one of this name.
     pub fn note_name(&mut self, name: &[u8]) -> Result<(), Duplicate> {
-        match self.names.insert(key(name)) {
+        // Go cleans names, and keeps the slash in front.
+        let front = if name.starts_with(b"/") { &b"/"[..] } else { b"" };
+        match self.names.insert(key(name, front)) {
             true => Ok(()),
             false => Err(Duplicate(name.to_vec())),
         }
@@ -107,7 +122,11 @@ impl<R: Read, W: Write> Splitter<R, W> {
             if file.left > 0 {
                 return Ok(());
             }
-            self.lines.file(&file.name, file.size, Some(file.digest.finalize()))?;
+            let crc = file.digest.finalize();
+            if self.contents.insert(file.place, crc).is_some_and(|before| before != crc) {
+                return Err(io::Error::other(Overwritten(std::mem::take(&mut file.name))));
+            }
+            self.lines.file(&file.name, file.size, Some(crc))?;
             self.file = None;
         }
         for part in rest.chunks(SEGMENT_LIMIT) {
@@ -138,17 +157,23 @@ impl<R: Read, W: Write> Read for Splitter<R, W> {
     }
 }
 
-/// Stands for a name as it is on disk: `./f`, `/f` and `f` are one.
-fn key(name: &[u8]) -> [u8; 16] {
+/// Returns where the file of a name is on disk, as Go cleans paths.
+pub(super) fn place(name: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in name.split(|byte| *byte == b'/') {
         match part {
             b"" | b"." => {}
             b".." if parts.last().is_some_and(|last| *last != b"..") => drop(parts.pop()),
+            b".." if parts.is_empty() && name.starts_with(b"/") => {}
             part => parts.push(part),
         }
     }
-    let digest = Sha256::of(&parts.join(&b'/'));
+    parts.join(&b'/')
+}
+
+/// Stands for a name as it is on disk, where `./f`, `/f` and `f` are one, behind `front`.
+fn key(name: &[u8], front: &[u8]) -> [u8; 16] {
+    let digest = Sha256::of(&[front, &place(name)].concat());
     let (half, _) = digest.bytes().split_first_chunk().expect("because a digest has 32 bytes");
     *half
 }
@@ -270,11 +295,29 @@ mod tests {
             let mut splitter = Splitter::new(io::empty(), io::sink());
             names.into_iter().any(|name| splitter.begin_file(name, 0).expect("written").is_err())
         };
-        for names in [["f", "./f"], ["d/", "d"], ["a/../b", "b"], [".", "./"], ["/f", "f"], ["a", "a"]] {
+        for names in [["f", "./f"], ["d/", "d"], ["a/../b", "b"], [".", "./"], ["/f", "/../f"], ["a", "a"]] {
             assert!(begin(names.map(str::as_bytes)), "{names:?}");
         }
-        for names in [["f", "f2"], ["../f", "f"], ["a/b", "ab"]] {
+        for names in [["f", "f2"], ["../f", "f"], ["a/b", "ab"], ["/f", "f"]] {
             assert!(!begin(names.map(str::as_bytes)), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn two_names_of_one_file_have_one_content() {
+        let read = |second: &[u8]| -> io::Result<()> {
+            let mut splitter = Splitter::new(&b"onetwo"[..], io::sink());
+            splitter.begin_file(b"f", 3)?.expect("no duplicate");
+            splitter.read_exact(&mut [0; 3])?;
+            splitter.begin_file(second, 3)?.expect("no duplicate");
+            splitter.read_exact(&mut [0; 3])
+        };
+        read(b"/g").expect("two files");
+        assert!(read(b"/f").expect_err("one file").to_string().contains("two names"));
+        let mut splitter = Splitter::new(&b"oneone"[..], io::sink());
+        for name in [b"f", &b"/f"[..]] {
+            splitter.begin_file(name, 3).expect("written").expect("no duplicate");
+            splitter.read_exact(&mut [0; 3]).expect("the same content");
         }
     }
 

@@ -35,6 +35,8 @@ mod inspect;
 #[cfg(feature = "cli")]
 mod memory;
 #[cfg(feature = "cli")]
+mod odd;
+#[cfg(feature = "cli")]
 mod order;
 #[cfg(feature = "cli")]
 mod parts;

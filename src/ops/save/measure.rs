@@ -54,9 +54,11 @@ impl Source {
     ) -> Result<Compared, DifferencesError> {
         let new = NewLayer { facts: &layer.facts, parent, lower: None };
         let marks = driver.marks(&layer.facts);
-        let mut prediction = Prediction::new(marks);
+        let base = parent.map(|parent| driver.base(&layer.facts, parent)).transpose()?.flatten();
+        let mut prediction = Prediction::new(marks, base);
         let mut members = Members::new(Segments::new(self.entries()?), Content::Elided);
         while let Some(member) = members.next_member()? {
+            let member = prediction.resolved(member);
             prediction.add(&member);
         }
         let mut failure = None;

@@ -118,13 +118,15 @@ impl Proof<'_> {
         }
         let facts = self.driver.facts(&layer);
         let marks = facts.as_ref().map_or(Marks::None, |facts| self.driver.marks(facts));
+        let parent = facts.as_ref().ok().and_then(|facts| self.parent_tree(facts));
         let mut sparse = Vec::new();
-        let mut read = self.read(Entries::new(record.file("tar-split.json.gz")?), &tree, marks)?;
+        let mut read = self.read(Entries::new(record.file("tar-split.json.gz")?), &tree, marks, parent.clone())?;
         match std::mem::replace(&mut read.headers, Ok(None)) {
             Ok(None) => {}
             Ok(Some(mut headers)) => {
                 sparse = std::mem::take(&mut headers.sparse);
-                let compared = facts.and_then(|facts| self.attributes(&headers, &read.plain_files, &facts, &tree));
+                let compared =
+                    facts.and_then(|facts| self.attributes(&headers, &read.plain_files, &facts, (&tree, parent)));
                 compared.unwrap_or_else(|error| self.damage(b"", "tree-unreadable", error));
             }
             Err(TarError::Read(error)) => {
@@ -147,7 +149,7 @@ impl Proof<'_> {
     }
 
     /// Reads tar-split once: takes the headers out of it, and assembles the tar for CRC-64 and SHA-256.
-    fn read(&self, entries: Entries<File>, tree: &LayerTree, marks: Marks) -> Result<Read> {
+    fn read(&self, entries: Entries<File>, tree: &LayerTree, marks: Marks, parent: Option<Dir>) -> Result<Read> {
         let mut sink = Beside::new(Hash::new(self.observer));
         let mut bad_files = Vec::new();
         let mut bad = |name: &[u8], error: AssembleError| {
@@ -168,7 +170,7 @@ impl Proof<'_> {
             Ok(entry)
         });
         let mut members = Members::new(Segments::new(assembled), Content::Elided);
-        let headers = Headers::read(&mut members, marks);
+        let headers = Headers::read(&mut members, marks, parent);
         // Behind the end of the tar, or behind a header that makes no sense, there is more to prove.
         let rest = match &headers {
             Err(TarError::Read(_)) => Ok(()),
@@ -188,10 +190,9 @@ impl Proof<'_> {
         headers: &Headers,
         plain_files: &HashSet<Inode>,
         facts: &DriverFacts,
-        tree: &LayerTree,
+        (tree, parent): (&LayerTree, Option<Dir>),
     ) -> Result<(), FsError> {
         let is_copy = driver::has_whole_trees(self.driver.name());
-        let parent = self.parent_tree(facts);
         let is_whole = is_copy && facts.lower_id.is_none();
         let in_place = self.layer.cache_id.as_str().len() == BUILDKIT_NAME;
         let files = self.driver.marks(facts) == Marks::Files;

@@ -75,16 +75,21 @@ impl SparseFile {
 }
 
 impl Headers {
-    /// Reads all headers of a tar.
-    pub(super) fn read(members: &mut Members<impl TarStream>, marks: Marks) -> Result<Self, TarError> {
+    /// Reads all headers of a tar. `base` is the tree that its own began as a copy of.
+    pub(super) fn read(
+        members: &mut Members<impl TarStream>,
+        marks: Marks,
+        base: Option<Dir>,
+    ) -> Result<Self, TarError> {
         let mut headers = Self {
-            prediction: Prediction::new(marks),
+            prediction: Prediction::new(marks, base),
             links: HashMap::new(),
             hidden: HashSet::new(),
             opaque: HashSet::new(),
             sparse: Vec::new(),
         };
-        while let Some(mut member) = members.next_member()? {
+        while let Some(member) = members.next_member()? {
+            let mut member = headers.prediction.resolved(member);
             headers.add(&member);
             if let Some(map) = member.sparse.take() {
                 headers.sparse.push(SparseFile::read(member.path, map, members)?);
@@ -105,7 +110,7 @@ impl Headers {
             Some(hidden) => drop(self.hidden.insert([above, b"/", hidden].concat())),
             None => {
                 if let MemberKind::HardLink(target) = &member.kind {
-                    let stamp = Stamp { mode: member.mode, owner: (member.uid, member.gid), mtime: member.mtime };
+                    let stamp = Stamp { mode: member.mode, owner: member.owner((0, 0)), mtime: member.mtime };
                     self.links.insert(member.path.clone(), HardLink { target: target.clone(), stamp });
                 }
             }

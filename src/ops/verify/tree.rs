@@ -219,6 +219,8 @@ impl<'a> TreeCheck<'a> {
                 // Docker 20.10 does not set empty ones, and the kernel takes these for plain nodes only.
                 None if self.making.mounted && key == b"trusted.overlay.opaque" => {}
                 None if value.is_empty() || key.starts_with(b"user.") && !is_plain => {}
+                // What the kernel or the file system takes none of is left out, by Docker too.
+                None if key == b"security.selinux" || !dir.takes_xattr(name, key)? => {}
                 None => self.damage(path, "node-xattr", format!("{} is missing", text(key))),
             }
         }

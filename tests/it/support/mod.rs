@@ -5,6 +5,7 @@ pub(crate) mod command;
 pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod foreign;
+pub(crate) mod odd;
 pub(crate) mod random;
 pub(crate) mod store;
 pub(crate) mod tree;
