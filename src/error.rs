@@ -30,6 +30,12 @@ impl FsError {
         self.source.kind() == io::ErrorKind::CrossesDevices
     }
 
+    /// Tells whether there is no room for it: no block, no inode, or no more of a quota.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     /// Tells whether the object does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -107,6 +113,14 @@ pub enum Error {
         path: PathBuf,
         /// How it is known to be lost.
         reason: String,
+    },
+    /// The disk is so full that nothing can be moved to the trash.
+    #[error("no room for the trash of {}: {source}", root.display())]
+    TrashFull {
+        /// The data root.
+        root: PathBuf,
+        /// What could not be written.
+        source: FsError,
     },
     /// There is no Docker store at the root.
     #[error("no Docker store at {}", root.display())]

@@ -284,6 +284,22 @@ random_names! {
     ContainerId, "the name of a container or mount", is_mount_name;
 }
 
+/// Tells whether an engine may have drawn this name for a directory, a container or a mount: 64 hexadecimal digits, which
+/// `-init` or the rest of an image mount's name may follow, or 25 base-36 characters of BuildKit's. What has another name
+/// was made by somebody else.
+#[must_use]
+pub fn is_drawn(name: &str) -> bool {
+    let is_digest = |text: &str| Sha256::from_hex(text.as_bytes()).is_ok();
+    let is_base_36 = |c: u8| c.is_ascii_digit() || c.is_ascii_lowercase();
+    match name.split_once('-') {
+        Some((digits, _)) => is_digest(digits),
+        None => is_digest(name) || (name.len() == BUILDKIT_NAME && name.bytes().all(is_base_36)),
+    }
+}
+
+/// Length of the names that BuildKit draws.
+pub(crate) const BUILDKIT_NAME: usize = 25;
+
 impl LinkId {
     /// Makes a short name in Docker's alphabet (A-Z, 2-7) out of hexadecimal digits.
     #[must_use]
@@ -318,6 +334,17 @@ mod tests {
     fn digests_are_strict() {
         for bad in ["", "sha256:", "9f85", "sha256:9F8566EE5135862dd980160c27bd7721448a6f7f385bbb81f7f001f1b78a5fbf"] {
             assert!(bad.parse::<Sha256>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_that_engines_draw() {
+        let hex = "f9ddcc38d33be0dad43ab740692d3431fcc92d90a97bbc2b22dcdec44bcceacb";
+        for drawn in [hex, &format!("{hex}-init"), &format!("{hex}-foo/bar:1"), "0a1b2c3d4e5f6g7h8i9j0k1l2"] {
+            assert!(is_drawn(drawn), "{drawn}");
+        }
+        for other in ["", "backup", "lost+found", "keep-init", &hex[1..], "0A1b2c3d4e5f6g7h8i9j0k1l2", "@eaDir"] {
+            assert!(!is_drawn(other), "{other}");
         }
     }
 

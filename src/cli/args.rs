@@ -294,19 +294,21 @@ pub struct LoadArgs {
 /// again. This does: it follows every reference, container, mount and build record to all that they need, and what is
 /// left is garbage. Shows the plan and asks; Docker must not run when it goes on.
 ///
-/// What is removed goes to a trash on the same disk first, and is deleted when all is in it. Ctrl-C before that leaves
-/// it there for --undo or --purge; a run that crashed is finished by the next one. What cannot be read is taken for used, and told.
+/// What is removed goes to a trash on the same disk and stays there for --keep, so that --undo can bring it back; then the
+/// next gc deletes it. --purge deletes at once: on a full disk, `gc -y --purge` needs no room. Ctrl-C leaves in the trash
+/// what has moved; a run that crashed is finished by the next one. What cannot be read, and what depends on it, is kept and
+/// reported; where a part of the store is lost or not mounted, nothing is removed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   dockpack gc --dry-run                      what would be removed; also beside a running Docker
   dockpack gc                                the same, and asks
-  dockpack gc -y --older-than 24h            from a timer, while Docker is stopped
+  dockpack gc -y --older-than 24h            from a timer, while Docker is stopped; see --keep
   dockpack gc --plan gc.json                 write the plan; look at it; then:
   dockpack gc --apply gc.json                remove what is in it and still garbage
-  dockpack gc -y --keep                      only move it to the trash
-  dockpack gc --undo                         bring it back
-  dockpack gc --purge                        delete what is in the trash
+  dockpack gc --undo                         bring back what the last run removed
+  dockpack gc --purge                        delete what is in the trash, and so free its space
+  dockpack gc -y --purge                     delete at once, for good; works on a full disk
 
 Kinds: untagged-images, image-metadata, unreferenced-layers, broken-layers, removing-layers,
 write-sets, dead-mounts, dead-containers, orphan-directories, self-tests, dangling-links,
@@ -316,27 +318,28 @@ stale-driver.
 Exit status 1 also means that something was kept that should be looked at.")]
 pub struct GcArgs {
     /// Show what would be removed, and remove nothing
-    #[arg(long, conflicts_with_all = ["apply", "undo", "purge", "yes", "keep"])]
+    #[arg(long, conflicts_with_all = ["apply", "undo", "purge", "yes"])]
     pub dry_run: bool,
     /// Write the plan to a file as JSON, and remove nothing; - is standard output
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["apply", "undo", "purge", "yes", "keep"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["apply", "undo", "purge", "yes"])]
     pub plan: Option<PathBuf>,
     /// Remove what a plan file says; what has changed or is in use by now is skipped and named
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["undo", "purge", "older_than", "only", "skip"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["undo", "older_than", "only", "skip", "also"])]
     pub apply: Option<PathBuf>,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
-    /// Leave what is removed in the trash, for --undo; its disk space is given back by --purge
-    #[arg(long, conflicts_with_all = ["undo", "purge"])]
-    pub keep: bool,
+    /// How long what was removed stays in the trash, for --undo; the first gc after that frees its disk space
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(conflicts_with_all = ["undo", "purge"])]
+    pub keep: std::time::Duration,
     /// Put back what is in the trash: the last removal, or the one of this name
     #[arg(long, value_name = "TXN", num_args = 0..=1, conflicts_with_all = ["purge", "older_than", "only", "skip"])]
     pub undo: Option<Option<String>>,
-    /// Delete what is in the trash
-    #[arg(long, conflicts_with_all = ["older_than", "only", "skip"])]
+    /// Delete what is in the trash, for good; with -y or --apply, also what this run removes
+    #[arg(long)]
     pub purge: bool,
-    /// Take only what was last changed longer ago (30m, 24h, 7days)
+    /// Take only what was last written to longer ago (30m, 24h, 7days)
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub older_than: Option<std::time::Duration>,
     /// Take only this kind of garbage; may be given several times
@@ -345,6 +348,9 @@ pub struct GcArgs {
     /// Do not take this kind of garbage; may be given several times
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub skip: Vec<GcKind>,
+    /// Remove this too, a path below the data root, although no engine gives such a name; may be given several times
+    #[arg(long, value_name = "PATH")]
+    pub also: Vec<String>,
 }
 
 /// Prove a store or an archive bit by bit, and name what is damaged

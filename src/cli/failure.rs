@@ -96,6 +96,13 @@ fn hints(error: &Error) -> Vec<String> {
         Error::Lost { path, .. } if path.ends_with("repositories.json") => vec![
             "--skip untagged-images keeps every image; else bring the file back, or tag the images again".to_owned(),
         ],
+        Error::Lost { path, .. } if path.ends_with("containers") => vec![
+            "mount it, or bring it back; where the containers are really gone: `dockpack gc --only dead-mounts`"
+                .to_owned(),
+        ],
+        Error::TrashFull { .. } => vec![
+            "`dockpack gc -y --purge` deletes what nothing uses where it lies, for good; it needs no room".to_owned(),
+        ],
         Error::Lost { .. } => vec!["bring it back from a backup, or load the images again".to_owned()],
         Error::NoStore { .. } => vec!["--root names another data root".to_owned()],
         Error::ContainerdStore { .. } => vec![

@@ -20,7 +20,7 @@ use crate::error::{Error, ParseError};
 use crate::fsx::{OutputFile, Time, open_input};
 use crate::ops::gc::{GcKind, GcPlan, GcReport, KeptWhy, Options};
 use crate::ops::recover;
-use crate::ops::trash::{Kind, PurgeReport, Skipped, UndoReport, hold, purge, undo};
+use crate::ops::trash::{Kind, PurgeReport, Skipped, UndoReport, Which, hold, purge, undo};
 use crate::store::{Store, WriteLock};
 
 /// Number of the documents' form.
@@ -55,7 +55,7 @@ pub(super) fn gc(args: &GcArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure>
     if let Some(name) = &args.undo {
         return put_back(&store, name.as_deref(), ui);
     }
-    if args.purge {
+    if args.purge && !args.yes && args.apply.is_none() {
         return empty(&store, ui);
     }
     if let Some(path) = &args.apply {
@@ -66,19 +66,25 @@ pub(super) fn gc(args: &GcArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure>
     if args.dry_run || args.plan.is_some() {
         return look(&store, args, &options, ui);
     }
-    if !args.yes && !ask(&store, &options, ui)? {
+    if !args.yes && !ask(&store, args, &options, ui)? {
         return Ok(Exit::Done);
     }
     remove(&store, args, ui, |store, _| Ok((GcPlan::make(store, &options, ui.observer())?, Vec::new())))
 }
 
 fn options(args: &GcArgs) -> Options {
-    let before = args.older_than.map(|age| {
-        let now = Timestamp::now();
-        let before = now.checked_sub(age.min(Duration::from_secs(1 << 36))).unwrap_or(Timestamp::MIN);
-        Time { seconds: before.as_second(), nanos: 0 }
-    });
-    Options { only: args.only.iter().copied().collect(), skip: args.skip.iter().copied().collect(), before }
+    let before = args.older_than.map(|age| Time { seconds: ago(age).as_second(), nanos: 0 });
+    Options {
+        only: args.only.iter().copied().collect(),
+        skip: args.skip.iter().copied().collect(),
+        before,
+        also: args.also.iter().map(|path| path.trim_matches('/').to_owned()).collect(),
+    }
+}
+
+/// Returns the time that was so long ago.
+fn ago(age: Duration) -> Timestamp {
+    Timestamp::now().checked_sub(age.min(Duration::from_secs(1 << 36))).unwrap_or(Timestamp::MIN)
 }
 
 /// Shows the plan, or writes it to a file.
@@ -103,7 +109,7 @@ fn look(store: &Store, args: &GcArgs, options: &Options, ui: &Ui) -> Result<Exit
 }
 
 /// Shows the plan and asks whether to go on. Asking needs no lock: everything is looked at again.
-fn ask(store: &Store, options: &Options, ui: &Ui) -> Result<bool, Failure> {
+fn ask(store: &Store, args: &GcArgs, options: &Options, ui: &Ui) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() || ui.json() {
         let text = "nobody to ask: -y removes without asking, --dry-run only shows".to_owned();
         return Err(Error::Usage(text).into());
@@ -117,7 +123,11 @@ fn ask(store: &Store, options: &Options, ui: &Ui) -> Result<bool, Failure> {
         ui.sum_up("would remove", "nothing");
         return Ok(false);
     }
-    ui.print(|out| write!(out, "Remove {}? [y/N] ", sum(&plan)))?;
+    let sum = sum(&plan);
+    ui.print(|out| match args.keep.is_zero() {
+        true => write!(out, "Delete {sum}, for good? [y/N] "),
+        false => write!(out, "Move {sum} to the trash (`dockpack gc --undo` brings it back)? [y/N] "),
+    })?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -141,21 +151,39 @@ fn remove(
             return Err(error.into());
         }
     };
-    let mut report = GcReport::default();
-    if plan.entries.is_empty() {
-        lock.abandon()?;
-    } else {
-        interrupt::take();
-        let done = plan.clone().execute(store, &lock, args.keep, ui.observer());
-        lock.release();
-        report = done?;
+    let keep = !args.purge && !args.keep.is_zero();
+    let which = if args.purge { Which::All } else { Which::Before(ago(args.keep)) };
+    if !keep && !plan.entries.is_empty() {
+        ui.note("what is removed is deleted at once, for good");
     }
+    interrupt::take();
+    let is_idle = plan.entries.is_empty();
+    let done = match is_idle {
+        true => Ok(GcReport::default()),
+        false => plan.clone().execute(store, &lock, keep, ui.observer()),
+    };
+    let done = done.and_then(|report| Ok((report, purge(store, &lock, which, ui.observer())?)));
+    match &done {
+        Ok((_, purged)) if is_idle && purged.transactions.is_empty() => lock.abandon()?,
+        _ => lock.release(),
+    }
+    let (mut report, purged) = done?;
+    tell_purged(&purged, ui);
     report.skipped.splice(0..0, skipped);
-    tell(&plan, &report, ui)
+    report.skipped.extend(purged.skipped);
+    tell(&plan, &report, args.keep, ui)
+}
+
+/// Says what was deleted of what earlier runs had removed.
+fn tell_purged(purged: &PurgeReport, ui: &Ui) {
+    if !purged.transactions.is_empty() {
+        let removals = text::count(purged.transactions.len(), "earlier removal", "earlier removals");
+        ui.note(&format!("deleted {removals} from the trash, {}", text::size(purged.disk)));
+    }
 }
 
 /// Says what was done, and what was not.
-fn tell(plan: &GcPlan, report: &GcReport, ui: &Ui) -> Result<Exit, Failure> {
+fn tell(plan: &GcPlan, report: &GcReport, keep: Duration, ui: &Ui) -> Result<Exit, Failure> {
     if ui.json() {
         ui.print_json(&Document { plan: Some(plan), report: Some(report), ..Document::NOTHING })?;
     } else {
@@ -166,7 +194,13 @@ fn tell(plan: &GcPlan, report: &GcReport, ui: &Ui) -> Result<Exit, Failure> {
     let size = text::size(report.disk);
     match (report.removed, report.kept) {
         (0, _) => ui.sum_up("removed", "nothing"),
-        (_, true) => ui.sum_up("moved to the trash", &format!("{pieces}, {size}; `dockpack gc --purge` deletes it")),
+        (_, true) => {
+            let keep = humantime::format_duration(keep);
+            ui.sum_up("moved to the trash", &format!("{pieces}, {size}, {:.1} s", report.seconds));
+            ui.note(&format!(
+                "`dockpack gc --undo` brings it back; `dockpack gc --purge` frees its space, as does a gc in {keep}"
+            ));
+        }
         (_, false) => ui.sum_up("removed", &format!("{pieces}, {size}, {:.1} s", report.seconds)),
     }
     let trouble = !report.skipped.is_empty() || plan.kept.iter().any(|kept| kept.why.is_trouble());
@@ -196,7 +230,7 @@ fn empty(store: &Store, ui: &Ui) -> Result<Exit, Failure> {
     let done = recover(store, &lock, ui.observer()).and_then(|finished| {
         recovered::tell(&finished, ui);
         interrupt::take();
-        purge(store, &lock, ui.observer())
+        purge(store, &lock, Which::All, ui.observer())
     });
     lock.release();
     let report = done?;
@@ -246,6 +280,11 @@ fn show_kept(plan: &GcPlan, ui: &Ui) {
             KeptWhy::Unknown(why) => format!("whether it is garbage cannot be told: {why}"),
             KeptWhy::Odd(why) => why.clone(),
             KeptWhy::InUse(how) => format!("it is {how}"),
+            KeptWhy::Foreign => {
+                let path = ui.clean(&kept.path);
+                ui.note(&format!("keeping {path}: no engine gives such a name (--also {path})"));
+                continue;
+            }
             KeptWhy::NotSelected => {
                 *quiet.entry((kept.kind, "not asked for")).or_default() += 1;
                 continue;

@@ -25,6 +25,13 @@ pub(super) fn tell(recovered: &Recovered, ui: &Ui) {
         ui.note(&format!("finished a repair that was interrupted: {mended} mended, {}", report.transaction));
         say_skipped(&report.skipped, ui);
     }
+    for damaged in &recovered.damaged {
+        let path = ui.clean(&damaged.path).into_owned();
+        let reason = ui.clean(&damaged.reason).into_owned();
+        ui.warn(&format!(
+            "leaving {path}: {reason}; nothing in it is in use by Docker: delete it when nothing in it is missed"
+        ));
+    }
     for report in &recovered.undone {
         ui.note(&format!("finished putting back {}", report.transaction));
         say_skipped(&report.skipped, ui);

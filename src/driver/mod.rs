@@ -24,7 +24,7 @@ use crate::layer::{Marks, Whiteouts};
 use crate::tarsplit::LayerTree;
 
 pub(crate) use listing::{Listing, is_known, list};
-pub(crate) use places::{join, path_of, places, trees};
+pub(crate) use places::{join, path_of, places, trees, upper};
 
 /// A directory of the graph driver, as far as its own files tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

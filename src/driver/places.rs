@@ -25,6 +25,17 @@ pub(crate) fn trees(driver: &str) -> &'static str {
     }
 }
 
+/// Returns where in a container's directory lies what it has written, and nothing else; `None` where the driver keeps
+/// that in one tree with all else.
+#[must_use]
+pub(crate) fn upper(driver: &str) -> Option<&'static str> {
+    match driver {
+        "overlay2" | "fuse-overlayfs" => Some("diff"),
+        "overlay" => Some("upper"),
+        _ => None,
+    }
+}
+
 /// Returns the path of a directory's tree, relative to the data root.
 #[must_use]
 pub(crate) fn path_of(driver: &str, id: &CacheId) -> String {

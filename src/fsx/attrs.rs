@@ -39,7 +39,7 @@ impl Kind {
 }
 
 /// A point in time as file systems keep it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "(i64, u32)", into = "(i64, u32)")]
 pub struct Time {
     /// Seconds since 1970.

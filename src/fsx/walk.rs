@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
-use super::attrs::Kind;
+use super::attrs::{Kind, Time};
 use super::calls;
 use super::dir::{Dir, Entry, one_name};
 use crate::error::FsError;
@@ -34,6 +34,8 @@ pub struct Footprint {
     pub inodes: u64,
     /// Files with several names.
     pub linked: BTreeMap<Inode, Linked>,
+    /// When something in it was last written to.
+    pub modified: Time,
     /// The first thing that cannot be removed, and why.
     pub obstacle: Option<(PathBuf, String)>,
 }
@@ -65,6 +67,7 @@ struct Seen {
     disk: u64,
     inode: Inode,
     names: u64,
+    modified: Time,
     obstacle: Option<&'static str>,
 }
 
@@ -128,6 +131,10 @@ impl Dir {
         if let Some(why) = seen.obstacle {
             found.obstacle.get_or_insert_with(|| (self.shown(name), why.to_owned()));
         }
+        found.modified = match found.inodes {
+            0 => seen.modified,
+            _ => found.modified.max(seen.modified),
+        };
         found.inodes += 1;
         if seen.kind != Kind::Directory && seen.names > 1 {
             let fresh = Linked { disk: seen.disk, names: seen.names, seen: 0 };
@@ -157,6 +164,7 @@ impl Dir {
                 disk: stat.stx_blocks * 512,
                 inode: (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino),
                 names: stat.stx_nlink.into(),
+                modified: Time { seconds: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec },
                 obstacle: obstacle(stat.stx_attributes),
             })),
             Err(Errno::NOENT) => Ok(None),
@@ -166,6 +174,7 @@ impl Dir {
                 disk: attrs.disk,
                 inode: (attrs.file_system, attrs.inode),
                 names: attrs.links,
+                modified: attrs.mtime,
                 obstacle: None,
             })),
             Err(errno) => Err(self.fail("stat", name, errno)),

@@ -4,11 +4,8 @@ use std::collections::HashMap;
 
 use super::{Edge, Graph, Id, Node, State, Vertex};
 use crate::finding::Finding;
-use crate::id::{ChainId, ContainerId, DiffId, ImageId};
+use crate::id::{BUILDKIT_NAME, ChainId, ContainerId, DiffId, ImageId};
 use crate::store::{BuildRecord, Container, Image, Mount, Snapshot, StrayKind, Unknown};
-
-/// Length of the names that BuildKit draws.
-const BUILDKIT_NAME: usize = 25;
 
 impl Graph {
     /// Makes the graph of a snapshot.

@@ -7,7 +7,7 @@ use crate::store::{Store, WriteLock};
 use super::gc::{self, GcReport};
 use super::load::{self, LoadPlan};
 use super::repair::{self, RepairReport};
-use super::trash::{State, Trash, UndoReport, Work, discard, purge_one, tidy, undo_one};
+use super::trash::{Skipped, State, Trash, UndoReport, Work, discard, purge_one, tidy, undo_one};
 
 /// What was finished.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub struct Recovered {
     pub repairs: Vec<RepairReport>,
     /// What was being put back, of removals and repairs.
     pub undone: Vec<UndoReport>,
+    /// Removals and repairs whose journal is damaged: what they hold stays in the trash.
+    pub damaged: Vec<Skipped>,
 }
 
 /// Finishes what was interrupted, or takes it back where it had not really begun.
@@ -34,11 +36,11 @@ pub fn recover(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Resu
         None => store.clone(),
     };
     let mut recovered = Recovered { load, ..Recovered::default() };
-    for name in Trash::names(&store)? {
-        match Trash::open(&store, &name)? {
-            Some(trash) => recovered.finish(&store, trash, lock, observer)?,
-            None => discard(&store, &name)?,
-        }
+    recovered.damaged = discard(&store)?;
+    let (whole, damaged) = Trash::all(&store)?;
+    recovered.damaged.extend(damaged);
+    for trash in whole {
+        recovered.finish(&store, trash, lock, observer)?;
     }
     tidy(&store)?;
     Ok(recovered)

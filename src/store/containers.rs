@@ -13,8 +13,9 @@ use serde::Deserialize;
 use super::notes::{Notes, below};
 use super::{Container, Unknown};
 use crate::error::{FsError, ParseError};
+use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
-use crate::id::ContainerId;
+use crate::id::{ContainerId, is_drawn};
 
 /// Longest `config.v2.json` that is read. Environment and labels may be long.
 const LIMIT: u64 = 64 << 20;
@@ -139,6 +140,11 @@ fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, C
     };
     let container = match FsError::found(dir.read("config.v2.json", LIMIT)) {
         Ok(Some(text)) => parse(&id, &text).unwrap_or_else(|error| unreadable(error.to_string())),
+        // Somebody else's directory: `lost+found`, `@eaDir`.
+        Ok(None) if !is_drawn(id.as_str()) => {
+            notes.findings.push(Finding::note("unexpected-entry", &at, "no engine gives a container such a name"));
+            return (None, notes);
+        }
         // What that means depends on the writable layer.
         Ok(None) => Container { config_missing: true, ..Container::default() },
         Err(error) => unreadable(error.to_string()),

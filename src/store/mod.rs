@@ -25,7 +25,7 @@ mod snapshot;
 mod strays;
 mod userns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::DriverDir;
 use crate::finding::Finding;
@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub broken_layers: BTreeMap<String, BrokenLayer>,
     /// Entries of `layerdb/mounts`.
     pub mounts: BTreeMap<ContainerId, Mount>,
+    /// Writable layers in which something was written and whose container has no configuration that could be read.
+    pub written: BTreeSet<ContainerId>,
     /// Records of `distribution/`.
     pub distribution: Distribution,
     /// Directories of `containers/`.
@@ -196,11 +198,38 @@ pub struct Container {
 
 impl Snapshot {
     /// Tells whether a directory of `containers/` is what is left of a create or rm that was cut off: it has no
-    /// configuration, and either no writable layer any more, or one that was never started.
+    /// configuration, and either no writable layer any more, or one that was never started and is empty.
     #[must_use]
     pub fn is_abandoned(&self, id: &ContainerId) -> bool {
-        let container = self.containers.get(id);
-        container.is_some_and(|c| c.config_missing && !(c.has_run && self.mounts.contains_key(id)))
+        let is_used = |has_run| self.mounts.contains_key(id) && (has_run || self.written.contains(id));
+        self.containers.get(id).is_some_and(|container| container.config_missing && !is_used(container.has_run))
+    }
+
+    /// Tells whether a mount is one that a container was made with, not one of a builder: those have no init layer.
+    #[must_use]
+    pub fn is_of_container(&self, mount: &Mount) -> bool {
+        let init = mount.mount_id.as_ref().and_then(|id| CacheId::parse(format!("{id}-init").as_bytes()).ok());
+        mount.init_id.is_some() || init.is_some_and(|init| self.driver_dirs.contains_key(&init))
+    }
+
+    /// Says how it is known that the driver's home is lost or not mounted: nearly all layers lack their directory.
+    #[must_use]
+    pub fn lost_home(&self) -> Option<String> {
+        let all = self.layers.len();
+        let lost = self.layers.values().filter(|layer| !self.driver_dirs.contains_key(&layer.cache_id)).count();
+        (lost > 0 && lost * 10 >= all * 9).then(|| format!("of {all} layers {lost} have no directory in it"))
+    }
+
+    /// Returns the containers that dockerd was not removing and whose writable layer is not there, although this driver
+    /// made it.
+    pub fn without_mount<'s>(&'s self, driver: &'s str) -> impl Iterator<Item = &'s ContainerId> {
+        let is_lost = move |(id, container): &(&ContainerId, &Container)| {
+            container.readable
+                && container.driver == driver
+                && !matches!(container.state.as_str(), "removing" | "dead")
+                && !self.mounts.contains_key(*id)
+        };
+        self.containers.iter().filter(is_lost).map(|(id, _)| id)
     }
 }
 

@@ -1,14 +1,14 @@
 //! Runs the readers, side by side, and puts what they find together.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     Notes, Snapshot, Store, Unknown, buildkit, containers, distribution, imagedb, layerdb, mounts, repositories, strays,
 };
 use crate::driver;
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::finding::{Finding, Severity};
-use crate::id::CacheId;
+use crate::id::{CacheId, ContainerId};
 
 impl Store {
     /// Reads everything the store's files say. Needs no lock: beside a live daemon, what vanishes meanwhile was
@@ -37,6 +37,7 @@ impl Store {
             notes.append(more);
         }
         snapshot.build_records = build.records(&snapshot);
+        snapshot.written = self.written(&snapshot);
         snapshot.look_for_lost_containers(&mut notes);
         snapshot.look_for_lost_references(&self.image_path(), &mut notes);
         snapshot.weigh(self.driver(), &mut notes);
@@ -66,6 +67,22 @@ impl Store {
                 notes.append(more);
             }
         })
+    }
+
+    /// Finds the writable layers without a readable container in which something lies. Where that cannot be told,
+    /// something does.
+    fn written(&self, snapshot: &Snapshot) -> BTreeSet<ContainerId> {
+        let has_config = |id: &ContainerId| snapshot.containers.get(id).is_some_and(|container| container.readable);
+        let is_empty = |id: &CacheId| {
+            let Some(dirs) = self.dirs() else { return false };
+            let Some(upper) = driver::upper(self.driver()) else { return false };
+            match FsError::found(dirs.dir(format!("{id}/{upper}"))) {
+                Ok(None) => true,
+                found => found.is_ok_and(|dir| dir.is_some_and(|dir| dir.entries().is_ok_and(|all| all.is_empty()))),
+            }
+        };
+        let lost = snapshot.mounts.iter().filter(|(id, _)| !has_config(id));
+        lost.filter(|(_, mount)| !mount.mount_id.as_ref().is_some_and(is_empty)).map(|(id, _)| id.clone()).collect()
     }
 
     fn list_home(&self) -> driver::Listing {

@@ -229,11 +229,11 @@ fn garbage(source: &Source<'_>) {
     let shown = String::from_utf8(shown.stdout).expect("text");
     assert!(shown.contains("orphan-directories"), "{shown}");
     // Brought back from the trash once, then gone for good.
-    let _ = run(root, ["gc", "-y", "--keep", "--only", "orphan-directories"]).done();
+    let _ = run(root, ["gc", "-y", "--only", "orphan-directories"]).done();
     assert!(!at.exists());
     let _ = run(root, ["gc", "--undo"]).done();
     assert!(at.join("file").exists());
-    let _ = run(root, ["gc", "-y", "--only", "orphan-directories"]).done();
+    let _ = run(root, ["gc", "-y", "--purge", "--only", "orphan-directories"]).done();
     assert!(!at.exists() && !root.join(".dockpack").exists());
     if *driver == "btrfs" {
         let listed = call("btrfs", &["subvolume", "list", path(source.lab.btrfs.path())]);
@@ -554,7 +554,7 @@ fn subvolumes_are_whole_or_not_there() {
     assert_clean(&root);
     let after = Contents::read(&root, "btrfs");
     assert_eq!((&after.images, &after.references), (&before.images, &before.references));
-    let _ = run(&root, ["gc", "-y", "--only", "orphan-directories,removing-layers"]).done();
+    let _ = run(&root, ["gc", "-y", "--purge", "--only", "orphan-directories,removing-layers"]).done();
     assert!(!layer.exists());
     assert_clean(&root);
     assert_eq!(subvolumes().lines().count(), after.layers.len());
@@ -682,7 +682,7 @@ fn daemon_28_runs_images_of_aufs() {
         fs::create_dir(at("source/aufs").join(place).join(&orphan)).expect("a directory");
     }
     fs::write(at("source/aufs/layers").join(&orphan), "").expect("a file");
-    let _ = run(&at("source"), ["gc", "-y", "--only", "orphan-directories"]).done();
+    let _ = run(&at("source"), ["gc", "-y", "--purge", "--only", "orphan-directories"]).done();
     for place in ["diff", "mnt", "layers"] {
         assert!(!at("source/aufs").join(place).join(&orphan).exists());
     }

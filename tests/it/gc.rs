@@ -16,40 +16,54 @@ use crate::support::tree::{Allow, Tree, assert_same};
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd";
 
 /// A name of 64 hexadecimal digits.
-fn hex(number: u8) -> String {
+pub(crate) fn hex(number: u8) -> String {
     format!("{HEX}{number:02x}")
 }
 
 /// A store, and how to work on it.
 pub(crate) struct Lab {
-    pub(crate) temp: TempDir,
     pub(crate) driver: String,
+    /// The small disk that the store is on, where it has one.
+    disk: Option<Mount>,
+    pub(crate) temp: TempDir,
 }
 
 impl Lab {
     pub(crate) fn new(fixture: &str) -> Self {
         let temp = temp_dir();
         unpack(fixture, &temp.path().join("root"));
-        Self { temp, driver: driver_of(fixture).to_owned() }
+        Self { temp, driver: driver_of(fixture).to_owned(), disk: None }
+    }
+
+    /// A store on an ext4 of its own.
+    pub(crate) fn on_disk(fixture: &str, megabytes: u64) -> Self {
+        let temp = temp_dir();
+        let mount = Mount::ext4(&temp.path().join("disk"), megabytes, &temp.path().join("mnt"));
+        unpack(fixture, &temp.path().join("mnt/root"));
+        Self { temp, driver: driver_of(fixture).to_owned(), disk: Some(mount) }
+    }
+
+    pub(crate) fn copied(temp: TempDir, driver: &str) -> Self {
+        Self { temp, driver: driver.to_owned(), disk: None }
     }
 
     pub(crate) fn root(&self) -> PathBuf {
-        self.temp.path().join("root")
+        self.disk.as_ref().map_or(self.temp.path(), |disk| &disk.0).join("root")
     }
 
     fn beside(&self, name: &str) -> PathBuf {
         self.temp.path().join(name)
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.root().join(path)
     }
 
-    fn image(&self, path: &str) -> PathBuf {
+    pub(crate) fn image(&self, path: &str) -> PathBuf {
         self.at(&format!("image/{}/{path}", self.driver))
     }
 
-    fn write(&self, path: &Path, text: &str) {
+    pub(crate) fn write(&self, path: &Path, text: &str) {
         fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
         fs::write(path, text).expect("a file");
     }
@@ -74,6 +88,15 @@ impl Lab {
         {
             self.write(&entry.join(file), &text);
         }
+    }
+
+    /// Makes a container with its writable layer, by whose presence a store shows that it has its containers.
+    pub(crate) fn container(&self, number: u8) {
+        let (name, driver) = (hex(number), &self.driver);
+        let config = format!(r#"{{"ID":"{name}","Name":"/kept","Driver":"{driver}"}}"#);
+        self.write(&self.at(&format!("containers/{name}/config.v2.json")), &config);
+        self.write(&self.image(&format!("layerdb/mounts/{name}/mount-id")), &hex(number + 1));
+        self.dir(&hex(number + 1), 100);
     }
 
     /// Plants garbage of every kind that is taken by default; returns how many pieces of each there are then.
@@ -130,7 +153,7 @@ impl Lab {
 
     /// Runs `dockpack gc ARGUMENTS --json`.
     #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let done = self.gc(&[arguments, &["--json"]].concat()).done();
         serde_json::from_slice(&done.stdout).expect("one JSON document")
     }
@@ -165,7 +188,7 @@ pub(crate) fn leaks(root: &Path, driver: &str) -> Vec<String> {
     String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
 }
 
-fn by_kind(plan: &Value) -> BTreeMap<String, u64> {
+pub(crate) fn by_kind(plan: &Value) -> BTreeMap<String, u64> {
     let mut kinds = BTreeMap::new();
     for entry in plan["entries"].as_array().expect("entries") {
         *kinds.entry(entry["kind"].as_str().expect("a kind").to_owned()).or_default() += 1;
@@ -173,7 +196,7 @@ fn by_kind(plan: &Value) -> BTreeMap<String, u64> {
     kinds
 }
 
-fn paths(plan: &Value) -> BTreeSet<String> {
+pub(crate) fn paths(plan: &Value) -> BTreeSet<String> {
     let entries = plan["entries"].as_array().expect("entries").iter();
     let parts = entries.flat_map(|entry| entry["parts"].as_array().expect("parts"));
     parts.map(|part| part["path"].as_str().expect("a path").to_owned()).collect()
@@ -193,7 +216,7 @@ fn exactly_the_garbage(fixture: &str) {
     assert_same(&before, &lab.content(), Allow::NOTHING);
     let gone = paths(&document["plan"]);
 
-    let _ = lab.gc(&["-y"]).done();
+    let _ = lab.gc(&["-y", "--purge"]).done();
     assert_eq!(lab.leaks(), Vec::<String>::new());
     let stays = |path: &[u8]| {
         let path = String::from_utf8_lossy(path);
@@ -229,7 +252,7 @@ fn undo_puts_everything_back() {
         let _ = lab.gc(&["--dry-run"]).done();
         let before = lab.tree().only(|path| !path.starts_with(b"volumes") && path != b"");
         let inodes = inodes(&lab.root());
-        let _ = lab.gc(&["-y", "--keep"]).done();
+        let _ = lab.gc(&["-y"]).done();
         assert_eq!(lab.leaks(), [".dockpack"]);
         let transaction = names(&lab.at(".dockpack/trash")).remove(0);
         lab.gc(&["--undo", "20200101T000000000Z"]).failed(2);
@@ -238,7 +261,7 @@ fn undo_puts_everything_back() {
         assert_same(&before, &after, Allow::NOTHING);
         assert_eq!(inodes, self::inodes(&lab.root()));
         lab.gc(&["--undo"]).failed(2);
-        let _ = lab.gc(&["-y", "--keep"]).done();
+        let _ = lab.gc(&["-y"]).done();
         let _ = lab.gc(&["--purge"]).done();
         assert_eq!(lab.leaks(), Vec::<String>::new());
     }
@@ -288,7 +311,7 @@ fn a_reviewed_plan() {
     );
     fs::write(lab.image("repositories.json"), more).expect("references");
 
-    let done = lab.gc(&["--apply", file]);
+    let done = lab.gc(&["--apply", file, "--purge"]);
     assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
     for (path, reason) in [
         ("tmp-old", "not there any more"),
@@ -321,8 +344,14 @@ fn kinds_and_ages() {
     assert_eq!(kinds(&["--only", "dead-mounts"])["dead-mounts"], 1);
     // What the fixtures hold is older than what was planted now; images of the fixture were written when it was made.
     assert!(kinds(&["--older-than", "10000days"]).is_empty());
-    let age = Command::new("touch").args(["-d", "3 days ago"]).arg(lab.at("tmp-old")).status().expect("touch runs");
-    assert!(age.success());
+    let aged = |path: &str| {
+        let touch = Command::new("touch").args(["-d", "3 days ago"]).arg(lab.at(path)).status();
+        assert!(touch.expect("touch runs").success());
+    };
+    // A directory is as old as what was last written in it.
+    aged("tmp-old");
+    assert_eq!(kinds(&["--older-than", "2days"]).get("old-temp"), None);
+    aged("tmp-old/GetImageBlob1");
     assert_eq!(kinds(&["--older-than", "2days"]).get("old-temp"), Some(&1));
     assert!(kinds(&["--older-than", "4days", "--only", "old-temp"]).is_empty());
     lab.gc(&["--dry-run", "--only", "everything"]).failed_to_parse();
@@ -341,7 +370,7 @@ fn kinds_and_ages() {
     assert!(!chosen(&[]).contains_key("stale-driver"));
     assert_eq!(chosen(&["--only", "stale-driver"]), BTreeMap::from([("stale-driver".to_owned(), 2)]));
     assert_eq!(chosen(&["--only", "distribution-records"]), BTreeMap::from([("distribution-records".to_owned(), 1)]));
-    let _ = lab.gc(&["-y", "--driver", "overlay2", "--only", "stale-driver,distribution-records"]).done();
+    let _ = lab.gc(&["-y", "--purge", "--driver", "overlay2", "--only", "stale-driver,distribution-records"]).done();
     assert!(!lab.at("vfs").exists() && !lab.at("image/vfs").exists());
     assert!(names(&lab.image("distribution/diffid-by-digest/sha256")).iter().all(|name| *name != hex(1)));
 }
@@ -354,11 +383,26 @@ impl Outcome {
     }
 }
 
+/// Leaves of a directory what is there of a file system that is not mounted.
+fn empty(dir: &Path) {
+    fs::remove_dir_all(dir).expect("a directory");
+    fs::create_dir(dir).expect("a directory");
+}
+
 /// Lost records make everything look like garbage: then nothing is removed, and the file is named.
 #[test]
 fn refusals() {
     type Damage = fn(&Lab);
-    let damages: [(&str, &str, Damage); 9] = [
+    let damages: [(&str, &str, Damage); 16] = [
+        ("28-overlay2", "root/containers:", |lab| empty(&lab.at("containers"))),
+        ("20-overlay", "root/containers:", |lab| fs::remove_dir_all(lab.at("containers")).expect("a directory")),
+        ("28-overlay2", "layerdb/mounts", |lab| fs::remove_dir_all(lab.image("layerdb/mounts")).expect("a directory")),
+        ("20-overlay", "layerdb/mounts", |lab| empty(&lab.image("layerdb/mounts"))),
+        ("28-overlay2", "root/overlay2:", |lab| empty(&lab.at("overlay2"))),
+        ("20-overlay2", "imagedb/metadata", |lab| {
+            fs::remove_dir_all(lab.image("imagedb/metadata")).expect("a directory");
+        }),
+        ("28-overlay2", "repositories.json", |lab| empty(&lab.at("image"))),
         ("28-overlay2", "repositories.json", |lab| fs::write(lab.image("repositories.json"), "").expect("a file")),
         ("28-overlay2", "repositories.json", |lab| fs::write(lab.image("repositories.json"), "{").expect("a file")),
         ("28-overlay2", "repositories.json", |lab| fs::remove_file(lab.image("repositories.json")).expect("a file")),
@@ -381,7 +425,7 @@ fn refusals() {
         lab.plant();
         damage(&lab);
         let before = lab.content();
-        for arguments in [&["-y"][..], &["--dry-run"]] {
+        for arguments in [&["-y", "--purge"][..], &["--dry-run"]] {
             let refused = lab.gc(arguments).failed(1);
             assert!(refused.stderr.contains(file), "{file}: {}", refused.stderr);
         }
@@ -408,9 +452,9 @@ fn hostile_stores() {
     fs::create_dir(&mounted).expect("a directory");
     let _mount = Mount::bind(&outside, &mounted);
     let frozen = lab.dir(&hex(35), 10).join("diff/data");
-    let _frozen = Immutable::new(&frozen);
+    let _frozen = Attribute::set(&frozen, 'i');
 
-    let done = lab.gc(&["-y"]);
+    let done = lab.gc(&["-y", "--purge"]);
     assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
     let kept = [
         format!("overlay2/{}", hex(30)),
@@ -432,10 +476,10 @@ fn hostile_stores() {
 }
 
 /// A mount that is there as long as this lives.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
-    fn bind(from: &Path, to: &Path) -> Self {
+    pub(crate) fn bind(from: &Path, to: &Path) -> Self {
         let status = Command::new("mount").arg("--bind").arg(from).arg(to).status();
         assert!(status.expect("mount runs").success());
         Self(to.to_owned())
@@ -461,18 +505,19 @@ impl Drop for Mount {
     }
 }
 
-struct Immutable(PathBuf);
+/// An attribute of `chattr` that a file has as long as this lives.
+pub(crate) struct Attribute(PathBuf, char);
 
-impl Immutable {
-    fn new(path: &Path) -> Self {
-        assert!(Command::new("chattr").arg("+i").arg(path).status().expect("chattr runs").success());
-        Self(path.to_owned())
+impl Attribute {
+    pub(crate) fn set(path: &Path, letter: char) -> Self {
+        assert!(Command::new("chattr").arg(format!("+{letter}")).arg(path).status().expect("chattr runs").success());
+        Self(path.to_owned(), letter)
     }
 }
 
-impl Drop for Immutable {
+impl Drop for Attribute {
     fn drop(&mut self) {
-        let _ = Command::new("chattr").arg("-i").arg(&self.0).status();
+        let _ = Command::new("chattr").arg(format!("-{}", self.1)).arg(&self.0).status();
     }
 }
 
@@ -510,7 +555,7 @@ fn bytes_are_those_of_statfs() {
             found.f_bfree * u64::try_from(found.f_bsize).expect("a size")
         };
         let before = free();
-        let done = run(&at.join("root"), ["gc", "-y", "--json"]).done();
+        let done = run(&at.join("root"), ["gc", "-y", "--purge", "--json"]).done();
         let document: Value = serde_json::from_slice(&done.stdout).expect("JSON");
         let gained = free() - before;
         let (said, planned) = (document["report"]["disk"].as_u64(), &document["plan"]["entries"]);
@@ -531,11 +576,11 @@ fn a_home_that_is_a_mount() {
     let home = lab.at("overlay2");
     let _mount = Mount::bind(&home, &home);
     let before = lab.content();
-    let _ = lab.gc(&["-y", "--keep"]).done();
+    let _ = lab.gc(&["-y"]).done();
     assert!(lab.at("overlay2/.dockpack/trash").is_dir());
     let _ = lab.gc(&["--undo"]).done();
     assert_same(&before, &lab.content(), Allow::NOTHING);
-    let _ = lab.gc(&["-y"]).done();
+    let _ = lab.gc(&["-y", "--purge"]).done();
     assert_eq!(lab.leaks(), Vec::<String>::new());
     assert!(!lab.at("overlay2/.dockpack").exists());
 }
@@ -566,6 +611,6 @@ fn unknown_means_keep() {
         "{:?}",
         paths(&document["plan"])
     );
-    assert_eq!(lab.gc(&["-y"]).status.code(), Some(1));
+    assert_eq!(lab.gc(&["-y", "--purge"]).status.code(), Some(1));
     assert!(lab.at(&format!("overlay2/{}", contents.layers[&top])).is_dir());
 }

@@ -24,34 +24,35 @@ use crate::support::tree::{Allow, Tree, assert_same};
 
 /// Names of the crash points, and what leads there.
 #[cfg(feature = "crash-points")]
-const CRASHES: [(&str, &[&[&str]]); 15] = [
-    ("trash:made", &[&["-y"]]),
-    ("trash:journal", &[&["-y"]]),
-    ("gc:moved", &[&["-y"]]),
-    ("gc:step", &[&["-y"]]),
-    ("trash:purging", &[&["-y"]]),
-    ("trash:purged", &[&["-y"]]),
-    ("trash:emptied", &[&["-y"]]),
-    ("trash:no-journal", &[&["-y"]]),
-    ("trash:empty", &[&["-y"]]),
-    ("gc:kept", &[&["-y", "--keep"]]),
-    ("trash:undoing", &[&["-y", "--keep"], &["--undo"]]),
-    ("trash:restored", &[&["-y", "--keep"], &["--undo"]]),
-    ("trash:undone", &[&["-y", "--keep"], &["--undo"]]),
-    ("trash:no-journal", &[&["-y", "--keep"], &["--undo"]]),
-    ("trash:purged", &[&["-y", "--keep"], &["--purge"]]),
+const CRASHES: [(&str, &[&[&str]]); 16] = [
+    ("trash:room", &[&["-y", "--purge"]]),
+    ("trash:made", &[&["-y", "--purge"]]),
+    ("trash:journal", &[&["-y", "--purge"]]),
+    ("gc:moved", &[&["-y", "--purge"]]),
+    ("gc:step", &[&["-y", "--purge"]]),
+    ("trash:purging", &[&["-y", "--purge"]]),
+    ("trash:purged", &[&["-y", "--purge"]]),
+    ("trash:emptied", &[&["-y", "--purge"]]),
+    ("trash:no-journal", &[&["-y", "--purge"]]),
+    ("trash:empty", &[&["-y", "--purge"]]),
+    ("gc:kept", &[&["-y"]]),
+    ("trash:undoing", &[&["-y"], &["--undo"]]),
+    ("trash:restored", &[&["-y"], &["--undo"]]),
+    ("trash:undone", &[&["-y"], &["--undo"]]),
+    ("trash:no-journal", &[&["-y"], &["--undo"]]),
+    ("trash:purged", &[&["-y"], &["--purge"]]),
 ];
 
 #[cfg(feature = "crash-points")]
 #[test]
 fn a_crash_at_every_step_of_apply() {
-    crashes(|last| last == ["-y"]);
+    crashes(|last| last == ["-y", "--purge"]);
 }
 
 #[cfg(feature = "crash-points")]
 #[test]
 fn a_crash_at_every_step_of_undo_and_purge() {
-    crashes(|last| last != ["-y"]);
+    crashes(|last| last != ["-y", "--purge"]);
 }
 
 /// Wherever it is stopped, the next run ends in the same state, and at no time is anything missing that is needed.
@@ -59,9 +60,9 @@ fn a_crash_at_every_step_of_undo_and_purge() {
 fn crashes(chosen: impl Fn(&[&str]) -> bool) {
     let original = Lab::new("28-overlay2");
     original.plant();
-    let cleaned = Lab { temp: fast_dir(), driver: original.driver.clone() };
+    let cleaned = Lab::copied(fast_dir(), &original.driver);
     copy(&original.root(), &cleaned.root());
-    let _ = cleaned.gc(&["-y"]).done();
+    let _ = cleaned.gc(&["-y", "--purge"]).done();
     let (clean, full) = (cleaned.content(), original.content());
     let wanted = Contents::read(&cleaned.root(), "overlay2");
     let times = std::env::var("DOCKPACK_GC_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(7);
@@ -71,7 +72,7 @@ fn crashes(chosen: impl Fn(&[&str]) -> bool) {
             continue;
         }
         for time in 1.. {
-            let lab = Lab { temp: fast_dir(), driver: original.driver.clone() };
+            let lab = Lab::copied(fast_dir(), &original.driver);
             copy(&original.root(), &lab.root());
             for arguments in first {
                 let _ = lab.gc(arguments).done();
@@ -87,13 +88,10 @@ fn crashes(chosen: impl Fn(&[&str]) -> bool) {
             assert!(wanted.images.keys().all(|id| found.images.contains_key(id)), "{point}#{time}");
             // Anything that takes the lock finishes first; then gc has its way, or the undo has.
             if last.contains(&"--undo") {
-                let _ = lab.gc(&["-y", "--only", "stale-driver"]).done();
+                let _ = lab.gc(&["-y", "--purge", "--only", "stale-driver"]).done();
                 assert_same(&full, &lab.content(), Allow::NOTHING);
             }
-            let _ = lab.gc(&["-y"]).done();
-            if last.contains(&"--keep") {
-                let _ = lab.gc(&["--purge"]).done();
-            }
+            let _ = lab.gc(&["-y", "--purge"]).done();
             assert_same(&clean, &lab.content(), Allow::NOTHING);
             // Many pieces are alike: a few of them are enough unless more are asked for.
             if time >= times {
@@ -145,12 +143,12 @@ fn kills(fixture: &str, before: &[&[&str]], arguments: &[&str], seed: u64) {
     original.plant();
     let driver = original.driver.clone();
     let again = || {
-        let lab = Lab { temp: fast_dir(), driver: driver.clone() };
+        let lab = Lab::copied(fast_dir(), &driver);
         copy(&original.root(), &lab.root());
         lab
     };
     let cleaned = again();
-    let _ = cleaned.gc(&["-y"]).done();
+    let _ = cleaned.gc(&["-y", "--purge"]).done();
     let states = States { full: original.content(), clean: cleaned.content() };
     let prepared = || {
         let lab = again();
@@ -186,22 +184,22 @@ fn kills(fixture: &str, before: &[&[&str]], arguments: &[&str], seed: u64) {
 
 #[test]
 fn a_gc_that_is_killed_on_overlay2() {
-    kills("28-overlay2", &[], &["-y"], 1);
+    kills("28-overlay2", &[], &["-y", "--purge"], 1);
 }
 
 #[test]
 fn a_gc_that_is_killed_on_overlay() {
-    kills("20-overlay", &[], &["-y"], 2);
+    kills("20-overlay", &[], &["-y", "--purge"], 2);
 }
 
 #[test]
 fn an_undo_that_is_killed() {
-    kills("28-overlay2", &[&["-y", "--keep"]], &["--undo"], 3);
+    kills("28-overlay2", &[&["-y"]], &["--undo"], 3);
 }
 
 #[test]
 fn a_purge_that_is_killed() {
-    kills("28-overlay2", &[&["-y", "--keep"]], &["--purge"], 4);
+    kills("28-overlay2", &[&["-y"]], &["--purge"], 4);
 }
 
 /// Wants to stop when it was asked so many times.
@@ -222,12 +220,12 @@ fn a_gc_that_is_stopped() {
     original.plant();
     let full = original.content();
     let again = || {
-        let lab = Lab { temp: fast_dir(), driver: original.driver.clone() };
+        let lab = Lab::copied(fast_dir(), &original.driver);
         copy(&original.root(), &lab.root());
         lab
     };
     let cleaned = again();
-    let _ = cleaned.gc(&["-y"]).done();
+    let _ = cleaned.gc(&["-y", "--purge"]).done();
     let clean = cleaned.content();
     let mut seen = BTreeSet::new();
     for asked in [0, 1, 3, 10, 20, 40, 45, 50, 60, 70, 1000] {
@@ -253,7 +251,7 @@ fn a_gc_that_is_stopped() {
             }
             Err(error) => panic!("{error}"),
         }
-        let _ = lab.gc(&["-y"]).done();
+        let _ = lab.gc(&["-y", "--purge"]).done();
         assert_same(&clean, &lab.content(), Allow::NOTHING);
     }
     assert!(seen.contains("kept"), "{seen:?}");
@@ -263,12 +261,12 @@ fn a_gc_that_is_stopped() {
 #[test]
 fn a_gc_that_is_interrupted() {
     use rustix::process::{Pid, Signal, kill_process};
-    let lab = Lab { temp: fast_dir(), driver: "overlay2".to_owned() };
+    let lab = Lab::copied(fast_dir(), "overlay2");
     unpack("28-overlay2", &lab.root());
     for number in 0..3000 {
         fs::create_dir_all(lab.root().join(format!("overlay2/{number:064x}/diff/a/b"))).expect("directories");
     }
-    let child = gc(&lab.root(), &["-y"]).stderr(Stdio::piped()).spawn().expect("dockpack runs");
+    let child = gc(&lab.root(), &["-y", "--purge"]).stderr(Stdio::piped()).spawn().expect("dockpack runs");
     let trash = lab.root().join(".dockpack/trash");
     let begun = || {
         fs::read_dir(&trash)
@@ -284,7 +282,7 @@ fn a_gc_that_is_interrupted() {
     assert_eq!(ended.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("dockpack: stopped") && stderr.contains("dockpack gc --purge"), "{stderr}");
     let _ = lab.gc(&["--purge"]).done();
-    let _ = lab.gc(&["-y"]).done();
+    let _ = lab.gc(&["-y", "--purge"]).done();
     assert_eq!(lab.leaks(), Vec::<String>::new());
 }
 
@@ -296,7 +294,7 @@ fn an_undo_after_a_crash() {
     lab.plant();
     let full = lab.content();
     for held in [false, true] {
-        let crashed = gc(&lab.root(), &["-y"]).env("DOCKPACK_CRASH_AT", "gc:moved#5").status();
+        let crashed = gc(&lab.root(), &["-y", "--purge"]).env("DOCKPACK_CRASH_AT", "gc:moved#5").status();
         assert!(!crashed.expect("dockpack runs").success());
         if held {
             let crashed = gc(&lab.root(), &["--undo"]).env("DOCKPACK_CRASH_AT", "trash:held").status();
@@ -324,13 +322,14 @@ impl Powered {
         // Of a device's number XFS has 18 bits for the minor part; nasty:1 has one of 20.
         save(&temp.path().join("source"), &["alpine:3.4", "rebuilt:latest", "bk:1", "nginx:alpine"], &archive);
         let driver = crate::support::store::driver_of(fixture);
-        let lab = Lab { temp, driver: driver.to_owned() };
+        let lab = Lab::copied(temp, driver);
         fs::create_dir(lab.root()).expect("a directory");
         let _ = load(&lab.root(), &archive, &[]);
+        lab.container(60);
         lab.plant();
         let full = lab.content();
         copy(&lab.root(), &lab.temp.path().join("full"));
-        let _ = lab.gc(&["-y"]).done();
+        let _ = lab.gc(&["-y", "--purge"]).done();
         let states = States { full, clean: lab.content() };
         let outer = Disk::make("xfs", &lab.temp.path().join("outer.img"), 4096);
         let inner = Disk::make(kind, &outer.path().join("inner.img"), 512);
@@ -375,7 +374,7 @@ fn power_cuts(kind: &str, fixture: &'static str, seed: u64) {
     let powered = Powered::new(kind, fixture);
     let mut dice = Dice(seed);
     let runs: [(&[&[&str]], &[&str]); 3] =
-        [(&[], &["-y"]), (&[&["-y", "--keep"]], &["--undo"]), (&[&["-y", "--keep"]], &["--purge"])];
+        [(&[], &["-y", "--purge"]), (&[&["-y"]], &["--undo"]), (&[&["-y"]], &["--purge"])];
     for (before, arguments) in runs {
         let root = powered.root(before);
         let begun = Instant::now();
@@ -427,7 +426,7 @@ fn power_cuts_at_each_step_of_gc() {
             }
             let copy = powered.copy("copy");
             // What is kept goes with the purge.
-            powered.check(&copy, if last.contains(&"--keep") { &["--purge"] } else { last });
+            powered.check(&copy, if last == &["-y"] { &["--purge"] } else { last });
         }
     }
 }

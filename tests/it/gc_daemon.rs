@@ -106,7 +106,7 @@ impl Engine {
 
     #[track_caller]
     fn gc(&self) {
-        let _ = run(&self.root(), ["gc", "-y"]).done();
+        let _ = run(&self.root(), ["gc", "-y", "--purge"]).done();
         assert_eq!(self.leaks(), Vec::<String>::new());
     }
 }
@@ -284,7 +284,7 @@ fn a_store_with_everything(version: &'static str, driver: &'static str) {
     // Beside the daemon a plan is only shown, and nothing is done.
     let shown = run(&engine.root(), ["gc", "--dry-run"]).done();
     assert!(shown.stderr.contains("may be in flight") && shown.stderr.contains("dockerd (pid "), "{}", shown.stderr);
-    let refused = run(&engine.root(), ["gc", "-y"]).failed(4);
+    let refused = run(&engine.root(), ["gc", "-y", "--purge"]).failed(4);
     assert!(refused.stderr.contains("in use by dockerd (pid "), "{}", refused.stderr);
     engine.stop();
     plant(&engine);
@@ -299,7 +299,7 @@ fn a_store_with_everything(version: &'static str, driver: &'static str) {
     assert_eq!(engine.docker(&["run", "--rm", "--network", "none", "cached:1", "cat", "/both"]), "one\ntwo");
     everything_works(&engine);
     engine.stop();
-    let _ = run(&engine.root(), ["gc", "-y"]).done();
+    let _ = run(&engine.root(), ["gc", "-y", "--purge"]).done();
     engine.start();
     everything_works(&engine);
     engine.stop();
@@ -364,7 +364,7 @@ fn a_daemon_does_not_start_while_gc_works() {
             .env("DOCKPACK_PAUSE_AT", "gc:moved#100")
             .arg("--root")
             .arg(engine.root())
-            .args(["gc", "-y"])
+            .args(["gc", "-y", "--purge"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
@@ -385,7 +385,7 @@ fn a_daemon_does_not_start_while_gc_works() {
         engine.start();
         everything_works(&engine);
         engine.stop();
-        let _ = run(&engine.root(), ["gc", "-y"]).done();
+        let _ = run(&engine.root(), ["gc", "-y", "--purge"]).done();
         assert_eq!(engine.leaks(), Vec::<String>::new());
     }
 }

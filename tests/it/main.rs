@@ -25,6 +25,7 @@ mod gc;
 mod gc_crash;
 #[cfg(feature = "cli")]
 mod gc_daemon;
+mod gc_unknown;
 #[cfg(feature = "cli")]
 mod hostile;
 #[cfg(feature = "cli")]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::driver;
 use crate::graph::{Edge, Graph, Id, Node, Reach, Roots, State};
-use crate::id::{CacheId, ContainerId};
+use crate::id::{CacheId, ContainerId, is_drawn};
 use crate::store::{Snapshot, Stray, StrayKind};
 
 use super::kind::GcKind;
@@ -136,6 +136,21 @@ impl<'s> Candidates<'s> {
         namers
     }
 
+    /// Tells whether an engine gives such a name to what the node is.
+    pub(super) fn is_drawn(&self, id: Id) -> bool {
+        match self.graph.node(id) {
+            Node::Dir(id) => is_drawn(id.as_str()),
+            Node::Container(id) => is_drawn(id.as_str()),
+            Node::Mount(id) => is_drawn(mount_dir(id)),
+            Node::Stray(path) => match path.rsplit_once('/') {
+                Some((parent, name)) if parent.ends_with("/layerdb/tmp") => is_write_set(name),
+                Some((parent, name)) if parent.ends_with("/layerdb/mounts") => is_drawn(name),
+                _ => true,
+            },
+            _ => true,
+        }
+    }
+
     /// Tells whether a reference names the image whose metadata lies at `path`: loading it again heals that.
     fn is_referred_to(&self, path: &str) -> bool {
         self.snapshot.references.values().any(|image| path.ends_with(&image.hex()))
@@ -155,8 +170,14 @@ impl<'s> Candidates<'s> {
             Node::Dir(id) => self.paths_of_dir(id),
             Node::Stray(path) if path.starts_with(REMOVING) => vec![(Step::Layer, format!("{image}/{path}"))],
             Node::Stray(path) => {
-                let is_mount = path.starts_with(&format!("{image}/layerdb/mounts/"));
-                vec![(if is_mount { Step::Mount } else { Step::Rest }, path.clone())]
+                let is_in = |part: &str| path.starts_with(&format!("{image}/layerdb/{part}/"));
+                let step = match () {
+                    () if is_in("mounts") => Step::Mount,
+                    // It names a directory.
+                    () if is_in("tmp") => Step::Layer,
+                    () => Step::Rest,
+                };
+                vec![(step, path.clone())]
             }
         }
     }
@@ -185,6 +206,12 @@ impl<'s> Candidates<'s> {
 
 /// How the graph calls the entries of layerdb that dockerd was removing.
 const REMOVING: &str = "layerdb/sha256/";
+
+/// Tells whether dockerd gives such a name to a layer that it writes: `write-set-<number>`, to 1.12 `layer-<number>`.
+fn is_write_set(name: &str) -> bool {
+    let number = name.strip_prefix("write-set-").or_else(|| name.strip_prefix("layer-"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+}
 
 /// Tells whether an edge says that a record has a directory as its own.
 pub(super) fn names(edge: Edge) -> bool {
@@ -215,7 +242,7 @@ fn depth(graph: &Graph, id: Id, known: &mut HashMap<Id, usize>) -> usize {
         // What leads back to itself ends here.
         known.insert(id, 0);
         way.push(id);
-        next = graph.follow(id, Edge::ParentLayer).or_else(|| graph.follow(id, Edge::BuiltFrom));
+        next = [Edge::ParentLayer, Edge::BuiltFrom, Edge::Lower].into_iter().find_map(|edge| graph.follow(id, edge));
     }
     for id in way.into_iter().rev() {
         known.insert(id, depth);

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::fsx::Kind;
 use crate::graph::{Id, Node, State};
-use crate::store::{Snapshot, Unknown};
+use crate::id::{DiffId, ImageId};
+use crate::store::{Image, Snapshot, Unknown};
 
 use super::candidates::{Candidate, Candidates, Step, holds, mount_dir};
 use super::kind::GcKind;
@@ -20,21 +21,51 @@ pub(super) fn decide(
     survey: &Survey,
     wanted: impl Fn(&Candidate) -> Result<(), KeptWhy>,
 ) -> BTreeMap<Id, KeptWhy> {
-    let unknown = Doubts::of(candidates);
+    let mut doubts = Doubts::of(candidates);
     let odd = odd_paths(candidates.snapshot);
-    let judge = |candidate: &Candidate| -> Result<(), KeptWhy> {
-        wanted(candidate)?;
-        unknown.about(candidate, candidates)?;
-        look_at(candidate, candidates, survey, &odd)
-    };
-    let mut kept = BTreeMap::new();
-    for candidate in &candidates.found {
-        if let Err(why) = judge(candidate) {
-            kept.insert(candidate.id, why);
+    loop {
+        let judge = |candidate: &Candidate| -> Result<(), KeptWhy> {
+            wanted(candidate)?;
+            doubts.about(candidate, candidates)?;
+            look_at(candidate, candidates, survey, &odd)
+        };
+        let mut kept = BTreeMap::new();
+        for candidate in &candidates.found {
+            if let Err(why) = judge(candidate) {
+                kept.insert(candidate.id, why);
+            }
+        }
+        keep_parents(candidates, &mut kept);
+        spread(candidates, &mut kept);
+        if !doubts.grow(&kept) {
+            return kept;
         }
     }
-    spread(candidates, &mut kept);
-    kept
+}
+
+/// Keeps the images that others may have been built from, where the records of that are lost as a whole: each that has
+/// the lowest layers of an image that stays.
+fn keep_parents(candidates: &Candidates<'_>, kept: &mut BTreeMap<Id, KeptWhy>) {
+    let images = &candidates.snapshot.images;
+    let is_recorded =
+        |image: &Image| image.parent.is_some() || image.last_updated.is_some() || image.built_locally.is_some();
+    if images.values().any(is_recorded) {
+        return;
+    }
+    let stays = |id: &ImageId| candidates.graph.find(&Node::Image(*id)).is_some_and(|id| candidates.reached.has(id));
+    let mut above: HashMap<&[DiffId], ImageId> = HashMap::new();
+    for (id, image) in images.iter().filter(|(id, _)| stays(id)) {
+        for end in 1..=image.diff_ids.len() {
+            above.entry(&image.diff_ids[..end]).or_insert(*id);
+        }
+    }
+    for candidate in candidates.found.iter().filter(|found| found.kind == GcKind::UntaggedImages) {
+        let Node::Image(id) = candidates.graph.node(candidate.id) else { continue };
+        let child = images.get(id).and_then(|image| above.get(&image.diff_ids[..]));
+        if let Some(child) = child {
+            kept.entry(candidate.id).or_insert_with(|| KeptWhy::Needed(Node::Image(*child).to_string()));
+        }
+    }
 }
 
 /// Adds what the kept candidates keep.
@@ -76,78 +107,133 @@ fn spread(candidates: &Candidates<'_>, kept: &mut BTreeMap<Id, KeptWhy>) {
     }
 }
 
-/// What cannot be told, with the path of what makes it so.
+/// What cannot be told, each with the reason.
 #[derive(Debug, Default)]
 struct Doubts {
     /// Whether an image is used.
     images: Option<String>,
     /// Whether a layer is used.
     layers: Option<String>,
+    /// Whether a writable layer is used.
+    mounts: Option<String>,
     /// Whether a directory of the graph driver is used.
     dirs: Option<String>,
+    /// What a directory is stacked on that nothing reaches: it matters where that directory stays.
+    unreached: Vec<(Id, String)>,
+}
+
+/// Things of which it may be unknown whether they are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Matter {
+    Images,
+    Layers,
+    Mounts,
+    Dirs,
 }
 
 impl Doubts {
     fn of(candidates: &Candidates<'_>) -> Self {
+        use Matter::{Dirs, Images, Layers, Mounts};
         let mut doubts = Self::default();
-        for unreadable in &candidates.snapshot.unreadable {
-            let (images, layers, dirs) = match unreadable.what {
-                Unknown::References | Unknown::Containers => (true, false, false),
-                Unknown::Images => (true, true, false),
-                Unknown::Layers | Unknown::Mounts | Unknown::BuildKit => (false, true, true),
-                Unknown::DriverDirs => (false, false, !is_of_garbage(&unreadable.path, candidates)),
-                Unknown::Distribution => (false, false, false),
+        let Candidates { snapshot, graph, driver, reached, .. } = candidates;
+        for unreadable in &snapshot.unreadable {
+            let reason = format!("{} cannot be read", unreadable.path);
+            let matters: &[Matter] = match unreadable.what {
+                Unknown::References => &[Images],
+                Unknown::Containers => &[Images, Mounts],
+                Unknown::Images => &[Images, Layers],
+                Unknown::Layers | Unknown::Mounts | Unknown::BuildKit => &[Layers, Dirs],
+                Unknown::DriverDirs => match unreached_dir(&unreadable.path, candidates) {
+                    Some(id) => {
+                        doubts.unreached.push((id, reason));
+                        continue;
+                    }
+                    // A record goes together with its directory, so which directories there are must be known.
+                    None => &[Layers, Mounts, Dirs],
+                },
+                Unknown::Distribution => &[],
             };
-            doubts.add(images, layers, dirs, &unreadable.path);
+            doubts.add(matters, reason);
         }
-        for (name, layer) in &candidates.snapshot.broken_layers {
+        for (reference, image) in &snapshot.references {
+            if !snapshot.images.contains_key(image) {
+                let reason = format!("{reference} names image {}, whose configuration is not there", image.short());
+                doubts.add(&[Images, Layers], reason);
+            }
+        }
+        for id in snapshot.without_mount(driver) {
+            let reason = format!("container {} has no entry in layerdb/mounts", id.short());
+            doubts.add(&[Layers, Dirs], reason);
+        }
+        for (name, layer) in &snapshot.broken_layers {
             let node = crate::id::ChainId::from_hex(name.as_bytes()).ok().map(Node::Layer);
-            let is_used =
-                node.and_then(|node| candidates.graph.find(&node)).is_some_and(|id| candidates.reached.has(id));
+            let is_used = node.and_then(|node| graph.find(&node)).is_some_and(|id| reached.has(id));
             if layer.cache_id.is_none() && is_used {
-                doubts.add(false, false, true, &format!("image/{}/layerdb/sha256/{name}", candidates.driver));
+                doubts.add(&[Dirs], format!("image/{driver}/layerdb/sha256/{name} cannot be read"));
             }
         }
         // What is written in a mount that is in use and cannot be understood may be any directory or layer.
-        for finding in candidates.snapshot.findings.iter().filter(|finding| finding.code == "mount-not-loadable") {
+        for finding in snapshot.findings.iter().filter(|finding| finding.code == "mount-not-loadable") {
             let name = finding.subject.rsplit_once("layerdb/mounts/").map_or("", |(_, name)| name);
             let node = crate::id::ContainerId::parse(name.as_bytes()).ok().map(Node::Mount);
-            if node.and_then(|node| candidates.graph.find(&node)).is_some_and(|id| candidates.reached.has(id)) {
-                doubts.add(false, true, true, &finding.subject);
+            if node.and_then(|node| graph.find(&node)).is_some_and(|id| reached.has(id)) {
+                doubts.add(&[Layers, Dirs], format!("{} cannot be read", finding.subject));
             }
         }
         doubts
     }
 
-    fn add(&mut self, images: bool, layers: bool, dirs: bool, path: &str) {
-        for (_, doubt) in [(images, &mut self.images), (layers, &mut self.layers), (dirs, &mut self.dirs)]
-            .into_iter()
-            .filter(|(is_in_doubt, _)| *is_in_doubt)
-        {
-            doubt.get_or_insert_with(|| path.to_owned());
+    fn add(&mut self, matters: &[Matter], reason: String) {
+        for matter in matters {
+            self.of_matter(*matter).get_or_insert_with(|| reason.clone());
         }
     }
 
+    fn of_matter(&mut self, matter: Matter) -> &mut Option<String> {
+        match matter {
+            Matter::Images => &mut self.images,
+            Matter::Layers => &mut self.layers,
+            Matter::Mounts => &mut self.mounts,
+            Matter::Dirs => &mut self.dirs,
+        }
+    }
+
+    /// Adds what is unknown because directories stay that cannot say what they are stacked on. Tells whether there is any.
+    fn grow(&mut self, kept: &BTreeMap<Id, KeptWhy>) -> bool {
+        let staying = self.unreached.iter().position(|(id, _)| kept.contains_key(id));
+        let Some(at) = staying.filter(|_| self.dirs.is_none()) else { return false };
+        let (_, reason) = self.unreached.swap_remove(at);
+        self.add(&[Matter::Dirs], reason);
+        true
+    }
+
+    /// Says why it cannot be told whether a candidate is garbage.
     fn about(&self, candidate: &Candidate, candidates: &Candidates<'_>) -> Result<(), KeptWhy> {
-        let doubt = match (candidate.kind, candidates.graph.node(candidate.id)) {
-            (_, Node::Dir(_)) => &self.dirs,
-            (GcKind::UntaggedImages | GcKind::ImageMetadata, _) => &self.images,
-            (GcKind::UnreferencedLayers | GcKind::BrokenLayers, _) => &self.layers,
-            _ => &None,
+        let is_dir = matches!(candidates.graph.node(candidate.id), Node::Dir(_));
+        let doubts: &[&Option<String>] = match candidate.kind {
+            _ if is_dir => &[&self.dirs],
+            GcKind::UntaggedImages | GcKind::ImageMetadata => &[&self.images],
+            GcKind::UnreferencedLayers | GcKind::BrokenLayers | GcKind::RemovingLayers | GcKind::WriteSets => {
+                &[&self.layers]
+            }
+            GcKind::DeadMounts | GcKind::DeadContainers => &[&self.mounts],
+            GcKind::OrphanDirectories | GcKind::DanglingLinks | GcKind::LeakedBuildCache => &[&self.dirs],
+            GcKind::SelfTests | GcKind::TempFiles | GcKind::OldTemp => &[],
+            GcKind::DistributionRecords | GcKind::StaleDriver => &[],
         };
-        match doubt {
-            Some(path) => Err(KeptWhy::Unknown(format!("{path} cannot be read"))),
+        match doubts.iter().find_map(|doubt| doubt.as_ref()) {
+            Some(reason) => Err(KeptWhy::Unknown(reason.clone())),
             None => Ok(()),
         }
     }
 }
 
-/// Tells whether a file of the driver that cannot be read lies in a directory that nothing reaches.
-fn is_of_garbage(path: &str, candidates: &Candidates<'_>) -> bool {
-    let dir = path.strip_prefix(candidates.driver).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
-    let Some((name, _)) = dir.split_once('/') else { return false };
-    let node = crate::id::CacheId::parse(name.as_bytes()).ok().map(Node::Dir);
-    node.and_then(|node| candidates.graph.find(&node)).is_some_and(|id| !candidates.reached.has(id))
+/// Returns the directory that a file of the driver lies in, where nothing reaches it.
+fn unreached_dir(path: &str, candidates: &Candidates<'_>) -> Option<Id> {
+    let dir = path.strip_prefix(candidates.driver)?.strip_prefix('/')?;
+    let (name, _) = dir.split_once('/')?;
+    let id = candidates.graph.find(&Node::Dir(crate::id::CacheId::parse(name.as_bytes()).ok()?))?;
+    (!candidates.reached.has(id)).then_some(id)
 }
 
 /// Returns the entries of which the reader says that no engine writes such a thing.

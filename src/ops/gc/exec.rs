@@ -1,6 +1,6 @@
 //! Carries a plan out, and finishes one that was interrupted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -9,12 +9,14 @@ use crate::crash::crash_point;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::graph::Graph;
-use crate::ops::trash::{Draft, Kind, Move, Places, PurgeReport, Skipped, State, Trash, Work, identify, purge_one};
+use crate::ops::trash::{
+    Draft, Kind, Move, Places, PurgeReport, Skipped, State, Trash, Work, discard, identify, purge_one, tidy,
+};
 use crate::progress::{Event, Observer};
 use crate::store::{Store, WriteLock};
 
 use super::candidates::{Candidates, Step};
-use super::plan::{GcPlan, Options, Part};
+use super::plan::{GcEntry, GcPlan, Options, Part};
 use super::refuse::{Records, refuse};
 use super::survey::Survey;
 use super::{kind::GcKind, stale};
@@ -97,9 +99,19 @@ impl GcPlan {
     /// The file system refuses: what has moved by then is in the trash, and the next run goes on. Or the observer wanted
     /// it to stop: then what has moved stays in the trash until an undo or a purge, and what was to be deleted until
     /// the next run.
-    pub fn execute(self, store: &Store, lock: &WriteLock, keep: bool, observer: &dyn Observer) -> Result<GcReport> {
+    pub fn execute(mut self, store: &Store, lock: &WriteLock, keep: bool, observer: &dyn Observer) -> Result<GcReport> {
         let begun = Instant::now();
-        let trash = Draft::make(store, Kind::Gc)?.begin(store, Work::Gc(self.clone()), keep)?;
+        let mut freed = Freed::default();
+        let trash = loop {
+            match begin(store, &self, keep) {
+                Err(Error::Fs(error)) if error.is_full() => match keep {
+                    true => return Err(Error::TrashFull { root: store.path().to_owned(), source: error }),
+                    false if freed.make_room(store, &mut self)? => {}
+                    false => return Err(error.into()),
+                },
+                trash => break trash?,
+            }
+        };
         let (moved, skipped) = match move_all(store, &trash, &self, observer) {
             Err(Error::StoppedRemoval { .. }) if trash.is_empty()? => {
                 trash.remove(store)?;
@@ -108,10 +120,72 @@ impl GcPlan {
             moved => moved?,
         };
         let mut report = finish(store, trash, &self, moved, observer, lock)?;
-        report.skipped.splice(0..0, skipped);
+        report.removed += freed.entries;
+        report.disk += freed.disk;
+        report.skipped.splice(0..0, freed.skipped.into_iter().chain(skipped));
         report.seconds = begun.elapsed().as_secs_f64();
         Ok(report)
     }
+}
+
+/// Begins a transaction, or leaves nothing of it.
+fn begin(store: &Store, plan: &GcPlan, keep: bool) -> Result<Trash> {
+    let begun = Draft::make(store, Kind::Gc).and_then(|draft| draft.begin(store, Work::Gc(plan.clone()), keep));
+    if begun.is_err() {
+        discard(store)?;
+        tidy(store)?;
+    }
+    begun
+}
+
+/// What was deleted where it lay, because the disk had no room for a journal.
+#[derive(Debug, Default)]
+struct Freed {
+    entries: usize,
+    disk: u64,
+    skipped: Vec<Skipped>,
+}
+
+impl Freed {
+    /// Deletes the entry that nothing else of the plan leads to, and takes it out of the plan. Tells whether there was one.
+    ///
+    /// Without a journal nothing can be undone; but parts go in their order, so what a crash leaves is garbage still.
+    fn make_room(&mut self, store: &Store, plan: &mut GcPlan) -> Result<bool> {
+        let places = Places::open(store)?;
+        while let Some(at) = plan.entries.iter().position(is_free) {
+            let entry = plan.entries.remove(at);
+            let orders: BTreeSet<usize> = entry.parts.iter().map(|part| part.order).collect();
+            match entry.parts.iter().try_for_each(|part| delete_one(&places, part)) {
+                Ok(()) => {
+                    self.entries += 1;
+                    self.disk += entry.disk;
+                    for part in plan.entries.iter_mut().flat_map(|entry| &mut entry.parts) {
+                        part.after.retain(|order| !orders.contains(order));
+                    }
+                    return Ok(true);
+                }
+                Err(skipped) => self.skipped.push(skipped),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Tells whether no other entry has parts that go before this one.
+fn is_free(entry: &GcEntry) -> bool {
+    let own: BTreeSet<usize> = entry.parts.iter().map(|part| part.order).collect();
+    entry.parts.iter().all(|part| part.after.is_subset(&own))
+}
+
+/// Deletes one part where it lies, if it still is what it was.
+fn delete_one(places: &Places, part: &Part) -> Result<(), Skipped> {
+    let stays = |reason: String| Skipped { path: part.path.clone(), reason };
+    let found = look_again(places, part).map_err(|error| stays(error.to_string()))?;
+    let (dir, name) = found.map_err(stays)?;
+    let deleted = dir.remove_tree(name).and_then(|()| dir.sync());
+    // Crash here: what is left of it is garbage, as are the parts that come after it.
+    crash_point("gc:deleted");
+    deleted.map_err(|error| stays(error.to_string()))
 }
 
 /// Moves the parts of a plan into the trash. Returns how many entries went whole, and what stays.
@@ -121,6 +195,7 @@ fn move_all(store: &Store, trash: &Trash, plan: &GcPlan, observer: &dyn Observer
     let mut parts: Vec<&Part> = plan.parts().collect();
     parts.sort_by_key(|part| part.order);
     let mut skipped: BTreeMap<String, Skipped> = BTreeMap::new();
+    let mut staying: HashSet<usize> = HashSet::new();
     for step in Step::ALL {
         let mut touched: HashMap<&str, Dir> = HashMap::new();
         for part in parts.iter().filter(|part| part.step == step) {
@@ -128,11 +203,16 @@ fn move_all(store: &Store, trash: &Trash, plan: &GcPlan, observer: &dyn Observer
                 break;
             }
             let parent = part.path.rsplit_once('/').map_or("", |(parent, _)| parent);
-            match move_one(&places, trash, part)? {
+            let moved = match part.after.iter().any(|order| staying.contains(order)) {
+                true => Err("what leads to it stays".to_owned()),
+                false => move_one(&places, trash, part)?,
+            };
+            match moved {
                 Ok(dir) => {
                     touched.entry(parent).or_insert(dir);
                 }
                 Err(reason) => {
+                    staying.insert(part.order);
                     skipped.insert(part.path.clone(), Skipped { path: part.path.clone(), reason });
                 }
             }
@@ -158,18 +238,26 @@ fn move_all(store: &Store, trash: &Trash, plan: &GcPlan, observer: &dyn Observer
 
 /// Moves one part, if it still is what it was. Returns the directory it was in, or why it stays.
 fn move_one(places: &Places, trash: &Trash, part: &Part) -> Result<Result<Dir, String>, FsError> {
-    let Some((dir, name)) = places.parent(&part.path)? else { return Ok(Err("it is not there any more".to_owned())) };
-    match identify(&dir, name)? {
-        None => return Ok(Err("it is not there any more".to_owned())),
-        Some(now) if now != part.identity => return Ok(Err("it has changed since it was planned".to_owned())),
-        Some(_) => {}
-    }
+    let (dir, name) = match look_again(places, part)? {
+        Ok(found) => found,
+        Err(reason) => return Ok(Err(reason)),
+    };
     let (to, new) = trash.place(&Move::away(part.order, part.step as usize, &part.path));
     match dir.rename(name, to, &new) {
         Ok(()) => Ok(Ok(dir)),
         // Immutable, busy, or on a mount of its own: nothing has changed by it.
         Err(error) => Ok(Err(error.source.to_string())),
     }
+}
+
+/// Finds a part where it was, with its name there; or says why it is not what was planned.
+fn look_again<'p>(places: &Places, part: &'p Part) -> Result<Result<(Dir, &'p str), String>, FsError> {
+    let Some((dir, name)) = places.parent(&part.path)? else { return Ok(Err("it is not there any more".to_owned())) };
+    Ok(match identify(&dir, name)? {
+        None => Err("it is not there any more".to_owned()),
+        Some(now) if now != part.identity => Err("it has changed since it was planned".to_owned()),
+        Some(_) => Ok((dir, name)),
+    })
 }
 
 /// Deletes what is in the trash, or says that it stays there.
@@ -218,10 +306,13 @@ pub(crate) fn go_on(
         }
         Err(error) => return Err(error),
     };
+    let renamed: HashMap<usize, usize> =
+        now.parts().filter_map(|part| Some((part.order, *orders.get(&part.path)?))).collect();
     for entry in &mut now.entries {
         entry.parts.retain(|part| orders.contains_key(&part.path));
         for part in &mut entry.parts {
-            part.order = orders[&part.path];
+            part.order = renamed[&part.order];
+            part.after = part.after.iter().filter_map(|order| renamed.get(order)).copied().collect();
         }
     }
     now.entries.retain(|entry| !entry.parts.is_empty());

@@ -11,12 +11,15 @@
 //!
 //! Invariants:
 //!
-//! 1. **Unknown means keep.** What cannot be read makes the verdicts that depend on it unknown, and what is unknown counts
-//!    as in use, with all that it leads to. Records that are lost as a whole (`refuse.rs`) stop everything.
+//! 1. **Unknown means keep.** What cannot be read, or is not there although something else speaks of it, makes the verdicts
+//!    that depend on it unknown (`decide.rs`), and what is unknown counts as in use, with all that it leads to. A part of
+//!    the store that is lost as a whole or not mounted (`refuse.rs`) stops everything.
 //! 2. **What stays keeps what it needs.** Whatever is not taken, for whatever reason (`--skip`, too young, mounted,
 //!    odd), counts as a root; and a record is taken only together with the directories that it names.
 //! 3. **Nothing moves before the journal is durable**, and every piece is looked at again right before it moves: the
-//!    same inode, type, time of change and link target as in the plan, or it stays and is named.
+//!    same inode, type, time of change and link target as in the plan, or it stays and is named. What stays holds what
+//!    comes after it ([`Part::after`]): a record that cannot be moved keeps its directory. Only where the disk has no room
+//!    for a journal, and what is removed is not to be kept, things are deleted where they lie, in the same order.
 //! 4. **Order.** Images, children first; writable layers; layers, children first, by rename out of `sha256/`; short
 //!    names; directories; the rest. Each step is durable before the next. So at no moment does dockerd see an
 //!    image whose layers are not there, or a layer whose directory is not there.

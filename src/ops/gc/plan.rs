@@ -23,8 +23,10 @@ pub struct Options {
     pub only: BTreeSet<GcKind>,
     /// Take none of these kinds.
     pub skip: BTreeSet<GcKind>,
-    /// Take only what was last changed before this time.
+    /// Take only what was last written to before this time.
     pub before: Option<Time>,
+    /// Take these too, by path relative to the data root, although no engine gives such names.
+    pub also: BTreeSet<String>,
 }
 
 impl Options {
@@ -62,7 +64,7 @@ pub struct GcEntry {
     pub path: String,
     /// Disk space in bytes that is free when it and all before it in the plan are gone.
     pub disk: u64,
-    /// When the newest of its parts was last changed.
+    /// When something in it was last written.
     pub modified: Time,
     /// What is removed, in this order.
     pub parts: Vec<Part>,
@@ -78,6 +80,9 @@ pub struct Part {
     pub step: Step,
     /// Where it lies, relative to the data root.
     pub path: String,
+    /// The parts that name it, by their orders: it stays where one of them does.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub after: BTreeSet<usize>,
     /// What it must be.
     #[serde(flatten)]
     pub identity: Identity,
@@ -104,6 +109,8 @@ pub enum KeptWhy {
     NotSelected,
     /// It is too young.
     TooYoung,
+    /// No engine gives such names: it is somebody's.
+    Foreign,
     /// Something that stays needs it.
     Needed(String),
     /// Whether it is garbage cannot be told.
@@ -140,15 +147,19 @@ impl GcPlan {
     pub fn new(candidates: &Candidates<'_>, survey: &Survey, stale: Vec<Stale>, options: &Options) -> Self {
         let is_old = |path: &str| {
             let facts = survey.facts.get(path);
-            options.before.is_none_or(|before| facts.is_none_or(|facts| facts.identity.modified < before))
+            options.before.is_none_or(|before| facts.is_none_or(|facts| facts.footprint.modified < before))
         };
         let judge = |kind: GcKind, paths: &[&String]| match options.takes(kind) {
             false => Err(KeptWhy::NotSelected),
             true if !paths.iter().all(|path| is_old(path)) => Err(KeptWhy::TooYoung),
             true => Ok(()),
         };
-        let wanted =
-            |found: &Candidate| judge(found.kind, &found.paths.iter().map(|(_, path)| path).collect::<Vec<_>>());
+        let wanted = |found: &Candidate| {
+            if !candidates.is_drawn(found.id) && !found.paths.iter().any(|(_, path)| options.also.contains(path)) {
+                return Err(KeptWhy::Foreign);
+            }
+            judge(found.kind, &found.paths.iter().map(|(_, path)| path).collect::<Vec<_>>())
+        };
         Self::build(candidates, survey, stale, wanted, |kind, path| judge(kind, &[path]))
     }
 
@@ -224,7 +235,10 @@ impl GcPlan {
         }
         for (kind, path) in candidates.extra(&kept_ids, &stale) {
             match builder.look_extra(&path).and_then(|()| wanted_extra(kind, &path)) {
-                Ok(()) => builder.add(kind, path.clone(), &[(Step::Rest, path)], 0),
+                // The records of another driver go before its directories.
+                Ok(()) => {
+                    builder.add(None, kind, path.clone(), &[(Step::Rest, path.clone())], path.matches('/').count())
+                }
                 Err(why) => kept.push(Kept { kind, path, why }),
             }
         }
@@ -244,6 +258,7 @@ impl GcPlan {
 
 /// A part before it has its place in the order.
 struct Loose {
+    owner: Option<Id>,
     step: Step,
     depth: usize,
     path: String,
@@ -274,12 +289,13 @@ impl<'c> Builder<'c> {
             owner = record.unwrap_or(owner);
         }
         let (kind, path) = owner;
-        self.add(kind, path, &candidate.paths, candidate.depth);
+        self.add(Some(candidate.id), kind, path, &candidate.paths, candidate.depth);
     }
 
-    fn add(&mut self, kind: GcKind, main: String, paths: &[(Step, String)], depth: usize) {
+    fn add(&mut self, owner: Option<Id>, kind: GcKind, main: String, paths: &[(Step, String)], depth: usize) {
         let loose = paths.iter().filter(|(step, path)| self.is_there(*step, path, paths));
-        let loose: Vec<Loose> = loose.map(|(step, path)| Loose { step: *step, depth, path: path.clone() }).collect();
+        let loose = loose.map(|(step, path)| Loose { owner, step: *step, depth, path: path.clone() });
+        let loose: Vec<Loose> = loose.collect();
         self.entries.entry((kind, main)).or_default().extend(loose);
     }
 
@@ -325,33 +341,48 @@ impl<'c> Builder<'c> {
         let all_go = owners.iter().all(|id| self.candidates.graph.find(&Node::Dir(id.clone())).is_some_and(goes));
         let is_link = self.survey.facts.get(&path).is_some_and(|facts| facts.identity.kind == Kind::Symlink);
         if all_go && is_link && wanted(GcKind::DanglingLinks, &path).is_ok() {
-            self.add(GcKind::DanglingLinks, path.clone(), &[(Step::Rest, path)], 0);
+            self.add(None, GcKind::DanglingLinks, path.clone(), &[(Step::Rest, path)], 0);
         }
     }
 
     /// Puts the parts in order, and counts what goes with each.
     fn finish(self) -> Vec<GcEntry> {
-        let Self { survey, entries, .. } = self;
+        let Self { candidates, survey, entries, .. } = self;
         let all: HashSet<String> = entries.values().flatten().map(|loose| loose.path.clone()).collect();
         let is_within = |path: &str| path.match_indices('/').any(|(slash, _)| all.contains(&path[..slash]));
-        let mut order: Vec<(Step, std::cmp::Reverse<usize>, usize, String)> = Vec::new();
+        let mut order: Vec<(usize, &Loose)> = Vec::new();
         let mut seen = HashSet::new();
         for (at, parts) in entries.values().enumerate() {
-            for part in parts.iter().filter(|part| !is_within(&part.path) && seen.insert(part.path.clone())) {
-                order.push((part.step, std::cmp::Reverse(part.depth), at, part.path.clone()));
-            }
+            let parts = parts.iter().filter(|part| !is_within(&part.path) && seen.insert(part.path.clone()));
+            order.extend(parts.map(|part| (at, part)));
         }
-        order.sort();
-        let disk = Footprint::freed(order.iter().map(|(.., path)| &survey.facts[path].footprint));
-        let mut done: Vec<GcEntry> = entries
-            .into_keys()
-            .map(|(kind, path)| GcEntry { kind, path, disk: 0, modified: Time::from((i64::MIN, 0)), parts: Vec::new() })
-            .collect();
-        for (order, ((step, _, at, path), disk)) in order.into_iter().zip(disk).enumerate() {
-            let identity = survey.facts[&path].identity.clone();
+        order.sort_by_key(|(at, part)| (part.step, std::cmp::Reverse(part.depth), *at, &part.path));
+        let disk = Footprint::freed(order.iter().map(|(_, part)| &survey.facts[&part.path].footprint));
+        let entry = |(kind, path): &(GcKind, String)| GcEntry {
+            kind: *kind,
+            path: path.clone(),
+            disk: 0,
+            modified: Time::from((i64::MIN, 0)),
+            parts: Vec::new(),
+        };
+        let mut done: Vec<GcEntry> = entries.keys().map(entry).collect();
+        let mut owned: HashMap<Id, Vec<usize>> = HashMap::new();
+        for (order, ((at, part), disk)) in order.into_iter().zip(disk).enumerate() {
+            let Loose { owner, step, path, .. } = part;
+            let facts = &survey.facts[path];
+            // What its entry has before it, and whatever is tied to it, has to go first: a record without its
+            // directory is worse than a directory without its record.
+            let before = done[at].parts.last().map(|part| part.order);
+            let namers = owner.iter().flat_map(|owner| candidates.graph.to(*owner));
+            let namers = namers.filter_map(|(_, namer)| owned.get(&namer)).flatten().copied();
+            let after = before.into_iter().chain(namers).collect();
             done[at].disk += disk;
-            done[at].modified = done[at].modified.max(identity.modified);
-            done[at].parts.push(Part { order, step, path, identity });
+            done[at].modified = done[at].modified.max(facts.footprint.modified);
+            let identity = facts.identity.clone();
+            done[at].parts.push(Part { order, step: *step, path: path.clone(), after, identity });
+            if let Some(owner) = owner {
+                owned.entry(*owner).or_default().push(order);
+            }
         }
         done.retain(|entry| !entry.parts.is_empty());
         done

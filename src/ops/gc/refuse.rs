@@ -1,13 +1,25 @@
 //! When nothing may be removed at all. Pure.
 //!
-//! A file that is lost as a whole makes everything it spoke for look like garbage. dockerd writes `repositories.json`
-//! at its first start and never removes it, so one that is missing was lost; and one that names nothing beside
-//! images is what people write when they could not save the old one.
+//! A part that is lost as a whole, or is a file system of its own that is not mounted, makes everything it spoke for look
+//! like garbage. dockerd makes `repositories.json`, `imagedb`, `layerdb/sha256` and `containers/` at its first start and
+//! never removes them, so one that is missing was lost. One that is empty was lost where the rest of the store speaks of
+//! what should be in it:
+//!
+//! | part | is lost where |
+//! |---|---|
+//! | `repositories.json` | it names nothing, beside images that only it can keep |
+//! | `imagedb/content` | it is empty, and names are there |
+//! | `layerdb/sha256` | it is empty, and images have layers |
+//! | `layerdb/mounts` | containers of this driver are there, and not one has its writable layer |
+//! | `containers/` | writable layers of containers with something in them are there, and not one has its container |
+//! | the driver's home | nearly all layers lack their directory |
+//! | `buildkit/snapshots.db` | it is a file of no bytes |
 
 use crate::driver::is_known;
-use crate::error::{Error, Result};
+use crate::error::{Error, FsError, Result};
 use crate::graph::{Graph, Node};
-use crate::store::{Snapshot, Store, Unknown};
+use crate::id::ContainerId;
+use crate::store::{Mount, Snapshot, Store, Unknown};
 
 use super::candidates::Candidates;
 use super::kind::GcKind;
@@ -20,25 +32,38 @@ pub(super) struct Records {
     pub(super) references: bool,
     /// `imagedb/content/sha256` is there.
     pub(super) images: bool,
+    /// `imagedb/metadata/sha256` is there.
+    pub(super) metadata: bool,
     /// `layerdb/sha256` is there.
     pub(super) layers: bool,
+    /// `layerdb/mounts` is there.
+    pub(super) mounts: bool,
+    /// `containers` is there.
+    pub(super) containers: bool,
     /// `buildkit/snapshots.db` is there and empty.
     pub(super) snapshots_empty: bool,
 }
 
 impl Records {
     pub(super) fn look(store: &Store) -> Result<Self> {
-        let is_there = |path: &str| store.image().is_some_and(|image| image.dir(path).is_ok());
+        let is_there = |path: &str| match store.image() {
+            Some(image) => Ok::<_, FsError>(FsError::found(image.dir_across_mounts(path))?.is_some()),
+            None => Ok(false),
+        };
         let references = match store.image() {
             Some(image) => image.find("repositories.json")?.is_some(),
             None => false,
         };
-        let buildkit = store.root().dir_across_mounts("buildkit").ok();
-        let snapshots = buildkit.and_then(|dir| dir.find("snapshots.db").ok().flatten());
+        let root = store.root();
+        let buildkit = FsError::found(root.dir_across_mounts("buildkit"))?;
+        let snapshots = buildkit.map(|dir| dir.find("snapshots.db")).transpose()?.flatten();
         Ok(Self {
             references,
-            images: is_there("imagedb/content/sha256"),
-            layers: is_there("layerdb/sha256"),
+            images: is_there("imagedb/content/sha256")?,
+            metadata: is_there("imagedb/metadata/sha256")?,
+            layers: is_there("layerdb/sha256")?,
+            mounts: is_there("layerdb/mounts")?,
+            containers: FsError::found(root.dir_across_mounts("containers"))?.is_some(),
             snapshots_empty: snapshots.is_some_and(|attrs| attrs.size == 0),
         })
     }
@@ -72,28 +97,32 @@ fn lost(
 ) -> Option<(String, String)> {
     let image = format!("image/{driver}");
     let dirs = snapshot.driver_dirs.len();
-    if dirs == 0 && snapshot.layers.is_empty() && snapshot.images.is_empty() {
-        return None;
-    }
+    let is_empty = dirs == 0 && snapshot.layers.is_empty() && snapshot.images.is_empty();
+    let needs_layers = snapshot.images.values().filter(|image| !image.diff_ids.is_empty()).count();
     let beside = format!("beside {dirs} directories of layers");
-    if !records.references {
-        return Some((format!("{image}/repositories.json"), format!("it is missing, {beside}")));
+    let missing = [
+        (records.references, "repositories.json"),
+        (records.images, "imagedb/content/sha256"),
+        (records.metadata || snapshot.images.is_empty(), "imagedb/metadata/sha256"),
+        (records.layers, "layerdb/sha256"),
+    ];
+    if let Some((_, part)) = missing.into_iter().find(|(is_there, _)| !is_there && !is_empty) {
+        return Some((format!("{image}/{part}"), format!("it is missing, {beside}")));
     }
-    if !records.images {
-        return Some((format!("{image}/imagedb/content/sha256"), format!("it is missing, {beside}")));
-    }
-    if !records.layers {
-        return Some((format!("{image}/layerdb/sha256"), format!("it is missing, {beside}")));
+    if let Some((part, reason)) = lost_containers(snapshot, driver, records, options) {
+        return Some((part.replace("IMAGE", &image), reason));
     }
     if snapshot.images.is_empty() && !snapshot.references.is_empty() {
         let names = snapshot.references.len();
         let reason = format!("it is empty, and repositories.json has {names} names of images");
         return Some((format!("{image}/imagedb/content/sha256"), reason));
     }
-    let needs_layers = snapshot.images.values().filter(|image| !image.diff_ids.is_empty()).count();
     if snapshot.layers.is_empty() && snapshot.broken_layers.is_empty() && needs_layers > 0 {
         let reason = format!("it is empty, and {needs_layers} images have layers");
         return Some((format!("{image}/layerdb/sha256"), reason));
+    }
+    if let Some(reason) = snapshot.lost_home() {
+        return Some(((*driver).to_owned(), reason));
     }
     if records.snapshots_empty && dirs > 0 {
         return Some(("buildkit/snapshots.db".to_owned(), format!("it is empty, {beside}")));
@@ -110,11 +139,61 @@ fn lost(
     None
 }
 
+/// Returns which of `containers` and `layerdb/mounts` is lost, where the other one speaks of what should be in it.
+fn lost_containers(
+    snapshot: &Snapshot,
+    driver: &str,
+    records: Records,
+    options: &Options,
+) -> Option<(&'static str, String)> {
+    let without = snapshot.without_mount(driver).count();
+    let has_mount = |id: &ContainerId| snapshot.mounts.contains_key(id);
+    let has_container = |id: &ContainerId| snapshot.containers.contains_key(id);
+    if without > 0 && !snapshot.containers.keys().any(has_mount) {
+        let reason = format!("it has no writable layer of {}", count(without, "container"));
+        return Some(("IMAGE/layerdb/mounts", reason));
+    }
+    let half = snapshot.containers.values().filter(|container| container.config_missing).count();
+    if half > 0 && !records.mounts {
+        return Some(("IMAGE/layerdb/mounts", format!("it is missing, beside {}", count(half, "container"))));
+    }
+    // Who asks for just these knows that the containers are gone.
+    if options.only.contains(&GcKind::DeadMounts) {
+        return None;
+    }
+    let is_written = |(id, mount): &(&ContainerId, &Mount)| {
+        !has_container(id)
+            && mount.mount_id.is_some()
+            && snapshot.is_of_container(mount)
+            && snapshot.written.contains(*id)
+    };
+    let written = snapshot.mounts.iter().filter(is_written).count();
+    if written > 0 && !(records.containers && snapshot.mounts.keys().any(has_container)) {
+        let reason = format!("it has no container of {}", count(written, "writable layer"));
+        return Some(("containers", reason));
+    }
+    None
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{CacheId, Sha256};
+    use crate::store::Container;
 
-    const ALL: Records = Records { references: true, images: true, layers: true, snapshots_empty: false };
+    const ALL: Records = Records {
+        references: true,
+        images: true,
+        metadata: true,
+        layers: true,
+        mounts: true,
+        containers: true,
+        snapshots_empty: false,
+    };
 
     fn lost_path(snapshot: &Snapshot, records: Records) -> Option<String> {
         lost(snapshot, &Graph::of(snapshot), "overlay2", records, &Options::default()).map(|(path, _)| path)
@@ -142,5 +221,52 @@ mod tests {
         ] {
             assert_eq!(lost_path(&snapshot, records).as_deref(), Some(path));
         }
+    }
+
+    fn mount(number: u8) -> (ContainerId, Mount) {
+        let name = Sha256::of(&[number]).hex();
+        let cache = |name: String| CacheId::parse(name.as_bytes()).ok();
+        let mount = Mount { mount_id: cache(name.clone()), init_id: cache(format!("{name}-init")), parent: None };
+        (ContainerId::parse(name.as_bytes()).expect("a name"), mount)
+    }
+
+    #[test]
+    fn containers_without_their_writable_layers() {
+        let mut snapshot = Snapshot::default();
+        let container = Container { readable: true, driver: "overlay2".to_owned(), ..Container::default() };
+        let ((one, one_mount), (other, _)) = (mount(1), mount(2));
+        snapshot.containers.insert(one.clone(), container.clone());
+        assert_eq!(lost_path(&snapshot, ALL).as_deref(), Some("image/overlay2/layerdb/mounts"));
+        let removing = Container { state: "removing".to_owned(), ..container.clone() };
+        snapshot.containers.insert(one.clone(), removing);
+        assert_eq!(lost_path(&snapshot, ALL), None);
+        snapshot.containers.insert(one.clone(), Container { driver: "vfs".to_owned(), ..container.clone() });
+        assert_eq!(lost_path(&snapshot, ALL), None);
+        // One of two that is lost makes other things unknown, and no more.
+        snapshot.containers.insert(one.clone(), container.clone());
+        snapshot.containers.insert(other, container);
+        snapshot.mounts.insert(one, one_mount);
+        assert_eq!(lost_path(&snapshot, ALL), None);
+    }
+
+    #[test]
+    fn writable_layers_without_their_containers() {
+        let mut snapshot = Snapshot::default();
+        let ((one, one_mount), (other, other_mount)) = (mount(1), mount(2));
+        snapshot.mounts.insert(one.clone(), one_mount.clone());
+        assert_eq!(lost_path(&snapshot, ALL), None, "an empty one is what a create left");
+        snapshot.written.insert(one.clone());
+        assert_eq!(lost_path(&snapshot, ALL).as_deref(), Some("containers"));
+        let named = Options { only: [GcKind::DeadMounts].into(), ..Options::default() };
+        assert_eq!(lost(&snapshot, &Graph::of(&snapshot), "overlay2", ALL, &named), None);
+        snapshot.mounts.insert(one.clone(), Mount { init_id: None, ..one_mount });
+        assert_eq!(lost_path(&snapshot, ALL), None, "a builder's");
+        snapshot.mounts.insert(other.clone(), other_mount);
+        snapshot.written.insert(other.clone());
+        assert_eq!(lost_path(&snapshot, ALL).as_deref(), Some("containers"));
+        snapshot.containers.insert(one, Container { readable: true, ..Container::default() });
+        assert_eq!(lost_path(&snapshot, ALL), None, "one container is there");
+        let unmounted = Records { containers: false, ..ALL };
+        assert_eq!(lost_path(&snapshot, unmounted).as_deref(), Some("containers"));
     }
 }

@@ -22,12 +22,18 @@ fn diff(number: u8) -> DiffId {
     DiffId(hash("diff", number))
 }
 
+/// A name as engines draw it, which stands for one that can be read.
+fn drawn(name: &str) -> String {
+    let (name, init) = name.strip_suffix("-init").map_or((name, ""), |name| (name, "-init"));
+    format!("{}{init}", Sha256::of(name.as_bytes()).hex())
+}
+
 fn cache(name: &str) -> CacheId {
-    CacheId::parse(name.as_bytes()).expect("a name")
+    CacheId::parse(drawn(name).as_bytes()).expect("a name")
 }
 
 fn container_id(name: &str) -> ContainerId {
-    ContainerId::parse(name.as_bytes()).expect("a name")
+    ContainerId::parse(drawn(name).as_bytes()).expect("a name")
 }
 
 /// The stack of layer `top`: the one below `n` is `n / 2`.
@@ -133,7 +139,7 @@ impl Case {
                 architecture: String::new(),
                 os: String::new(),
                 parent: parent.map(image_id),
-                last_updated: None,
+                last_updated: Some(b"2020-01-01T00:00:00Z".to_vec()),
                 built_locally: None,
             };
             s.images.insert(image_id(at), image);
@@ -196,7 +202,9 @@ fn survey(snapshot: &Snapshot) -> Survey {
     let graph = Graph::of(snapshot);
     let candidates = Candidates::find(snapshot, &graph, "overlay2");
     for (at, path) in candidates.paths_to_survey(&[]).into_iter().enumerate() {
-        let target = path.strip_prefix("overlay2/l/EXTRA").map(|number| format!("../extra-{number}/diff"));
+        let target = path
+            .strip_prefix("overlay2/l/EXTRA")
+            .map(|number| format!("../{}/diff", drawn(&format!("extra-{number}"))));
         let kind = match () {
             () if target.is_some() => Kind::Symlink,
             () if path.contains("/imagedb/content/") => Kind::File,

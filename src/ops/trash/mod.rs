@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crash::crash_point;
 use crate::error::{Error, FsError, ParseError, Result};
-use crate::fsx::{Dir, Time};
+use crate::fsx::{Dir, Kind as FileKind, Time};
 use crate::store::Store;
 
 use super::gc::GcPlan;
@@ -34,7 +34,7 @@ pub(super) use moves::{How, Move, identify};
 pub use moves::{Identity, Owned, Skipped};
 pub(super) use places::Places;
 pub(super) use purge::purge_one;
-pub use purge::{PurgeReport, purge};
+pub use purge::{PurgeReport, Which, purge};
 pub(super) use undo::undo_one;
 pub use undo::{UndoReport, hold, undo};
 
@@ -46,6 +46,11 @@ const STATE: &str = "state";
 const NODES: &str = "nodes";
 const NEW: &str = "new";
 const BUILD: &str = "build";
+/// A file that holds room on the disk while the journal is written, and its length in bytes.
+const ROOM: &str = "room";
+const ROOM_LENGTH: u64 = 64 << 10;
+/// The same for each thing that moves.
+const ROOM_PER_MOVE: u64 = 64;
 
 /// How far a transaction is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,19 +157,19 @@ pub(super) struct Draft {
 #[derive(Debug)]
 struct Slots {
     dir: Dir,
-    /// Path of the driver's home with its slash, and where its things go, where they cannot go to `dir`.
-    apart: Option<(String, Dir)>,
+    /// Paths of what is a mount of its own, each with its slash, and where its things go: not to `dir`.
+    apart: Vec<(String, Dir)>,
 }
 
 impl Slots {
     /// Returns where what belongs to `path` lies.
     fn of(&self, path: &str) -> &Dir {
-        let apart = self.apart.as_ref().filter(|(home, _)| path.starts_with(home.as_str()));
+        let apart = self.apart.iter().find(|(mount, _)| path.starts_with(mount.as_str()));
         apart.map_or(&self.dir, |(_, dir)| dir)
     }
 
     fn all(&self) -> impl Iterator<Item = &Dir> {
-        std::iter::once(&self.dir).chain(self.apart.as_ref().map(|(_, dir)| dir))
+        std::iter::once(&self.dir).chain(self.apart.iter().map(|(_, dir)| dir))
     }
 }
 
@@ -196,22 +201,24 @@ impl Draft {
         self.slots.of(path)
     }
 
+    /// Returns the directory of the transaction that lies on the mount of the driver's home.
+    fn beside_home(&self, store: &Store) -> Result<Dir, FsError> {
+        let home = home_path(store);
+        match (self.slots.apart.iter().any(|(mount, _)| *mount == home), store.home()) {
+            (true, Some(home)) => home.dir(format!("{WORK}/{TRASH}/{}", self.name)),
+            _ => Ok(self.dir.clone()),
+        }
+    }
+
     /// Makes the directory in which layers are built: on the mount that their places are on.
     pub(super) fn build_dir(&self, store: &Store) -> Result<Dir> {
-        let base = match (&self.slots.apart, store.home()) {
-            (Some(_), Some(home)) => home.dir(format!("{WORK}/{TRASH}/{}", self.name))?,
-            _ => self.dir.clone(),
-        };
-        Ok(base.ensure_dir(BUILD, 0o700)?)
+        Ok(self.beside_home(store)?.ensure_dir(BUILD, 0o700)?)
     }
 
     /// Makes all that was made durable, and takes away what is left of building.
     pub(super) fn settle(&self, store: &Store) -> Result<()> {
         self.build_dir(store)?;
-        match (&self.slots.apart, store.home()) {
-            (Some(_), Some(home)) => home.dir(format!("{WORK}/{TRASH}/{}", self.name))?.remove_tree(BUILD)?,
-            _ => self.dir.remove_tree(BUILD)?,
-        }
+        self.beside_home(store)?.remove_tree(BUILD)?;
         for dir in self.slots.all() {
             dir.sync_file_system()?;
         }
@@ -237,9 +244,8 @@ impl Draft {
 
     /// Takes the transaction away before it has begun.
     pub(super) fn abandon(self, store: &Store) -> Result<()> {
-        let Self { name, slots, .. } = self;
-        drop(slots);
-        Ok(discard(store, &name)?)
+        drop(self);
+        discard(store).map(drop)
     }
 
     /// Begins the transaction: from here on it can be finished.
@@ -261,7 +267,12 @@ impl Draft {
         }
         let journal = Journal { keep, work, times, new };
         let text = serde_json::to_vec(&journal).map_err(|error| parse_error(&dir, error))?;
+        // Directories grow while things move into them, and then the disk may be full.
+        dir.reserve(ROOM, ROOM_LENGTH + ROOM_PER_MOVE * journal.work.moves().len() as u64)?;
+        // Crash here: still no journal, so the next run takes the transaction away.
+        crash_point("trash:room");
         dir.write_file(JOURNAL, &text, 0o600)?;
+        dir.remove_file(ROOM)?;
         let work = root.dir(WORK)?;
         for dir in [&dir, &work.dir(TRASH)?, &work, &root] {
             dir.sync()?;
@@ -284,10 +295,27 @@ impl Trash {
         Ok(Some(Self { name: name.to_owned(), journal, root, dir, slots }))
     }
 
-    /// Lists the names of all transactions, oldest first.
+    /// Lists the names of all transactions, oldest first. What is no directory is none.
     pub(super) fn names(store: &Store) -> Result<Vec<String>, FsError> {
         let Some(trash) = FsError::found(store.root().dir(format!("{WORK}/{TRASH}")))? else { return Ok(Vec::new()) };
-        Ok(trash.entries()?.into_iter().filter_map(|entry| String::from_utf8(entry.name).ok()).collect())
+        let dirs = trash.entries()?.into_iter().filter(|entry| entry.kind == FileKind::Directory);
+        Ok(dirs.filter_map(|entry| String::from_utf8(entry.name).ok()).collect())
+    }
+
+    /// Opens all transactions that have a journal, oldest first, and says of which it cannot be understood: what they
+    /// hold stays where it is.
+    pub(super) fn all(store: &Store) -> Result<(Vec<Self>, Vec<Skipped>)> {
+        let (mut whole, mut damaged) = (Vec::new(), Vec::new());
+        for name in Self::names(store)? {
+            match Self::open(store, &name).and_then(|trash| trash.map(|t| t.state().map(|_| t)).transpose()) {
+                Ok(trash) => whole.extend(trash),
+                Err(Error::Parse { path, source }) => {
+                    damaged.push(damaged_one(&name, format!("{}: {source}", path.display())))
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((whole, damaged))
     }
 
     /// Returns how far the transaction is.
@@ -367,11 +395,11 @@ impl Trash {
     /// Takes the transaction away, which must hold nothing any more. The journal goes last but for what is empty.
     pub(super) fn remove(self, store: &Store) -> Result<(), FsError> {
         let Self { name, journal, root, dir, slots } = self;
-        let has_apart = slots.apart.is_some();
+        let apart: Vec<String> = slots.apart.iter().map(|(mount, _)| mount.clone()).collect();
         drop(slots);
         dir.remove_dir(journal.work.kind().slots())?;
-        if has_apart && let Some(home) = store.home() {
-            clean_up(home, &name)?;
+        for (_, base) in mounts(store).filter(|(mount, _)| apart.contains(mount)) {
+            clean_up(base, &name)?;
         }
         dir.remove_file(JOURNAL)?;
         dir.sync()?;
@@ -381,10 +409,30 @@ impl Trash {
     }
 }
 
-/// Takes away what is left of a transaction that has no journal.
-pub(super) fn discard(store: &Store, name: &str) -> Result<(), FsError> {
-    clean_up(store.root(), name)?;
-    store.home().map_or(Ok(()), |home| clean_up(home, name))
+/// Says that a transaction cannot be finished.
+fn damaged_one(name: &str, reason: String) -> Skipped {
+    Skipped { path: format!("{WORK}/{TRASH}/{name}"), reason }
+}
+
+/// Takes away what is left of the transactions that have no journal. Says which of them hold something: nobody knows where
+/// it belongs.
+pub(super) fn discard(store: &Store) -> Result<Vec<Skipped>> {
+    let mut left = Vec::new();
+    for name in Trash::names(store)? {
+        if !matches!(Trash::open(store, &name), Ok(None)) {
+            continue;
+        }
+        let bases = std::iter::once(store.root()).chain(mounts(store).map(|(_, base)| base));
+        for base in bases {
+            let nodes = FsError::found(base.dir(format!("{WORK}/{TRASH}/{name}/{NODES}")))?;
+            let held = nodes.map(|nodes| nodes.entries()).transpose()?.unwrap_or_default();
+            match held.is_empty() {
+                true => clean_up(base, &name)?,
+                false => left.push(damaged_one(&name, "it has no journal, and holds something".to_owned())),
+            }
+        }
+    }
+    Ok(left)
 }
 
 /// Removes a transaction's directory, and those above it that are empty then.
@@ -410,7 +458,18 @@ fn clean_up(base: &Dir, name: &str) -> Result<(), FsError> {
 /// Takes away the directories of work that is done, which a crash may have left empty.
 pub(super) fn tidy(store: &Store) -> Result<(), FsError> {
     remove_empty(store.root())?;
-    store.home().map_or(Ok(()), remove_empty)
+    mounts(store).try_for_each(|(_, base)| remove_empty(base))
+}
+
+/// Returns what may be a mount of its own: path with its slash, and directory.
+fn mounts(store: &Store) -> impl Iterator<Item = (String, &Dir)> {
+    let image = store.image().map(|dir| (format!("image/{}/", store.driver()), dir));
+    image.into_iter().chain(store.home().map(|dir| (home_path(store), dir)))
+}
+
+/// Returns the path of the driver's home with its slash.
+fn home_path(store: &Store) -> String {
+    format!("{}/", store.driver())
 }
 
 /// Removes the trash of this directory where it is empty, and what it is in.
@@ -424,35 +483,58 @@ fn remove_empty(base: &Dir) -> Result<(), FsError> {
     if work.entries()?.is_empty() { base.remove_dir(WORK) } else { Ok(()) }
 }
 
-/// Opens the place for things of a driver's home that is a mount of its own.
-fn apart(store: &Store, name: &str, slots: &str, make: bool) -> Result<Option<(String, Dir)>, FsError> {
-    let Some(home) = store.home() else { return Ok(None) };
-    let on_other_mount = store.root().dir(store.driver()).is_err_and(|error| error.is_other_mount());
-    let dir = match home.dir(format!("{WORK}/{TRASH}/{name}/{slots}")) {
-        Err(error) if error.is_not_found() && (make && on_other_mount) => {
-            let dir = home.ensure_dir(WORK, 0o700)?.ensure_dir(TRASH, 0o700)?.make_dir(name, 0o700)?;
-            let slots = dir.make_dir(slots, 0o700)?;
-            for dir in [&dir, home] {
-                dir.sync()?;
+/// Opens the places for things of what is a mount of its own: nothing can be renamed from one mount to another.
+fn apart(store: &Store, name: &str, slots: &str, make: bool) -> Result<Vec<(String, Dir)>> {
+    let mut apart = Vec::new();
+    for (mount, base) in mounts(store) {
+        let on_other_mount = store.root().dir(mount.trim_end_matches('/')).is_err_and(|error| error.is_other_mount());
+        let dir = match base.dir(format!("{WORK}/{TRASH}/{name}/{slots}")) {
+            Err(error) if error.is_not_found() && make && on_other_mount => {
+                let dir = base.ensure_dir(WORK, 0o700)?.ensure_dir(TRASH, 0o700)?.make_dir(name, 0o700)?;
+                let slots = dir.make_dir(slots, 0o700)?;
+                for dir in [&dir, base] {
+                    dir.sync()?;
+                }
+                slots
             }
-            slots
-        }
-        Err(error) if error.is_not_found() => return Ok(None),
-        dir => dir?,
-    };
-    Ok(Some((format!("{}/", store.driver()), dir)))
+            Err(error) if error.is_not_found() => continue,
+            dir => dir?,
+        };
+        apart.push((mount, dir));
+    }
+    Ok(apart)
 }
 
-/// Names a transaction by the time it begins, so that names sort by age.
+/// Names a transaction by the time it begins, so that names sort by age: later than all that are there, also where the
+/// clock went back.
 fn free_name(trash: &Dir) -> Result<String, FsError> {
-    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string();
-    let mut name = now.clone();
-    let mut number = 1;
+    let mut now = jiff::Timestamp::now();
+    let names = trash.entries()?.into_iter().filter_map(|entry| begun(std::str::from_utf8(&entry.name).ok()?));
+    if let Some(last) = names.max().filter(|last| *last >= now) {
+        now = last.checked_add(jiff::SignedDuration::from_millis(1)).unwrap_or(last);
+    }
+    let mut name = named(now);
     while trash.find(&name)?.is_some() {
-        number += 1;
-        name = format!("{now}-{number}");
+        now = now.checked_add(jiff::SignedDuration::from_millis(1)).unwrap_or(now);
+        name = named(now);
     }
     Ok(name)
+}
+
+const NAME: &str = "%Y%m%dT%H%M%S%3fZ";
+
+fn named(begun: jiff::Timestamp) -> String {
+    begun.strftime(NAME).to_string()
+}
+
+/// Returns when a transaction of this name began, in milliseconds.
+pub(super) fn begun(name: &str) -> Option<jiff::Timestamp> {
+    // Older names have a number behind the time.
+    let (seconds, rest) = name.split_at_checked(15)?;
+    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", seconds).ok()?;
+    let millis: i64 = rest.get(..3)?.parse().ok()?;
+    let begun = jiff::tz::Offset::UTC.to_timestamp(time).ok()?;
+    rest[3..].starts_with('Z').then(|| begun.checked_add(jiff::SignedDuration::from_millis(millis)).ok())?
 }
 
 fn parse_error(dir: &Dir, error: serde_json::Error) -> Error {

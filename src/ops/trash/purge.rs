@@ -1,5 +1,6 @@
 //! Empties the trash.
 
+use jiff::Timestamp;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -9,7 +10,7 @@ use crate::fsx::{Dir, Footprint};
 use crate::progress::{Event, Observer};
 use crate::store::{Store, WriteLock};
 
-use super::{Move, Skipped, State, Trash};
+use super::{Kind, Move, Skipped, State, Trash, begun};
 
 /// What was deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -23,15 +24,36 @@ pub struct PurgeReport {
     pub skipped: Vec<Skipped>,
 }
 
-/// Deletes everything in the trash.
+/// What is purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Everything in the trash.
+    All,
+    /// The removals of garbage that began before this time. What was there before a repair stays.
+    Before(Timestamp),
+}
+
+/// Deletes what is in the trash.
 ///
 /// # Errors
 /// The file system refuses, or the observer wanted it to stop: the next run deletes the rest. What cannot be deleted is
 /// in the report.
-pub fn purge(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Result<PurgeReport> {
+pub fn purge(store: &Store, lock: &WriteLock, which: Which, observer: &dyn Observer) -> Result<PurgeReport> {
+    let (whole, damaged) = Trash::all(store)?;
     let mut report = PurgeReport::default();
-    for name in Trash::names(store)? {
-        let Some(trash) = Trash::open(store, &name)? else { continue };
+    if which == Which::All {
+        report.skipped = damaged;
+    }
+    for trash in whole {
+        let is_due = match which {
+            Which::All => true,
+            Which::Before(time) => {
+                trash.journal.work.kind() == Kind::Gc && begun(&trash.name).is_some_and(|begun| begun < time)
+            }
+        };
+        if !is_due {
+            continue;
+        }
         let PurgeReport { transactions, disk, skipped } = purge_one(store, trash, lock, observer)?;
         report.transactions.extend(transactions);
         report.disk += disk;

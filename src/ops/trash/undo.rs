@@ -51,11 +51,8 @@ pub fn undo(store: &Store, lock: &WriteLock, kind: Kind, name: Option<&str>) -> 
 /// # Errors
 /// The file system refuses, or a journal cannot be read.
 pub fn hold(store: &Store, _: &WriteLock) -> Result<()> {
-    for name in Trash::names(store)? {
-        if let Some(trash) = Trash::open(store, &name)?
-            && trash.journal.work.kind() == Kind::Gc
-            && trash.state()? == State::Moving
-        {
+    for trash in Trash::all(store)?.0 {
+        if trash.journal.work.kind() == Kind::Gc && trash.state()? == State::Moving {
             trash.set_state(State::Kept)?;
             // Crash here: all that was moved waits for an undo or a purge.
             crash_point("trash:held");
