@@ -1,6 +1,7 @@
 //! Exit codes, and what to do about an error.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::ui::Ui;
@@ -87,12 +88,23 @@ fn exit(error: &Error) -> Exit {
     }
 }
 
+/// Says how a part of a store that an admin has moved is put where dockpack and Docker both find it.
+fn instead_of_link(path: &Path) -> String {
+    let path = path.display();
+    format!(
+        "no link is followed below the data root; a mount in its place: \
+         target=$(readlink -f {path}) && rm {path} && mkdir {path} && mount --bind $target {path}"
+    )
+}
+
 /// Says what a person can do.
 fn hints(error: &Error) -> Vec<String> {
     match error {
         Error::Fs(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
             vec!["Docker's store belongs to root: try it with sudo".to_owned()]
         }
+        Error::Fs(error) if error.is_link() && error.act == "open" => vec![instead_of_link(&error.path)],
+        Error::Unreadable { path, reason } if reason.ends_with(&FsError::link_ending()) => vec![instead_of_link(path)],
         Error::Lost { path, .. } if path.ends_with("repositories.json") => vec![
             "--skip untagged-images keeps every image; else bring the file back, or tag the images again".to_owned(),
         ],

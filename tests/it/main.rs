@@ -36,6 +36,8 @@ mod inspect;
 #[cfg(feature = "cli")]
 mod memory;
 #[cfg(feature = "cli")]
+mod mounts;
+#[cfg(feature = "cli")]
 mod odd;
 #[cfg(feature = "cli")]
 mod order;

@@ -10,31 +10,24 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::store::Snapshot;
 
-/// Of this many layers and more, a tenth that has its directory is no sign that the home is the right one: a daemon may
-/// have run on the empty one.
-const MANY: usize = 10;
-
 /// Fails where a part of the store at `root` looks as if it were not mounted. dockerd writes `repositories.json` at its first
 /// start and never removes it; `has_references` tells whether it is there.
 pub(super) fn refuse(root: &Path, driver: &str, snapshot: &Snapshot, has_references: bool) -> Result<()> {
-    let (layers, dirs) = (snapshot.layers.len(), snapshot.driver_dirs.len());
-    let missing = snapshot.layers.values().filter(|layer| !snapshot.driver_dirs.contains_key(&layer.cache_id)).count();
-    if is_other_home(layers, missing, dirs == 0) {
-        let reason = format!("it lacks the directories of {missing} of {layers} layers");
+    let dirs = snapshot.driver_dirs.len();
+    if let Some(reason) = snapshot.lost_home() {
         return Err(Error::NotMounted { path: root.join(driver), reason });
+    }
+    let image = root.join("image").join(driver);
+    let needs_layers = snapshot.images.values().filter(|image| !image.diff_ids.is_empty()).count();
+    if snapshot.layers.is_empty() && snapshot.broken_layers.is_empty() && needs_layers > 0 {
+        let reason = format!("it is empty, and {needs_layers} images have layers");
+        return Err(Error::NotMounted { path: image.join("layerdb/sha256"), reason });
     }
     if !has_references && dirs > 0 {
         let reason = format!("it has no repositories.json, beside {dirs} directories of layers");
-        return Err(Error::NotMounted { path: root.join("image").join(driver), reason });
+        return Err(Error::NotMounted { path: image, reason });
     }
     Ok(())
-}
-
-/// Tells from how many layers there are, and how many of them lack their directory, whether their directories are elsewhere.
-fn is_other_home(layers: usize, missing: usize, is_empty: bool) -> bool {
-    let all = layers > 1 && missing == layers;
-    let nearly_all = layers >= MANY && missing >= layers - layers / 10;
-    missing > 0 && (is_empty || all || nearly_all)
 }
 
 #[cfg(test)]
@@ -68,7 +61,7 @@ mod tests {
         assert!(is_refused(1, 0, 0) && is_refused(20, 0, 0) && is_refused(20, 2, 3) && is_refused(2, 0, 1));
         // A fresh store, a whole one, and such as have lost layers.
         assert!(!is_refused(0, 0, 0) && !is_refused(0, 0, 2) && !is_refused(20, 20, 0) && !is_refused(20, 19, 0));
-        assert!(!is_refused(20, 3, 0) && !is_refused(2, 1, 0) && !is_refused(1, 0, 1));
+        assert!(!is_refused(20, 3, 0) && !is_refused(2, 1, 0));
     }
 
     #[test]
