@@ -203,21 +203,27 @@ impl Builder<'_> {
 
     fn tie_container(&mut self, id: &ContainerId, container: &Container) {
         let from = self.place(Node::Container(id.clone()));
-        // A container of another graph driver has its mount in that driver's store.
+        // Of a container of another graph driver, or of the containerd store, all is there. dockerd skips it meanwhile.
+        let is_of_another = ![&self.snapshot.driver, ""].contains(&container.driver.as_str());
         if self.snapshot.mounts.contains_key(id) {
             self.tie(from, Edge::Writes, Node::Mount(id.clone()));
+        } else if is_of_another {
+            let evidence = format!("{} is in another store of this data root", described(container));
+            self.find(Finding::note("container-of-another-store", id, evidence));
         } else {
             let evidence = format!("{} has no entry in layerdb/mounts", described(container));
             self.find(Finding::warning("container-without-mount", id, evidence));
         }
+        // What it was made from may be there too, and then it stays.
         if let Some(image) = container.image
             && !self.tie(from, Edge::MadeFrom, Node::Image(image))
+            && !is_of_another
         {
             let evidence = format!("{} was made from {image}, which is not there", described(container));
             self.find(Finding::note("container-image-missing", id, evidence));
         }
         for mount in &container.image_mounts {
-            if !self.tie(from, Edge::ImageMount, Node::Mount(mount.clone())) {
+            if !self.tie(from, Edge::ImageMount, Node::Mount(mount.clone())) && !is_of_another {
                 let evidence = format!("{} mounts an image by {mount}, which is not there", described(container));
                 self.find(Finding::warning("container-image-mount-missing", id, evidence));
             }

@@ -191,15 +191,15 @@ impl Found<'_> {
         if !meant.is_empty() {
             return meant.into_iter().for_each(|at| self.add(at, how));
         }
-        // A name of which no mount name space is left: names of layers are never given twice.
-        if let Some((_, rest)) = part.rsplit_once(&format!("/{driver}/")) {
-            return self.add(format!("{driver}/{rest}"), how);
-        }
-        // A name through a symbolic link. Nothing there is nothing of this store.
+        // A name through a symbolic link, or of a copy of this store.
         let opened =
             process.root().and_then(|root| root.dir_as_seen(absolute)).or_else(|_| Dir::open_root(Path::new(part)));
         if let Ok(place) = opened.and_then(|dir| dir.place()) {
-            self.path(&place.path.to_string_lossy(), how);
+            return self.path(&place.path.to_string_lossy(), how);
+        }
+        // A name of which no mount name space is left: names of layers are never given twice.
+        if let Some((_, rest)) = part.rsplit_once(&format!("/{driver}/")) {
+            self.add(format!("{driver}/{rest}"), how);
         }
     }
 

@@ -39,6 +39,8 @@ pub(crate) use notes::Notes;
 /// Everything the files of a store say.
 #[derive(Debug, Default)]
 pub struct Snapshot {
+    /// Name of the graph driver whose store it is.
+    pub driver: String,
     /// References to images, by the text that stands in `repositories.json` (`nginx:alpine`,
     /// `nginx@sha256:…`). A reference to an image that is not there is kept: dockerd ignores it.
     pub references: BTreeMap<String, ImageId>,

@@ -17,7 +17,7 @@ impl Store {
     /// # Errors
     /// None of today's readers gives up: what cannot be read is in the snapshot.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let mut snapshot = Snapshot::default();
+        let mut snapshot = Snapshot { driver: self.driver().to_owned(), ..Snapshot::default() };
         let mut notes = Notes::default();
         let (image, (rest, (listing, build))) = rayon::join(
             || self.read_image(),

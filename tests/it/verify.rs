@@ -417,3 +417,27 @@ fn daemon_20_overlay2_leaves_nothing_to_find() {
 fn daemon_28_overlay2_leaves_nothing_to_find() {
     used("28", "overlay2");
 }
+
+/// A container of another graph driver, or of the containerd store, is whole: it is noted, and nothing is damaged.
+#[test]
+fn containers_of_another_store_are_whole() {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    unpack("28-overlay2", &root);
+    for (number, driver) in ["overlayfs", "vfs", "zfs"].into_iter().enumerate() {
+        let id = format!("{number:064}");
+        let dir = root.join("containers").join(&id);
+        fs::create_dir(&dir).expect("a directory");
+        let config = format!(r#"{{"ID":"{id}","Name":"/other-{number}","Driver":"{driver}","Image":"sha256:{id}"}}"#);
+        fs::write(dir.join("config.v2.json"), config).expect("a file");
+        fs::write(dir.join("hostconfig.json"), "{}").expect("a file");
+    }
+    fs::create_dir(root.join("containers/@eaDir")).expect("a directory");
+    let verified = run(&root, ["verify", "--json"]).done();
+    let document: serde_json::Value = serde_json::from_slice(&verified.stdout).expect("JSON");
+    let findings = document["findings"].as_array().expect("findings");
+    let others = findings.iter().filter(|finding| finding["code"] == "container-of-another-store").count();
+    assert_eq!(others, 3, "{document}");
+    let repaired = run(&root, ["repair", "--dry-run"]).done();
+    assert!(!repaired.stderr.contains("lost"), "{}", repaired.stderr);
+}

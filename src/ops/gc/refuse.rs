@@ -15,7 +15,7 @@
 //! | the driver's home | nearly all layers lack their directory |
 //! | `buildkit/snapshots.db` | it is a file of no bytes |
 
-use crate::driver::is_known;
+use crate::driver::{is_known, join, places};
 use crate::error::{Error, FsError, Result};
 use crate::graph::{Graph, Node};
 use crate::id::ContainerId;
@@ -76,7 +76,9 @@ pub(super) fn refuse(store: &Store, records: Records, candidates: &Candidates<'_
         return Err(Error::UnsupportedDriver { driver: (*driver).to_owned() });
     }
     let all = [Unknown::References, Unknown::BuildKit];
-    let lost_whole = |path: &str| matches!(path.rsplit('/').next(), Some("sha256" | "containers" | "mounts"));
+    let is_home = |path: &str| places(driver).iter().any(|place| path == join(driver, place).trim_end_matches('/'));
+    let lost_whole =
+        |path: &str| is_home(path) || matches!(path.rsplit('/').next(), Some("sha256" | "containers" | "mounts"));
     if let Some(file) = snapshot.unreadable.iter().find(|file| all.contains(&file.what) || lost_whole(&file.path)) {
         let reason = file.reason.clone();
         return Err(Error::Unreadable { path: store.path().join(&file.path), reason });

@@ -51,6 +51,7 @@
 //! | `node-link` | a hard link became a copy | nothing |
 //! | `mount-not-loadable`, `mount-directory-missing` | a writable layer | its container |
 //! | `container-unreadable`, `container-without-mount`, `container-image-mount-missing` | a container | itself |
+//! | `container-of-another-store` | a container of another driver, or of the containerd store | nothing |
 //! | `archive-damaged` | an archive is cut or changed | all images that come behind |
 //! | `archive-layer-mismatch`, `archive-layer-missing`, `archive-tar-split-mismatch` | a layer of an archive | loading its images |
 //! | `archive-blob-mismatch`, `archive-blob-missing`, `archive-config-mismatch` | something else in one | loading its images |
