@@ -34,6 +34,7 @@ pub fn merge_references(bytes: &[u8], references: &BTreeMap<String, ImageId>) ->
 /// It is none.
 pub fn image_config(bytes: &[u8]) -> Result<Image, ParseError> {
     imagedb::parse(ImageId(Sha256::of(bytes)), bytes.to_vec())
+        .map_err(|error| ParseError::because("the configuration of an image", error))
 }
 
 /// Parses an `overlay2` layer's `lower`.

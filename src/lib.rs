@@ -13,6 +13,8 @@ pub mod fsx;
 pub mod fuzzing;
 pub mod graph;
 pub mod id;
+mod image_config;
+mod json;
 pub mod layer;
 pub mod ops;
 pub mod progress;

@@ -19,6 +19,8 @@ const OLD_DEFAULT_HOST: &str = "index.docker.io";
 const OFFICIAL: &str = "library/";
 /// Tag of a name that says neither a tag nor a digest.
 pub const DEFAULT_TAG: &str = "latest";
+/// Repository in which Docker makes no references (moby refstore/store.go `addReference`).
+const AMBIGUOUS: &str = "sha256";
 /// Longest canonical name of a repository, in bytes.
 const MAX_NAME: usize = 255;
 /// Longest tag, in bytes.
@@ -122,10 +124,13 @@ impl Reference {
     }
 
     /// Tells whether text is a key that dockerd may have written to `repositories.json`: a familiar name with a tag or a
-    /// digest. It passes over all others.
+    /// digest, not in a repository `sha256`, which could be taken for an image's ID. It passes over all others.
     #[must_use]
     pub fn is_key(text: &str) -> bool {
-        text.parse::<Self>().is_ok_and(|reference| !reference.is_name_only() && reference.key() == text)
+        text.parse::<Self>().is_ok_and(|reference| {
+            let is_ambiguous = reference.repository.familiar() == AMBIGUOUS;
+            !reference.is_name_only() && !is_ambiguous && reference.key() == text
+        })
     }
 
     /// Returns the whole reference with its host (`docker.io/library/nginx:alpine`).
@@ -280,6 +285,16 @@ mod tests {
         assert_eq!(key("nginx"), "nginx:latest");
         assert_eq!(key("nginx:1"), "nginx:1");
         assert_eq!(key(&format!("nginx@{DIGEST}")), format!("nginx@{DIGEST}"));
+    }
+
+    #[test]
+    fn keys_that_docker_does_not_make() {
+        for key in ["nginx:1", "sha256/x:1", "x/sha256:1", "sha:256"] {
+            assert!(Reference::is_key(key), "{key}");
+        }
+        for text in ["nginx", "sha256:16ccba7e2273", "docker.io/library/nginx:1", &format!("sha256@{DIGEST}")] {
+            assert!(!Reference::is_key(text), "{text}");
+        }
     }
 
     #[test]

@@ -92,8 +92,12 @@ impl Archive {
 fn is_own(stream: Box<dyn Read + Send>) -> bool {
     let begins = || -> io::Result<bool> {
         let (start, stream) = peek(stream)?;
-        // No archive of dockpack's begins with such a frame, as those of pzstd do: not even a damaged one.
-        Ok(!is_skippable(&start) && begins_as_own(&mut Input::new(stream)?)?)
+        // No archive of dockpack's begins so, not even a damaged one: with such a frame, as those of pzstd do, in a compression
+        // that it does not write, or with what is neither compressed nor the first member.
+        let is_other = is_skippable(&start)
+            || matches!(start[..], [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', b'X', b'Z', 0, ..])
+            || !matches!(start[..], [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x1f, 0x8b, ..] | [b'o', b'c', b'i', ..]);
+        Ok(!is_other && begins_as_own(&mut Input::new(stream)?)?)
     };
     begins().unwrap_or(true)
 }

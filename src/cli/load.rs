@@ -37,12 +37,18 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
     let input = args.input.as_deref();
     let (archive, name) = open(input)?;
     if args.dry_run {
-        let metadata = match archive {
-            Archive::Own(mut archive) => archive.metadata()?,
-            Archive::Foreign(source) => metadata(source, &name, &choice(args.platform.as_ref()), ui)?,
+        let (metadata, foreign) = match archive {
+            Archive::Own(mut archive) => (archive.metadata()?, None),
+            Archive::Foreign(source) => {
+                let mut archive = ForeignArchive::open(source, &name, Spool::Documents, ui.observer())?;
+                (archive.metadata(&choice(args.platform.as_ref()), ui.observer())?, Some(archive))
+            }
         };
         let images = select(&metadata.index, &args.refs)?;
         let (plan, _) = LoadPlan::make(&target(place, metadata.index.driver.as_deref())?, &metadata, images)?;
+        if let Some(archive) = foreign {
+            archive.require(plan.layers.iter().map(|layer| &layer.record.diff))?;
+        }
         show(&plan, ui)?;
         return Ok(Exit::Done);
     }

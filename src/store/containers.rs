@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
-use serde::Deserialize;
 
 use super::notes::{Notes, below};
 use super::{Container, Unknown};
@@ -16,6 +15,7 @@ use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{ContainerId, is_drawn};
+use crate::json::{self, fields};
 
 /// Longest `config.v2.json` that is read. Environment and labels may be long.
 const LIMIT: u64 = 64 << 20;
@@ -26,38 +26,39 @@ type Containers = BTreeMap<ContainerId, Container>;
 /// What Go writes for a time that never was.
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Default)]
 struct Config {
-    #[serde(rename = "ID")]
     id: String,
-    name: Option<String>,
-    image: Option<String>,
-    driver: Option<String>,
-    #[serde(default)]
+    name: String,
+    image: String,
+    driver: String,
     state: Option<State>,
     mount_points: Option<BTreeMap<String, Option<MountPoint>>>,
 }
+fields!(Config {
+    "ID" => id, "Name" => name, "Image" => image, "Driver" => driver, "State" => state, "MountPoints" => mount_points,
+});
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Default)]
 struct State {
     running: bool,
     paused: bool,
     restarting: bool,
     removal_in_progress: bool,
     dead: bool,
-    started_at: Option<String>,
+    started_at: String,
 }
+fields!(State {
+    "Running" => running, "Paused" => paused, "Restarting" => restarting, "RemovalInProgress" => removal_in_progress,
+    "Dead" => dead, "StartedAt" => started_at,
+});
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Default)]
 struct MountPoint {
-    #[serde(rename = "Type")]
-    kind: Option<String>,
-    #[serde(rename = "ID")]
-    id: Option<String>,
+    kind: String,
+    id: String,
 }
+fields!(MountPoint { "Type" => kind, "ID" => id });
 
 impl State {
     /// Says the state in one word, as moby's `StateString` does.
@@ -68,7 +69,7 @@ impl State {
             Self { running: true, .. } => "running",
             Self { removal_in_progress: true, .. } => "removing",
             Self { dead: true, .. } => "dead",
-            Self { started_at, .. } if started_at.as_deref().is_none_or(|at| at == ZERO_TIME) => "created",
+            Self { started_at, .. } if matches!(&started_at[..], "" | ZERO_TIME) => "created",
             _ => "exited",
         }
     }
@@ -77,25 +78,27 @@ impl State {
 /// Parses the `config.v2.json` of container `id`.
 ///
 /// # Errors
-/// What makes dockerd skip the container; and an image mount without a name, whose layers would not be known.
+/// What makes dockerd skip the container; an image mount without a name, whose layers would not be known; and what can be
+/// read in two ways.
 pub(crate) fn parse(id: &ContainerId, text: &[u8]) -> Result<Container, ParseError> {
-    let config: Config =
-        serde_json::from_slice(text).map_err(|error| ParseError::because("the configuration of a container", error))?;
+    let expected = "the configuration of a container";
+    let read = json::read(text).map_err(|error| ParseError::because(expected, error))?;
+    let config: Config = read.plain().map_err(|odd| ParseError::because(expected, odd))?;
     if config.id != id.as_str() {
         return Err(ParseError::new(format!("container {id}"), config.id.as_bytes()));
     }
     let points = config.mount_points.unwrap_or_default().into_values().flatten();
     let image_mounts = points
-        .filter(|point| point.kind.as_deref() == Some("image"))
-        .map(|point| ContainerId::parse(point.id.unwrap_or_default().as_bytes()))
+        .filter(|point| point.kind == "image")
+        .map(|point| ContainerId::parse(point.id.as_bytes()))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Container {
         readable: true,
         config_missing: false,
         has_run: false,
-        name: config.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-        image: config.image.and_then(|image| image.parse().ok()),
-        driver: config.driver.unwrap_or_default(),
+        name: config.name.trim_start_matches('/').to_owned(),
+        image: config.image.parse().ok(),
+        driver: config.driver,
         state: config.state.unwrap_or_default().word().to_owned(),
         image_mounts,
     })
@@ -189,8 +192,23 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_read_in_two_ways() {
+        for text in [
+            r#"{"Id":"c0ffee"}"#,
+            r#"{"ID":"c0ffee","image":"x"}"#,
+            r#"{"ID":"c0ffee","Image":"x","Image":"x"}"#,
+            r#"{"ID":"c0ffee","MountPoints":{"/a":{"type":"image"}}}"#,
+            r#"{"ID":"c0ffee","MountPoints":{"/a":{"Type":"image"},"/a":null}}"#,
+        ] {
+            assert!(parse(&id(), text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn what_dockerd_skips() {
-        for text in ["", "{}", r#"{"ID":"other"}"#, "[]"] {
+        for text in
+            ["", "{}", r#"{"ID":"other"}"#, "[]", r#"{"ID":"c0ffee","MountPoints":[]}"#, r#"{"ID":"c0ffee","Image":1}"#]
+        {
             assert!(parse(&id(), text.as_bytes()).is_err(), "{text}");
         }
     }

@@ -7,6 +7,10 @@
 //! | `metadata/sha256/<id>/lastUpdated` | RFC 3339 with nanoseconds | 17.07+, when tagged by hand |
 //! | `metadata/sha256/<id>/builtLocally` | one byte 1 | 26.0+ and some backports |
 //!
+//! A configuration is read as dockerd reads it (`json`). One with a field of another type than dockerd takes is skipped by it
+//! too; one with keys in another case, or twice, is read. Of both it is in doubt what they need, so no layer is garbage beside
+//! them.
+//!
 //! An image without a metadata directory is normal. dockerd ignores names that are no digests, and skips files that
 //! are not what their name says or have no `rootfs` [moby image/store.go `restore`]: such an image holds no layer and
 //! cannot be removed through the API.
@@ -14,7 +18,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
-use serde::Deserialize;
 
 use super::notes::{Notes, below};
 use super::{Image, StrayKind, Unknown};
@@ -22,6 +25,8 @@ use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{DiffId, ImageId, Sha256};
+use crate::image_config::{ConfigError, ImageConfig};
+use crate::json::JsonError;
 
 /// Longest configuration that is read. Registries take 4 MiB.
 const CONFIG_LIMIT: u64 = 32 << 20;
@@ -32,41 +37,50 @@ const METADATA_LIMIT: u64 = 4096;
 /// Images that are what they say.
 pub(super) type Images = BTreeMap<ImageId, Image>;
 
-#[derive(Deserialize)]
-struct Config {
-    rootfs: RootFs,
-    created: Option<String>,
-    architecture: Option<String>,
-    os: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RootFs {
-    diff_ids: Option<Vec<DiffId>>,
+/// Why a configuration is not the one of an image.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Invalid {
+    /// Its content is another, or none: dockerd skips it.
+    #[error(transparent)]
+    Content(ParseError),
+    /// It is the right content, and says something that dockerd does not take: dockerd skips it, but somebody made it.
+    #[error("dockerd does not take it: {0}")]
+    Refused(String),
 }
 
 /// Parses a configuration and proves that it is the one of `id`. There is no metadata in it yet.
 ///
 /// # Errors
 /// What makes dockerd skip the image.
-pub(crate) fn parse(id: ImageId, config: Vec<u8>) -> Result<Image, ParseError> {
+pub(crate) fn parse(id: ImageId, config: Vec<u8>) -> Result<Image, Invalid> {
+    parse_odd(id, config).map(|(image, _)| image)
+}
+
+/// As [`parse`]; also tells what can be read in two ways.
+fn parse_odd(id: ImageId, config: Vec<u8>) -> Result<(Image, Option<String>), Invalid> {
     let digest = ImageId(Sha256::of(&config));
     if digest != id {
-        return Err(ParseError::because(format!("bytes of digest {id}"), format!("bytes of digest {digest}")));
+        let (wanted, found) = (format!("bytes of digest {id}"), format!("bytes of digest {digest}"));
+        return Err(Invalid::Content(ParseError::because(wanted, found)));
     }
-    let view: Config =
-        serde_json::from_slice(&config).map_err(|error| ParseError::because("the configuration of an image", error))?;
-    let text = |value: Option<String>, default: &str| value.filter(|v| !v.is_empty()).unwrap_or(default.to_owned());
-    Ok(Image {
+    let view = match ImageConfig::parse(&config) {
+        Ok(view) => view,
+        Err(ConfigError::Json(error @ JsonError::Type { .. })) => return Err(Invalid::Refused(error.to_string())),
+        Err(error) => return Err(Invalid::Content(ParseError::because("the configuration of an image", error))),
+    };
+    let diff_ids = view.value.diff_ids().iter().map(|diff| diff.parse()).collect::<Result<Vec<DiffId>, _>>();
+    let v1 = view.value.v1;
+    let image = Image {
         config,
-        diff_ids: view.rootfs.diff_ids.unwrap_or_default(),
-        created: view.created,
-        architecture: text(view.architecture, ""),
-        os: text(view.os, "linux"),
+        diff_ids: diff_ids.map_err(|error| Invalid::Refused(error.to_string()))?,
+        created: v1.created.map(|created| created.0),
+        architecture: v1.architecture,
+        os: if v1.os.is_empty() { "linux".to_owned() } else { v1.os },
         parent: None,
         last_updated: None,
         built_locally: None,
-    })
+    };
+    Ok((image, view.odd))
 }
 
 /// Reads the images below `image`, which is `image/<driver>` at the path `at` below the data root.
@@ -105,8 +119,13 @@ fn read_content(image: &Dir, at: &str) -> (Images, BTreeSet<Vec<u8>>, Notes) {
     let mut images = Images::new();
     for (entry, result) in read {
         match result {
-            Ok(Some((id, image))) => {
+            Ok(Some((id, image, odd))) => {
                 images.insert(id, image);
+                if let Some(odd) = odd {
+                    let path = below(at, id.hex());
+                    notes.doubtful(Unknown::Images, &path, &odd);
+                    notes.findings.push(Finding::note("image-ambiguous", path, odd));
+                }
             }
             Ok(None) => {}
             Err(Bad::Name) => notes.unexpected(at, &entry.name, "expected a file with the ID of an image as its name"),
@@ -115,6 +134,9 @@ fn read_content(image: &Dir, at: &str) -> (Images, BTreeSet<Vec<u8>>, Notes) {
             }
             Err(Bad::Invalid(error)) => {
                 let path = below(at, entry.name.escape_ascii());
+                if let Invalid::Refused(reason) = &error {
+                    notes.doubtful(Unknown::Images, &path, reason);
+                }
                 notes.findings.push(Finding::damage("image-invalid", path, error));
                 notes.stray(StrayKind::InvalidImage, at, &entry.name, None);
             }
@@ -127,10 +149,13 @@ fn read_content(image: &Dir, at: &str) -> (Images, BTreeSet<Vec<u8>>, Notes) {
 enum Bad {
     Name,
     Unreadable(FsError),
-    Invalid(ParseError),
+    Invalid(Invalid),
 }
 
-fn read_image(dir: &Dir, entry: &Entry) -> Result<Option<(ImageId, Image)>, Bad> {
+/// An image with its ID, and what can be read in two ways of it.
+type Named = (ImageId, Image, Option<String>);
+
+fn read_image(dir: &Dir, entry: &Entry) -> Result<Option<Named>, Bad> {
     let id = ImageId::from_hex(&entry.name).map_err(|_| Bad::Name)?;
     if entry.kind != Kind::File {
         return Err(Bad::Name);
@@ -138,7 +163,7 @@ fn read_image(dir: &Dir, entry: &Entry) -> Result<Option<(ImageId, Image)>, Bad>
     let Some(config) = FsError::found(dir.read(&entry.name, CONFIG_LIMIT)).map_err(Bad::Unreadable)? else {
         return Ok(None);
     };
-    parse(id, config).map(|image| Some((id, image))).map_err(Bad::Invalid)
+    parse_odd(id, config).map(|(image, odd)| Some((id, image, odd))).map_err(Bad::Invalid)
 }
 
 #[derive(Default)]
@@ -192,7 +217,7 @@ fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
 mod tests {
     use super::*;
 
-    fn parse_named(config: &str) -> Result<Image, ParseError> {
+    fn parse_named(config: &str) -> Result<Image, Invalid> {
         parse(ImageId(Sha256::of(config.as_bytes())), config.into())
     }
 
@@ -200,6 +225,26 @@ mod tests {
     fn an_image_without_layers() {
         let image = parse_named(r#"{"rootfs":{"type":"layers"},"os":"","x":[1]}"#).expect("parses");
         assert_eq!((image.os.as_str(), image.diff_ids.len(), image.top()), ("linux", 0, None));
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways() {
+        let odd = |config: &str| {
+            let id = ImageId(Sha256::of(config.as_bytes()));
+            parse_odd(id, config.into()).expect("an image").1.is_some()
+        };
+        assert!(!odd(r#"{"rootfs":{"type":"layers"},"config":{"Labels":{"a":"1","A":"2"}}}"#));
+        assert!(odd(r#"{"rootfS":{"type":"layers"}}"#));
+        assert!(odd(r#"{"rootfs":{},"rootfs":{}}"#));
+        assert!(odd(r#"{"rootfs":{"Diff_IDs":[]}}"#));
+    }
+
+    #[test]
+    fn other_types_are_not_taken_for_damage() {
+        for config in [r#"{"rootfs":[]}"#, r#"{"rootfs":{},"created":1}"#, r#"{"rootfs":{"diff_ids":["sha256:1"]}}"#] {
+            assert!(matches!(parse_named(config), Err(Invalid::Refused(_))), "{config}");
+        }
+        assert!(matches!(parse_named("x"), Err(Invalid::Content(_))));
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub struct Snapshot {
     pub findings: Vec<Finding>,
     /// What is unknown because it could not be read; each is a finding as well.
     pub unreadable: Vec<Unreadable>,
+    /// Records that can be read in two ways, or that dockerd does not take although they are whole: what they do not name
+    /// may be needed all the same.
+    pub doubtful: Vec<Unreadable>,
 }
 
 /// What is unknown when a file cannot be read or parsed. Nothing that depends on it may be called garbage.

@@ -18,6 +18,7 @@ pub(crate) struct Notes {
     pub(crate) findings: Vec<Finding>,
     pub(crate) strays: Vec<Stray>,
     pub(crate) unreadable: Vec<Unreadable>,
+    pub(crate) doubtful: Vec<Unreadable>,
 }
 
 impl Notes {
@@ -26,6 +27,7 @@ impl Notes {
         self.findings.extend(other.findings);
         self.strays.extend(other.strays);
         self.unreadable.extend(other.unreadable);
+        self.doubtful.extend(other.doubtful);
     }
 
     /// Says that something cannot be read, and what is unknown by that.
@@ -37,6 +39,11 @@ impl Notes {
             _ => Finding::damage(code, path, &reason),
         });
         self.unreadable.push(Unreadable { what, path: path.to_owned(), reason });
+    }
+
+    /// Says that what a record does not name may be needed all the same.
+    pub(crate) fn doubtful(&mut self, what: Unknown, path: &str, reason: impl ToString) {
+        self.doubtful.push(Unreadable { what, path: path.to_owned(), reason: reason.to_string() });
     }
 
     /// Adds a stray. One with a name that is not UTF-8 has no path that could be told, and becomes a finding.

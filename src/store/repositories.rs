@@ -12,14 +12,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use super::Unknown;
 use super::notes::{Notes, below};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Kind};
 use crate::id::ImageId;
+use crate::json::{self, fields};
 use crate::reference::Reference;
 
 /// Name of the file below `image/<driver>`.
@@ -35,19 +34,27 @@ pub(crate) struct References {
     pub(crate) invalid: Vec<(String, String)>,
 }
 
-#[derive(Deserialize)]
+/// References by the repositories that they belong to.
+type Repositories = BTreeMap<String, BTreeMap<String, String>>;
+
+#[derive(Default)]
 struct Document {
-    #[serde(rename = "Repositories")]
-    repositories: Option<BTreeMap<String, Option<BTreeMap<String, String>>>>,
+    repositories: Repositories,
+}
+fields!(Document { "Repositories" => repositories });
+
+/// Reads the text of the file, where there is only one way to read it.
+fn read_text(bytes: &[u8]) -> Result<Repositories, ParseError> {
+    let expected = "a JSON object of references";
+    let read = json::read(bytes).map_err(|error| ParseError::because(expected, error))?;
+    let document: Document = read.plain().map_err(|odd| ParseError::because(expected, odd))?;
+    Ok(document.repositories)
 }
 
 /// Parses the file. Fails where dockerd refuses to start; entries that make no sense are told apart.
 pub(crate) fn parse(bytes: &[u8]) -> Result<References, ParseError> {
-    let document: Option<Document> =
-        serde_json::from_slice(bytes).map_err(|error| ParseError::because("a JSON object of references", error))?;
     let mut references = References::default();
-    let repositories = document.and_then(|document| document.repositories).unwrap_or_default();
-    for (reference, image) in repositories.into_values().flatten().flatten() {
+    for (reference, image) in read_text(bytes)?.into_values().flatten() {
         match image.parse() {
             Ok(image) => {
                 references.valid.insert(reference, image);
@@ -64,22 +71,15 @@ pub(crate) fn merge<'a>(
     bytes: Option<&[u8]>,
     references: impl IntoIterator<Item = (&'a str, ImageId)>,
 ) -> Result<Vec<u8>, ParseError> {
-    #[derive(Deserialize, Default, serde::Serialize)]
+    #[derive(serde::Serialize)]
     struct Whole {
-        #[serde(rename = "Repositories", default)]
-        repositories: Option<BTreeMap<String, Option<BTreeMap<String, String>>>>,
+        #[serde(rename = "Repositories")]
+        repositories: Repositories,
     }
-    let mut whole: Whole = match bytes {
-        None => Whole::default(),
-        // `null` is an empty file to dockerd.
-        Some(bytes) => serde_json::from_slice::<Option<Whole>>(bytes)
-            .map_err(|error| ParseError::because("a JSON object of references", error))?
-            .unwrap_or_default(),
-    };
-    let repositories = whole.repositories.get_or_insert_default();
+    let mut whole = Whole { repositories: bytes.map(read_text).transpose()?.unwrap_or_default() };
     for (reference, image) in references {
         let repository = repository_of(reference).to_owned();
-        let entries = repositories.entry(repository).or_default().get_or_insert_default();
+        let entries = whole.repositories.entry(repository).or_default();
         entries.insert(reference.to_owned(), image.to_string());
     }
     let text = serde_json::to_string(&whole).map_err(|error| ParseError::because("references", error))?;

@@ -147,8 +147,10 @@ impl Snapshot {
         notes.findings.dedup();
         notes.strays.sort();
         notes.unreadable.sort();
+        notes.doubtful.sort();
         self.findings = notes.findings;
         self.strays = notes.strays;
         self.unreadable = notes.unreadable;
+        self.doubtful = notes.doubtful;
     }
 }

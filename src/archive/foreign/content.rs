@@ -1,9 +1,12 @@
 //! What is within a member: its compression is told by its first bytes, and all of it is digested as it is read.
 
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flate2::bufread::MultiGzDecoder;
+use bzip2::bufread::MultiBzDecoder;
+use flate2::bufread::GzDecoder;
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream as Xz};
 use sha2::Digest as _;
 
 use crate::id::Sha256;
@@ -15,6 +18,8 @@ const CHUNK: usize = 256 << 10;
 const START: u64 = 6;
 /// Largest window that is decoded, as a power of two: the largest that Docker takes.
 const WINDOW_LIMIT: u32 = 29;
+/// Most memory that a decoder of xz takes: that of its best level is an eighth of it.
+const XZ_MEMORY_LIMIT: u64 = 512 << 20;
 
 /// A stream of bytes.
 pub(super) type Stream<'a> = Box<dyn Read + Send + 'a>;
@@ -27,8 +32,8 @@ pub(super) enum Decompressed<'a> {
     Unpacked(Stream<'a>),
 }
 
-/// Takes the compression off a stream. Several streams of gzip or frames of zstd may follow each other, as in layers
-/// of which parts can be read.
+/// Takes the compression off a stream. Several streams of gzip, bzip2 or xz, or frames of zstd, may follow each other, as in
+/// layers of which parts can be read.
 ///
 /// # Errors
 /// It cannot be read, or is compressed in a way that is not read here.
@@ -37,17 +42,57 @@ pub(super) fn decompress<'a>(mut stream: Stream<'a>) -> io::Result<Decompressed<
     stream.by_ref().take(START).read_to_end(&mut start)?;
     let kind = start.clone();
     let stream = BufReader::with_capacity(CHUNK, Cursor::new(start).chain(stream));
-    let unread = |name| Err(io::Error::other(format!("compressed with {name}, which is not read here")));
     match kind[..] {
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let mut decoder = zstd::Decoder::with_buffer(stream)?;
             decoder.window_log_max(WINDOW_LIMIT)?;
             Ok(Decompressed::Unpacked(Box::new(decoder)))
         }
-        [0x1f, 0x8b, ..] => Ok(Decompressed::Unpacked(Box::new(MultiGzDecoder::new(stream)))),
-        [b'B', b'Z', b'h', ..] => unread("bzip2"),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => unread("xz"),
+        [0x1f, 0x8b, ..] => Ok(Decompressed::Unpacked(Box::new(Gzip { decoder: Some(GzDecoder::new(stream)) }))),
+        [b'B', b'Z', b'h', ..] => Ok(Decompressed::Unpacked(Box::new(MultiBzDecoder::new(stream)))),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            let xz = Xz::new_stream_decoder(XZ_MEMORY_LIMIT, CONCATENATED).map_err(io::Error::other)?;
+            Ok(Decompressed::Unpacked(Box::new(XzDecoder::new_stream(stream, xz))))
+        }
         _ => Ok(Decompressed::Plain(Box::new(stream))),
+    }
+}
+
+/// Streams of gzip, one behind the other. Behind the last one there may be zeros, with which old tapes and some tools fill
+/// blocks; Docker does not look at what is there.
+struct Gzip<R> {
+    /// Nothing at the end.
+    decoder: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.decoder {
+            let got = decoder.read(buffer)?;
+            if got > 0 || buffer.is_empty() {
+                return Ok(got);
+            }
+            let mut rest = self.decoder.take().expect("because there is one").into_inner();
+            match rest.fill_buf()?.first() {
+                Some(0x1f) => self.decoder = Some(GzDecoder::new(rest)),
+                _ => expect_zeros(rest)?,
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn expect_zeros(mut rest: impl BufRead) -> io::Result<()> {
+    loop {
+        let bytes = rest.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Err(io::Error::other("gzip: there is something else behind its end"));
+        }
+        let length = bytes.len();
+        rest.consume(length);
     }
 }
 

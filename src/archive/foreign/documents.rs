@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use super::platform::Platform;
+use crate::json::fields;
 
 /// Docker's list of images.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -19,59 +18,95 @@ const ABOUT: &str = "vnd.docker.reference.type";
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 /// An entry of Docker's `manifest.json` [moby image/tarexport/tarexport.go `manifestItem`].
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Debug, Default)]
 pub(super) struct Saved {
     pub(super) config: String,
     pub(super) repo_tags: Option<Vec<String>>,
     pub(super) layers: Option<Vec<String>>,
-    pub(super) parent: Option<String>,
+    pub(super) parent: String,
 }
+fields!(Saved { "Config" => config, "RepoTags" => repo_tags, "Layers" => layers, "Parent" => parent });
 
 /// Docker's `repositories`: names of versions 1 images by repository and tag.
 pub(super) type Repositories = BTreeMap<String, BTreeMap<String, String>>;
 
 /// A descriptor of OCI, or Docker's of the same form.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Descriptor {
     pub(super) digest: String,
-    #[serde(default)]
     media_type: String,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
-    #[serde(default)]
+    annotations: BTreeMap<String, String>,
     pub(super) platform: Option<Platform>,
 }
+fields!(Descriptor {
+    "digest" => digest, "mediaType" => media_type, "annotations" => annotations, "platform" => platform,
+});
+fields!(Platform { "os" => os, "architecture" => architecture, "variant" => variant });
 
 impl Descriptor {
     /// Returns the image's name, in the words that are there.
     pub(super) fn name(&self) -> Option<&str> {
-        let annotations = self.annotations.as_ref()?;
-        NAMES.into_iter().find_map(|key| annotations.get(key)).map(String::as_str)
+        NAMES.into_iter().find_map(|key| self.annotations.get(key)).map(String::as_str)
     }
 
     /// Tells whether it leads to something that is no image by what is said of it.
     pub(super) fn is_about_another(&self) -> bool {
         let unknown = self.platform.as_ref().is_some_and(Platform::is_unknown);
-        unknown || self.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(ABOUT))
+        unknown || self.annotations.contains_key(ABOUT)
+    }
+
+    /// Tells whether what it leads to can be a layer of an image.
+    fn is_layer(&self) -> bool {
+        self.media_type.is_empty() || self.media_type.contains("tar")
+    }
+
+    /// Tells whether only who has a key can read what it leads to.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.media_type.ends_with("+encrypted")
     }
 
     /// Tells whether what it leads to can be an image's configuration.
     pub(super) fn is_configuration(&self) -> bool {
         matches!(
             &self.media_type[..],
-            "" | "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+            "" | "application/vnd.oci.image.config.v1+json"
+                | "application/vnd.docker.container.image.v1+json"
+                | "application/octet-stream"
+                | "application/json"
         )
     }
 }
 
 /// An index or a manifest of OCI.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default)]
 pub(super) struct Manifest {
     pub(super) manifests: Option<Vec<Descriptor>>,
     pub(super) config: Option<Descriptor>,
     pub(super) layers: Option<Vec<Descriptor>>,
+    artifact_type: String,
+    subject: Option<Descriptor>,
+}
+fields!(Manifest {
+    "manifests" => manifests, "config" => config, "layers" => layers, "artifactType" => artifact_type, "subject" => subject,
+});
+
+impl Manifest {
+    /// Says why a manifest is not that of an image, where it is not: signatures, attestations, charts and whatever else
+    /// is kept in registries, often beside the image that it is about.
+    pub(super) fn is_of_none(&self) -> Option<String> {
+        let config = self.config.as_ref()?;
+        if !config.is_configuration() {
+            return Some(format!("its configuration is of type {}", config.media_type));
+        }
+        if !self.artifact_type.is_empty() {
+            return Some(format!("it is of type {}", self.artifact_type));
+        }
+        if let Some(subject) = &self.subject {
+            return Some(format!("it tells of {}", subject.digest));
+        }
+        let other = self.layers.iter().flatten().find(|layer| !layer.is_layer())?;
+        Some(format!("it has a layer of type {}", other.media_type))
+    }
 }
 
 /// Returns the member that a digest names; nothing where it is none that can be proved.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
-
 use crate::archive::ImageRecord;
 use crate::id::{DiffId, ImageId, Sha256};
+use crate::image_config::ImageConfig;
+use crate::json;
 use crate::reference::Reference;
 
 use super::documents::{Descriptor, INDEX, MANIFEST, Manifest, REPOSITORIES, Saved, blob};
@@ -79,25 +79,22 @@ pub(crate) struct ForeignLayer {
 pub(crate) struct Problem {
     /// A code of `verify`.
     pub(crate) code: &'static str,
+    pub(crate) weight: Weight,
     pub(crate) subject: String,
     pub(crate) evidence: String,
     /// The image that lacks it, with its names.
     pub(crate) image: Option<(ImageId, Vec<String>)>,
 }
 
-/// What a configuration says, as far as it is needed.
-#[derive(Debug, Deserialize)]
-struct Config {
-    #[serde(default)]
-    created: Option<String>,
-    #[serde(flatten)]
-    platform: Platform,
-    rootfs: RootFs,
-}
-
-#[derive(Debug, Deserialize)]
-struct RootFs {
-    diff_ids: Option<Vec<DiffId>>,
+/// What comes of a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// The archive cannot be loaded.
+    Fatal,
+    /// What is missing must be in the store already.
+    Missing,
+    /// It is told, and no more: Docker does not mind it.
+    Told,
 }
 
 /// What the documents say.
@@ -118,13 +115,16 @@ pub(super) fn describe(catalog: &Catalog, choice: &Choice, observer: &dyn Observ
         _ => &[MANIFEST, INDEX, REPOSITORIES],
     };
     let Some((name, document)) = first_document(catalog, names)? else {
-        work.problem("archive-damaged", "", "it has no manifest.json, no index.json and no repositories");
+        let evidence =
+            "it has no manifest.json, no index.json and no repositories; docker import takes what docker export wrote";
+        work.problem("archive-damaged", "", evidence);
         return Ok(work.described);
     };
     let read = match name {
-        MANIFEST => serde_json::from_slice(&document).map(|saved| work.docker(saved)),
-        INDEX => serde_json::from_slice(&document).map(|index| work.layout(index)),
-        _ => serde_json::from_slice(&document).map(|repositories| work.legacy(&repositories)),
+        // Docker reads files of Docker's form only as far as the first value goes.
+        MANIFEST => json::first(&document).map(|saved: Option<_>| work.docker(saved.unwrap_or_default())),
+        INDEX => json::read(&document).map(|index| work.layout(index.value)),
+        _ => json::first(&document).map(|repositories| work.legacy(&repositories)),
     };
     match read {
         Ok(read) => read?,
@@ -164,20 +164,34 @@ struct Candidate {
 impl Work<'_> {
     fn problem(&mut self, code: &'static str, subject: impl ToString, evidence: impl ToString) {
         let (subject, evidence) = (subject.to_string(), evidence.to_string());
-        self.described.problems.push(Problem { code, subject, evidence, image: None });
+        self.described.problems.push(Problem { code, weight: Weight::Fatal, subject, evidence, image: None });
+    }
+
+    /// Tells of a manifest that is passed over.
+    fn pass_over(&mut self, path: &str, why: String) {
+        let evidence = format!("no image, so it is passed over: {why}");
+        let subject = path.to_owned();
+        let (code, weight) = ("archive-no-image", Weight::Told);
+        self.described.problems.push(Problem { code, weight, subject, evidence, image: None });
     }
 
     /// Reads the images that Docker's `manifest.json` lists.
     fn docker(&mut self, saved: Vec<Saved>) -> Result<(), CatalogError> {
         let mut found: Vec<(String, ForeignImage)> = Vec::new();
         for (number, one) in saved.into_iter().enumerate() {
-            let tags = one.repo_tags.unwrap_or_default();
+            let tags = match names(one.repo_tags.unwrap_or_default()) {
+                Ok(tags) => tags,
+                Err(tag) => {
+                    self.problem("archive-damaged", MANIFEST, format!("\"{tag}\" is no tag"));
+                    continue;
+                }
+            };
             let layers = one.layers.unwrap_or_default().into_iter().map(|path| (digest_in(&path), path)).collect();
             let file = one.config.rsplit('/').next().unwrap_or_default();
             let hex = file.strip_prefix("sha256:").unwrap_or(file);
             let named = Sha256::from_hex(hex.strip_suffix(".json").unwrap_or(hex).as_bytes()).ok();
             let Some(mut image) = self.image(&one.config, named, layers, &tags)? else { continue };
-            image.parent = one.parent.as_deref().and_then(|parent| parent.parse().ok());
+            image.parent = one.parent.parse().ok();
             let group = if tags.is_empty() { number.to_string() } else { tags.join(" ") };
             found.push((group, image));
         }
@@ -203,6 +217,10 @@ impl Work<'_> {
         let wanted = self.choose(platforms);
         for (one, _) in candidates.into_iter().zip(wanted).filter(|(_, wanted)| *wanted) {
             let path = blob(&one.config.digest);
+            if let Some(layer) = one.layers.iter().find(|layer| layer.is_encrypted()) {
+                self.problem("archive-damaged", path_of(&layer.digest), "the layer is encrypted");
+                continue;
+            }
             let layers = one.layers.iter().map(|layer| (digest_of(&layer.digest), path_of(&layer.digest))).collect();
             let tags = self.tags(one.name.as_deref());
             let config = path.unwrap_or_else(|| one.config.digest.clone());
@@ -234,7 +252,7 @@ impl Work<'_> {
             let Some(document) = self.catalog.document(&path)? else {
                 // An index may name images of other platforms, which are not in the archive.
                 if depth == 0 {
-                    self.problem("archive-blob-missing", &path, "a manifest that index.json names");
+                    self.problem("archive-blob-missing", &path, missing("a manifest that index.json names", &path));
                 }
                 continue;
             };
@@ -242,22 +260,23 @@ impl Work<'_> {
                 self.problem("archive-blob-mismatch", &path, "the content of this manifest has another digest");
                 continue;
             }
-            let manifest: Manifest = match serde_json::from_slice(&document) {
-                Ok(manifest) => manifest,
+            let manifest: Manifest = match json::read(&document) {
+                Ok(manifest) => manifest.value,
                 Err(error) => {
                     self.problem("archive-damaged", &path, error);
                     continue;
                 }
             };
+            if let Some(why) = manifest.is_of_none() {
+                self.pass_over(&path, why);
+                continue;
+            }
             match manifest {
                 Manifest { config: Some(config), layers, .. } => {
-                    // Charts, signatures and whatever else is kept in registries is no image.
-                    if config.is_configuration() {
-                        let name = name.map(str::to_owned);
-                        let group = name.clone().or(group.map(str::to_owned)).unwrap_or_default();
-                        let layers = layers.unwrap_or_default();
-                        candidates.push(Candidate { group, name, platform: pointer.platform, config, layers });
-                    }
+                    let name = name.map(str::to_owned);
+                    let group = name.clone().or(group.map(str::to_owned)).unwrap_or_default();
+                    let layers = layers.unwrap_or_default();
+                    candidates.push(Candidate { group, name, platform: pointer.platform, config, layers });
                 }
                 inner if depth < DEPTH_LIMIT => {
                     let own = number.to_string();
@@ -271,7 +290,7 @@ impl Work<'_> {
 
     fn platform_of(&self, config: &Descriptor) -> Result<Option<Platform>, CatalogError> {
         let document = self.catalog.document(&path_of(&config.digest))?;
-        Ok(document.and_then(|bytes| serde_json::from_slice::<Config>(&bytes).ok()).map(|config| config.platform))
+        Ok(document.and_then(|bytes| ImageConfig::parse(&bytes).ok()).map(|config| platform_of(&config.value)))
     }
 
     /// Reads the images of an archive from before Docker 1.10.
@@ -316,27 +335,41 @@ impl Work<'_> {
     ) -> Result<Option<ForeignImage>, CatalogError> {
         let image = named.map(|id| (ImageId(id), tags.to_vec()));
         let Some(bytes) = self.catalog.document(config)? else {
-            let evidence = "the configuration of an image".to_owned();
-            let subject = config.to_owned();
-            self.described.problems.push(Problem { code: "archive-blob-missing", subject, evidence, image });
+            let evidence = missing("the configuration of an image", config);
+            let (code, weight, subject) = ("archive-blob-missing", Weight::Fatal, config.to_owned());
+            self.described.problems.push(Problem { code, weight, subject, evidence, image });
             return Ok(None);
         };
         let id = ImageId(Sha256::of(&bytes));
-        let mut problem = |code, subject: String, evidence: String| {
+        let mut tell = |weight, code, subject: String, evidence: String| {
             let image = Some((named.map_or(id, ImageId), tags.to_vec()));
-            self.described.problems.push(Problem { code, subject, evidence, image });
+            self.described.problems.push(Problem { code, weight, subject, evidence, image });
         };
         if let Some(named) = named.filter(|named| *named != id.0) {
-            problem("archive-config-mismatch", ImageId(named).to_string(), format!("its content has the digest {id}"));
+            // Whoever edits a configuration rarely gives the file its new name. A blob has its digest as its name.
+            let weight = if config.starts_with(BLOBS) { Weight::Fatal } else { Weight::Told };
+            let subject = ImageId(named).to_string();
+            tell(weight, "archive-config-mismatch", subject, format!("its content has the digest {id}"));
         }
-        let view: Config = match serde_json::from_slice(&bytes) {
-            Ok(view) => view,
+        let mut problem = |code, subject, evidence| tell(Weight::Fatal, code, subject, evidence);
+        let view = match ImageConfig::parse(&bytes) {
+            Ok(view) => view.value,
             Err(error) => {
                 problem("archive-config-mismatch", id.to_string(), format!("no configuration of an image: {error}"));
                 return Ok(None);
             }
         };
-        let diff_ids = view.rootfs.diff_ids.unwrap_or_default();
+        if view.has_too_long_a_history() {
+            let evidence = "its history has more steps that made a layer than it has layers: Docker does not take it";
+            problem("archive-config-mismatch", id.to_string(), evidence.to_owned());
+        }
+        let diff_ids = match view.diff_ids().iter().map(|diff| diff.parse()).collect::<Result<Vec<DiffId>, _>>() {
+            Ok(diff_ids) => diff_ids,
+            Err(error) => {
+                problem("archive-config-mismatch", id.to_string(), format!("its layers: {error}"));
+                return Ok(None);
+            }
+        };
         if diff_ids.len() != layers.len() || diff_ids.len() > LAYERS_LIMIT {
             let evidence = match diff_ids.len() {
                 known if known > LAYERS_LIMIT => format!("it has {known} layers; Docker takes {LAYERS_LIMIT}"),
@@ -349,20 +382,16 @@ impl Work<'_> {
             let (member, length) = match self.catalog.find(&path)? {
                 Some((member, length)) => (member, Some(length)),
                 None => {
-                    problem("archive-layer-missing", path.clone(), format!("the layer {diff}"));
+                    let evidence = missing(&format!("the layer {diff}"), &path);
+                    tell(Weight::Missing, "archive-layer-missing", path.clone(), evidence);
                     (path, None)
                 }
             };
             found.push(ForeignLayer { member, length, digest });
         }
-        let mut references = BTreeSet::new();
-        for tag in tags {
-            match tag.parse::<Reference>() {
-                Ok(reference) if reference.digest.is_none() => drop(references.insert(reference.or_latest().key())),
-                _ => problem("archive-damaged", id.to_string(), format!("\"{}\" is no tag", tag.escape_debug())),
-            }
-        }
-        let (created, platform) = (view.created, view.platform);
+        let references = tags.iter().cloned().collect();
+        let platform = platform_of(&view);
+        let created = view.v1.created.map(|created| created.0);
         Ok(Some(ForeignImage {
             id,
             config: bytes,
@@ -376,9 +405,11 @@ impl Work<'_> {
     }
 
     /// Returns the tag that a name in an index is. A name that is only a tag, as skopeo writes it, names no image; nor
-    /// does one by digest.
+    /// does one by digest, or one that Docker would not give.
     fn tags(&mut self, name: Option<&str>) -> Vec<String> {
-        name.filter(|name| name.contains([':', '/']) && !name.contains('@')).map(str::to_owned).into_iter().collect()
+        let name = name.filter(|name| name.contains([':', '/']) && !name.contains('@'));
+        let key = name.and_then(|name| name.parse::<Reference>().ok()).map(|reference| reference.or_latest().key());
+        key.filter(|key| Reference::is_key(key)).into_iter().collect()
     }
 
     /// Adds an image. Of several that have one tag the last one gets it, as in `docker load`.
@@ -417,6 +448,39 @@ fn leads_to(parents: &BTreeMap<ImageId, ImageId>, from: ImageId, to: ImageId) ->
         at = parents.get(&image).copied();
     }
     false
+}
+
+/// Returns the keys under which Docker notes what `manifest.json` calls tags. It passes over those that it does not make,
+/// without a word: with a digest, and in a repository that could be taken for one.
+///
+/// # Errors
+/// One is no name with a tag: Docker does not take the archive.
+fn names(tags: Vec<String>) -> Result<Vec<String>, String> {
+    let mut keys = Vec::new();
+    for tag in tags {
+        match tag.parse::<Reference>() {
+            Ok(reference) if reference.tag.is_some() => {
+                keys.extend(Some(reference).filter(|one| one.digest.is_none()).map(|one| one.key()));
+            }
+            _ => return Err(tag),
+        }
+    }
+    keys.retain(|key| Reference::is_key(key));
+    Ok(keys)
+}
+
+/// Returns the platform of an image.
+fn platform_of(config: &ImageConfig) -> Platform {
+    let v1 = &config.v1;
+    Platform { os: v1.os.clone(), architecture: v1.architecture.clone(), variant: v1.variant.clone() }
+}
+
+/// Says that something is not in the archive, and why it may not be found.
+fn missing(what: &str, path: &str) -> String {
+    match path.contains(':') && blob(path).is_none() {
+        true => format!("{what} is missing: only SHA-256 names what is in an archive"),
+        false => format!("{what} is missing"),
+    }
 }
 
 fn digest_of(text: &str) -> Option<Sha256> {

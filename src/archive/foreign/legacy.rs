@@ -8,63 +8,29 @@
 //! ```
 //!
 //! dockerd makes an image of each of them [moby image/tarexport/load.go `legacyLoadImage`, image/v1/imagev1.go
-//! `MakeConfigFromV1Config`]. The same configuration is made here, so that the IDs are the same. (Of images that Docker
-//! before 1.8.3 made, dockerd leaves out fields that it does not know; they are kept here, and the IDs are then others.)
+//! `MakeConfigFromV1Config`]. The same configuration is made here, so that the IDs are those that Docker 28 gives; versions up
+//! to 24 write the author of a step before its command, so their IDs of images with an author or a comment are others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-
 use crate::id::{DiffId, ImageId, Sha256};
+use crate::image_config::{ContainerConfig, Healthcheck, V1};
+use crate::json::{self, GoTime, JsonError, Raw, Words};
 use crate::progress::Observer;
 use crate::reference::Reference;
 
 use super::documents::Repositories;
-use super::images::{ForeignImage, ForeignLayer, Problem};
+use super::images::{ForeignImage, ForeignLayer, Problem, Weight};
 use super::members::{Catalog, CatalogError};
 use super::platform::Platform;
 
 /// Fields of a configuration of version 1 that one of today has not.
 const GONE: [&str; 6] = ["id", "parent", "Size", "parent_id", "layer_id", "throwaway"];
+/// The first Docker whose configurations are kept as they are; of those of others there is what dockerd knows.
+const KEPT_FROM: [u64; 3] = [1, 8, 3];
 
-/// What a configuration of version 1 says, as far as it is needed.
-#[derive(Debug, Deserialize)]
-struct View {
-    parent: Option<String>,
-    created: Option<String>,
-    author: Option<String>,
-    comment: Option<String>,
-    container_config: Option<ContainerConfig>,
-    #[serde(flatten)]
-    platform: Platform,
-}
-
-#[derive(Debug, Deserialize)]
-struct ContainerConfig {
-    #[serde(rename = "Cmd")]
-    cmd: Option<Vec<String>>,
-}
-
-/// A step of an image's history, with its fields in Go's order.
-#[derive(Debug, Clone, Serialize)]
-struct Step {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    author: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_by: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comment: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct RootFs<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    diff_ids: &'a [DiffId],
-}
+/// The fields of a configuration, as they are written.
+type Fields = BTreeMap<String, Raw>;
 
 /// Makes images of all that tags lead to, parents first.
 pub(super) fn images(
@@ -80,7 +46,8 @@ pub(super) fn images(
                 return Ok(Err(problem("repositories", format!("\"{}\" is no tag", name.escape_debug()))));
             };
             match work.image(id)? {
-                Ok(at) => drop(work.images[at].references.insert(reference.key())),
+                // Docker passes over what it does not take for a tag.
+                Ok(at) => work.images[at].references.extend(Some(reference.key()).filter(|key| Reference::is_key(key))),
                 Err(problem) => return Ok(Err(problem)),
             }
         }
@@ -92,14 +59,14 @@ struct Work<'a> {
     catalog: &'a Catalog,
     observer: &'a dyn Observer,
     /// Images by their names of version 1, with the history of each.
-    made: BTreeMap<String, (usize, Vec<Step>)>,
+    made: BTreeMap<String, (usize, Vec<String>)>,
     images: Vec<ForeignImage>,
 }
 
 impl Work<'_> {
     /// Makes the image of this name and all below it; returns its number.
     fn image(&mut self, id: &str) -> Result<Result<usize, Problem>, CatalogError> {
-        let mut stack: Vec<(String, Vec<u8>, View)> = Vec::new();
+        let mut stack: Vec<(String, Vec<u8>, V1)> = Vec::new();
         let mut seen = BTreeSet::new();
         let mut next = Some(id.to_owned());
         while let Some(id) = next.filter(|id| !self.made.contains_key(id)) {
@@ -109,11 +76,11 @@ impl Work<'_> {
                 return Ok(Err(problem(&path, "its parents lead nowhere")));
             }
             let Some(json) = self.catalog.document(&path)? else { return Ok(Err(missing(&path))) };
-            let view: View = match serde_json::from_slice(&json) {
-                Ok(view) => view,
+            let view: V1 = match json::read(&json) {
+                Ok(view) => view.value,
                 Err(error) => return Ok(Err(problem(&path, error))),
             };
-            next = view.parent.clone().filter(|parent| !parent.is_empty());
+            next = Some(view.parent.clone()).filter(|parent| !parent.is_empty());
             stack.push((id, json, view));
         }
         while let Some((id, json, view)) = stack.pop() {
@@ -124,11 +91,11 @@ impl Work<'_> {
         Ok(Ok(self.made[id].0))
     }
 
-    fn make(&mut self, id: &str, json: &[u8], view: View) -> Result<Option<Problem>, CatalogError> {
+    fn make(&mut self, id: &str, json: &[u8], view: V1) -> Result<Option<Problem>, CatalogError> {
         let path = format!("{id}/layer.tar");
         let Some((member, length)) = self.catalog.find(&path)? else { return Ok(Some(missing(&path))) };
         let diff = DiffId(self.catalog.digests(&member, self.observer)?.content);
-        let below = view.parent.as_ref().and_then(|parent| self.made.get(parent));
+        let below = self.made.get(&view.parent);
         let (parent, mut history) = match below {
             Some((at, history)) => (Some(&self.images[*at]), history.clone()),
             None => (None, Vec::new()),
@@ -138,16 +105,8 @@ impl Work<'_> {
         let parent = parent.map(|parent| parent.id);
         diff_ids.push(diff);
         layers.push(ForeignLayer { member, length: Some(length), digest: None });
-        let some = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let created = view.created.map(|text| go_time(&text));
-        let cmd = view.container_config.and_then(|config| config.cmd).unwrap_or_default().join(" ");
-        history.push(Step {
-            created: created.clone(),
-            author: some(view.author),
-            created_by: some(Some(cmd)),
-            comment: some(view.comment),
-        });
-        let config = match config(json, &diff_ids, &history) {
+        history.push(step(&view));
+        let config = match config(json, &view, &diff_ids, &history) {
             Ok(config) => config,
             Err(error) => return Ok(Some(problem(&format!("{id}/json"), error))),
         };
@@ -157,57 +116,220 @@ impl Work<'_> {
             config,
             references: BTreeSet::new(),
             diff_ids,
-            created,
+            created: view.created.map(|created| created.as_go()),
             parent,
-            platform: view.platform,
+            platform: Platform { os: view.os, architecture: view.architecture, variant: view.variant },
             layers,
         });
         Ok(None)
     }
 }
 
+/// Writes the step of the history that made an image, with its fields in the order of Docker 28.
+fn step(view: &V1) -> String {
+    let command = view.container_config.cmd.0.as_deref().unwrap_or_default().join(" ");
+    let mut out = Object::default();
+    out.time("created", view.created.as_ref());
+    out.some("created_by", &command);
+    out.some("author", &view.author);
+    out.some("comment", &view.comment);
+    out.end()
+}
+
 /// Makes a configuration of today, as Go writes a map: keys in order, values without white space.
-fn config(json: &[u8], diff_ids: &[DiffId], history: &[Step]) -> serde_json::Result<Vec<u8>> {
-    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(json)?;
+fn config(text: &[u8], view: &V1, diff_ids: &[DiffId], history: &[String]) -> Result<Vec<u8>, JsonError> {
+    let mut fields: Fields = match is_kept(&view.docker_version) {
+        true => json::read(text)?.value,
+        false => json::read(known(view).as_bytes())?.value,
+    };
     fields.retain(|key, _| !GONE.contains(&&key[..]));
-    fields.insert("rootfs".to_owned(), serde_json::value::to_raw_value(&RootFs { kind: "layers", diff_ids })?);
-    fields.insert("history".to_owned(), serde_json::value::to_raw_value(history)?);
-    Ok(compact(&serde_json::to_string(&fields)?).into_bytes())
+    let diff_ids: Vec<String> = diff_ids.iter().map(|diff| format!("\"{diff}\"")).collect();
+    let rootfs = format!("{{\"type\":\"layers\",\"diff_ids\":[{}]}}", diff_ids.join(","));
+    fields.insert("rootfs".to_owned(), Raw(rootfs.into_bytes()));
+    fields.insert("history".to_owned(), Raw(format!("[{}]", history.join(",")).into_bytes()));
+    let fields = fields.iter().map(|(key, value)| [quoted(key).as_bytes(), b":", &compact(&value.0)].concat());
+    Ok([&b"{"[..], &fields.collect::<Vec<_>>().join(&b','), b"}"].concat())
+}
+
+/// Tells whether dockerd keeps the configurations that this version of Docker made as they are.
+fn is_kept(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let found: [u64; 3] = std::array::from_fn(|_| parts.next().unwrap_or(0));
+    found >= KEPT_FROM
+}
+
+/// Writes what dockerd knows of a configuration.
+fn known(view: &V1) -> String {
+    let mut out = Object::default();
+    out.some("comment", &view.comment);
+    match &view.created {
+        Some(created) => out.time("created", Some(created)),
+        None => out.value("created", "null"),
+    }
+    out.some("container", &view.container);
+    out.value("container_config", &container(&view.container_config));
+    out.some("docker_version", &view.docker_version);
+    out.some("author", &view.author);
+    if let Some(config) = &view.config {
+        out.value("config", &container(config));
+    }
+    out.some("architecture", &view.architecture);
+    out.some("variant", &view.variant);
+    out.some("os", &view.os);
+    out.end()
+}
+
+fn container(config: &ContainerConfig) -> String {
+    let mut out = Object::default();
+    let flag = |flag: bool| flag.to_string();
+    let set = |set: &BTreeMap<String, _>| {
+        let keys: Vec<String> = set.keys().map(|key| format!("{}:{{}}", quoted(key))).collect();
+        format!("{{{}}}", keys.join(","))
+    };
+    out.value("Hostname", &quoted(&config.hostname));
+    out.value("Domainname", &quoted(&config.domainname));
+    out.value("User", &quoted(&config.user));
+    out.value("AttachStdin", &flag(config.attach_stdin));
+    out.value("AttachStdout", &flag(config.attach_stdout));
+    out.value("AttachStderr", &flag(config.attach_stderr));
+    if let Some(ports) = config.exposed_ports.as_ref().filter(|ports| !ports.is_empty()) {
+        out.value("ExposedPorts", &set(ports));
+    }
+    out.value("Tty", &flag(config.tty));
+    out.value("OpenStdin", &flag(config.open_stdin));
+    out.value("StdinOnce", &flag(config.stdin_once));
+    out.value("Env", &list(config.env.as_ref()));
+    out.value("Cmd", &list(config.cmd.0.as_ref()));
+    if let Some(check) = &config.healthcheck {
+        out.value("Healthcheck", &healthcheck(check));
+    }
+    if config.args_escaped {
+        out.value("ArgsEscaped", "true");
+    }
+    out.value("Image", &quoted(&config.image));
+    out.value("Volumes", &config.volumes.as_ref().map_or_else(|| "null".to_owned(), set));
+    out.value("WorkingDir", &quoted(&config.working_dir));
+    out.value("Entrypoint", &list(config.entrypoint.0.as_ref()));
+    if config.network_disabled {
+        out.value("NetworkDisabled", "true");
+    }
+    out.some("MacAddress", &config.mac_address);
+    out.value("OnBuild", &list(config.on_build.as_ref()));
+    out.value(
+        "Labels",
+        &match &config.labels {
+            None => "null".to_owned(),
+            Some(labels) => {
+                let labels = labels.iter().map(|(key, value)| format!("{}:{}", quoted(key), quoted(value)));
+                format!("{{{}}}", labels.collect::<Vec<_>>().join(","))
+            }
+        },
+    );
+    out.some("StopSignal", &config.stop_signal);
+    if let Some(timeout) = config.stop_timeout {
+        out.value("StopTimeout", &timeout.to_string());
+    }
+    out.words("Shell", &config.shell);
+    out.end()
+}
+
+fn healthcheck(check: &Healthcheck) -> String {
+    let mut out = Object::default();
+    out.words("Test", &Words(check.test.clone()));
+    for (key, number) in [
+        ("Interval", check.interval),
+        ("Timeout", check.timeout),
+        ("StartPeriod", check.start_period),
+        ("StartInterval", check.start_interval),
+        ("Retries", check.retries),
+    ] {
+        if number != 0 {
+            out.value(key, &number.to_string());
+        }
+    }
+    out.end()
+}
+
+/// An object that is written as Go writes a struct.
+#[derive(Default)]
+struct Object(String);
+
+impl Object {
+    fn value(&mut self, key: &str, value: &str) {
+        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        self.0.push_str(&format!("\"{key}\":{value}"));
+    }
+
+    /// Writes a text that is left out where it is empty.
+    fn some(&mut self, key: &str, text: &str) {
+        if !text.is_empty() {
+            self.value(key, &quoted(text));
+        }
+    }
+
+    /// Writes a list that is left out where it is empty.
+    fn words(&mut self, key: &str, words: &Words) {
+        if words.0.as_ref().is_some_and(|words| !words.is_empty()) {
+            self.value(key, &list(words.0.as_ref()));
+        }
+    }
+
+    fn time(&mut self, key: &str, time: Option<&GoTime>) {
+        if let Some(time) = time {
+            self.value(key, &quoted(&time.as_go()));
+        }
+    }
+
+    fn end(mut self) -> String {
+        if self.0.is_empty() {
+            self.0.push('{');
+        }
+        self.0.push('}');
+        self.0
+    }
+}
+
+fn list(texts: Option<&Vec<String>>) -> String {
+    match texts {
+        None => "null".to_owned(),
+        Some(texts) => format!("[{}]", texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(",")),
+    }
+}
+
+/// Writes text in quotation marks, as Go does.
+fn quoted(text: &str) -> String {
+    let json = serde_json::to_string(text).expect("because text is JSON");
+    String::from_utf8(compact(json.as_bytes())).expect("because it was text")
 }
 
 /// Takes white space between values out, and escapes what Go escapes.
-fn compact(json: &str) -> String {
-    let (mut out, mut quoted, mut escaped) = (String::with_capacity(json.len()), false, false);
-    for letter in json.chars() {
-        match letter {
-            ' ' | '\n' | '\r' | '\t' if !quoted => continue,
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(letter))),
-            letter => out.push(letter),
+fn compact(json: &[u8]) -> Vec<u8> {
+    let (mut out, mut quoted, mut escaped) = (Vec::with_capacity(json.len()), false, false);
+    for (at, byte) in json.iter().copied().enumerate() {
+        match (byte, &json[at..]) {
+            (b' ' | b'\n' | b'\r' | b'\t', _) if !quoted => continue,
+            (b'<' | b'>' | b'&', _) => out.extend(format!("\\u{byte:04x}").into_bytes()),
+            // Two characters that end a line of JavaScript.
+            (0xe2, [_, 0x80, last @ (0xa8 | 0xa9), ..]) => out.extend(format!("\\u20{:02x}", last & 0x7f).into_bytes()),
+            (0x80, _) if at > 0 && matches!(json[at - 1..], [0xe2, _, 0xa8 | 0xa9, ..]) => {}
+            (0xa8 | 0xa9, _) if at > 1 && json[at - 2..].starts_with(&[0xe2, 0x80]) => {}
+            _ => out.push(byte),
         }
-        quoted ^= letter == '"' && !escaped;
-        escaped = quoted && letter == '\\' && !escaped;
+        quoted ^= byte == b'"' && !escaped;
+        escaped = quoted && byte == b'\\' && !escaped;
     }
     out
 }
 
-/// Writes a time as Go does: no zeros at the end of a fraction.
-fn go_time(text: &str) -> String {
-    let Some((seconds, rest)) = text.split_once('.') else { return text.to_owned() };
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    let (fraction, zone) = rest.split_at(digits);
-    match fraction.trim_end_matches('0') {
-        "" => format!("{seconds}{zone}"),
-        fraction => format!("{seconds}.{fraction}{zone}"),
-    }
-}
-
 fn problem(subject: &str, evidence: impl ToString) -> Problem {
-    Problem { code: "archive-damaged", subject: subject.to_owned(), evidence: evidence.to_string(), image: None }
+    let (code, weight, subject) = ("archive-damaged", Weight::Fatal, subject.to_owned());
+    Problem { code, weight, subject, evidence: evidence.to_string(), image: None }
 }
 
 fn missing(path: &str) -> Problem {
-    let evidence = "a part of an image that repositories names".to_owned();
-    Problem { code: "archive-blob-missing", subject: path.to_owned(), evidence, image: None }
+    let evidence = "a part of an image that repositories names is missing".to_owned();
+    let (code, weight, subject) = ("archive-blob-missing", Weight::Fatal, path.to_owned());
+    Problem { code, weight, subject, evidence, image: None }
 }
 
 #[cfg(test)]
@@ -216,12 +338,21 @@ mod tests {
 
     #[test]
     fn texts_are_those_of_go() {
-        assert_eq!(go_time("2015-09-08T10:00:00.120300Z"), "2015-09-08T10:00:00.1203Z");
-        assert_eq!(go_time("2015-09-08T10:00:00.000+01:00"), "2015-09-08T10:00:00+01:00");
-        assert_eq!(go_time("2015-09-08T10:00:00Z"), "2015-09-08T10:00:00Z");
+        let compact = |text: &str| String::from_utf8(super::compact(text.as_bytes())).expect("text");
         assert_eq!(
             compact("{ \"a\" : \"x \\\" <b\\\\\" , \"c\":[1.50, 2] }"),
             "{\"a\":\"x \\\" \\u003cb\\\\\",\"c\":[1.50,2]}"
         );
+        assert_eq!(compact("\"\u{2027}\u{2028}\u{2029}\u{e8}\""), "\"\u{2027}\\u2028\\u2029\u{e8}\"");
+    }
+
+    #[test]
+    fn versions_whose_configurations_are_kept() {
+        for kept in ["1.8.3", "1.9.1", "1.10.0-dev", "17.03.0-ce", "1.8.3.1"] {
+            assert!(is_kept(kept), "{kept}");
+        }
+        for known in ["", "1.8.2", "1.8.3-dev", "0.11", "x"] {
+            assert!(!is_kept(known), "{known}");
+        }
     }
 }

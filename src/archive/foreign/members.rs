@@ -53,7 +53,7 @@ enum Place {
 }
 
 /// A member that is a file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Member {
     place: Place,
     length: u64,
@@ -64,8 +64,11 @@ struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     files: BTreeMap<String, Member>,
-    /// Names that lead to others: versions of Docker up to 24 write a layer that two images share so.
+    /// Symbolic links by their names: versions of Docker up to 24 write a layer that two images share so. A directory may
+    /// be one too.
     links: BTreeMap<String, String>,
+    /// How many members were added.
+    count: usize,
     /// The file that members lie in.
     file: Option<Arc<File>>,
     /// The directory that members are files of.
@@ -86,7 +89,7 @@ impl Catalog {
         let length = file.metadata()?.len();
         let mut catalog = Self { file: Some(Arc::clone(&file)), ..Self::default() };
         let mut members = Members::new(Section { file, at: 0, end: length }, layer::Content::Present);
-        while let Some(member) = members.next_member()? {
+        while let Some(member) = members.next_member().map_err(|error| catalog.failed(error))? {
             check_stop(observer)?;
             let at = members.stream().at;
             if at.checked_add(member.size).is_none_or(|end| end > length) {
@@ -104,7 +107,7 @@ impl Catalog {
             catalog.spool = Some((*dir).clone());
         }
         let mut members = Members::new(Plain(tar), layer::Content::Present);
-        while let Some(member) = members.next_member()? {
+        while let Some(member) = members.next_member().map_err(|error| catalog.failed(error))? {
             check_stop(observer)?;
             if member.kind == MemberKind::File {
                 let content = MemberContent(&mut members);
@@ -117,6 +120,14 @@ impl Catalog {
         // What is behind the tar's end proves its compression.
         io::copy(&mut members.into_stream(), &mut io::sink())?;
         Ok(catalog)
+    }
+
+    /// Says what a tar that cannot be read on is: what does not even begin as one is none.
+    fn failed(&self, error: TarError) -> CatalogError {
+        match error {
+            TarError::Cut | TarError::Header(_) if self.count == 0 => CatalogError::NoTar,
+            error => error.into(),
+        }
     }
 
     fn keep(
@@ -145,7 +156,7 @@ impl Catalog {
             Keep::Digests => Ok((Place::Passed, Some(Content::new(Box::new(content), observer)?.finish()?))),
             Keep::Files(_, Some(wanted)) if !wanted.contains(&*name_of(&member.path)) => Ok((Place::Passed, None)),
             Keep::Files(dir, _) => {
-                let name = self.files.len().to_string();
+                let name = self.count.to_string();
                 copy(content, dir, &name, observer)?;
                 Ok((Place::Spooled(name), None))
             }
@@ -155,24 +166,35 @@ impl Catalog {
     fn add(&mut self, member: &layer::Member, place: Place, digests: Option<Digests>) -> Result<(), CatalogError> {
         let name = name_of(&member.path);
         if member.sparse.is_some() {
-            return Err(TarError::Sparse(member.path.clone(), "which no archive has").into());
+            return Err(CatalogError::Sparse(name));
         }
-        let target = match &member.kind {
-            MemberKind::File => None,
-            MemberKind::HardLink(target) => Some(name_of(target)),
-            MemberKind::Symlink(target) => Some(resolve(&name, &name_of(target)).ok_or_else(|| leads_out(&name))?),
-            // Directories are made as they are needed; nothing else has a meaning in an archive.
-            _ => return Ok(()),
-        };
-        if self.files.len() + self.links.len() >= MEMBERS_LIMIT {
+        self.count += 1;
+        if self.count > MEMBERS_LIMIT {
             return Err(CatalogError::TooMuch("members", MEMBERS_LIMIT as u64));
         }
-        if self.files.contains_key(&name) || self.links.contains_key(&name) {
-            return Err(CatalogError::Twice(name));
-        }
-        match target {
-            Some(target) => drop(self.links.insert(name, target)),
-            None => drop(self.files.insert(name, Member { place, length: member.size, digests })),
+        // Of several members of one name the last one counts, as where they are unpacked one after the other.
+        match &member.kind {
+            MemberKind::File => {
+                self.links.remove(&name);
+                self.files.insert(name, Member { place, length: member.size, digests });
+            }
+            // It stays what its target is now.
+            MemberKind::HardLink(target) => match self.files.get(&name_of(target)).cloned() {
+                Some(target) => {
+                    self.links.remove(&name);
+                    self.files.insert(name, target);
+                }
+                None => {
+                    self.files.remove(&name);
+                    self.links.insert(name, format!("/{}", name_of(target)));
+                }
+            },
+            MemberKind::Symlink(target) => {
+                self.files.remove(&name);
+                self.links.insert(name, name_of(target));
+            }
+            // Directories are made as they are needed; nothing else has a meaning in an archive.
+            _ => {}
         }
         Ok(())
     }
@@ -197,21 +219,32 @@ impl Catalog {
     pub(super) fn find(&self, name: &str) -> Result<Option<(String, u64)>, CatalogError> {
         let mut name = resolve("", name).ok_or_else(|| leads_out(name))?;
         for _ in 0..LINKS_LIMIT {
-            if let Some(target) = self.links.get(&name) {
-                name.clone_from(target);
-            } else if let Some(member) = self.files.get(&name) {
-                return Ok(Some((name, member.length)));
-            } else if let Some(dir) = &self.dir {
-                match find_in(dir, &name)? {
-                    Some(Found::File(length)) => return Ok(Some((name, length))),
-                    Some(Found::Link(target)) => name = resolve(&name, &target).ok_or_else(|| leads_out(&name))?,
-                    None => return Ok(None),
-                }
-            } else {
-                return Ok(None);
-            }
+            let Some((length, target)) = self.link_in(&name)? else {
+                return match &self.dir {
+                    Some(dir) => Ok(find_in(dir, &name)?.map(|length| (name, length))),
+                    None => Ok(self.files.get(&name).map(|member| (name.clone(), member.length))),
+                };
+            };
+            let (link, rest) = name.split_at(length);
+            name = resolve(link, &format!("{target}{rest}")).ok_or_else(|| leads_out(&name))?;
         }
         Err(CatalogError::Links(name))
+    }
+
+    /// Finds the first link on the way to a member, or the member itself where it is one: how much of the name leads to it,
+    /// and what it says.
+    fn link_in(&self, name: &str) -> Result<Option<(usize, String)>, CatalogError> {
+        let ends = name.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at).chain([name.len()]);
+        for end in ends.filter(|end| *end > 0) {
+            let target = match &self.dir {
+                Some(dir) => link_at(dir, &name[..end])?,
+                None => self.links.get(&name[..end]).cloned(),
+            };
+            if let Some(target) = target {
+                return Ok(Some((end, target)));
+            }
+        }
+        Ok(None)
     }
 
     /// Opens a member by the name that [`Catalog::find`] gave.
@@ -259,8 +292,10 @@ pub(super) enum CatalogError {
     Tar(TarError),
     #[error(transparent)]
     Fs(#[from] FsError),
-    #[error("{} is in it twice", .0.escape_debug())]
-    Twice(String),
+    #[error("its member {} is a sparse file, which Docker does not take either: pack it without --sparse", .0.escape_debug())]
+    Sparse(String),
+    #[error("it is no archive: neither a tar nor a tar in gzip, bzip2, xz or zstd")]
+    NoTar,
     #[error("{} leads out of it", .0.escape_debug())]
     LeadsOut(String),
     #[error("{} leads from link to link", .0.escape_debug())]
@@ -288,11 +323,10 @@ fn name_of(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
-/// Returns where a name leads that stands in the member `from`; nothing where that is outside.
+/// Returns where a name leads that stands in the member `from`; nothing where that is outside. An archive is its own root, as
+/// for Docker.
 fn resolve(from: &str, name: &str) -> Option<String> {
-    if name.starts_with('/') {
-        return None;
-    }
+    let from = if name.starts_with('/') { "" } else { from };
     let mut parts: Vec<&str> = from.split('/').collect();
     parts.pop();
     for part in name.split('/') {
@@ -305,17 +339,24 @@ fn resolve(from: &str, name: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-enum Found {
-    File(u64),
-    Link(String),
+/// Returns the length of a file of an unpacked archive.
+fn find_in(dir: &Dir, name: &str) -> Result<Option<u64>, FsError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let Some((above, last)) = FsError::found(dir.parent_of(name.as_bytes()))? else { return Ok(None) };
+    Ok(above.find(last)?.filter(|attrs| attrs.kind == Kind::File).map(|attrs| attrs.size))
 }
 
-fn find_in(dir: &Dir, name: &str) -> Result<Option<Found>, FsError> {
-    let Some((above, last)) = FsError::found(dir.parent_of(name.as_bytes()))? else { return Ok(None) };
-    let Some(attrs) = above.find(last)? else { return Ok(None) };
-    match attrs.kind {
-        Kind::File => Ok(Some(Found::File(attrs.size))),
-        Kind::Symlink => Ok(Some(Found::Link(name_of(&above.read_link(last)?)))),
+/// Returns what the link of an unpacked archive says, where there is one. What leads to it is none.
+fn link_at(dir: &Dir, name: &str) -> Result<Option<String>, FsError> {
+    let (above, last) = match dir.parent_of(name.as_bytes()) {
+        // Of a name below what is no directory nothing can be there.
+        Err(error) if error.is_not_found() || error.source.kind() == io::ErrorKind::NotADirectory => return Ok(None),
+        parent => parent?,
+    };
+    match above.find(last)? {
+        Some(attrs) if attrs.kind == Kind::Symlink => Ok(Some(name_of(&above.read_link(last)?))),
         _ => Ok(None),
     }
 }
@@ -396,7 +437,8 @@ mod tests {
             ("", "./a//b/", Some("a/b")),
             ("x/layer.tar", "../y/layer.tar", Some("y/layer.tar")),
             ("x/layer.tar", "../../y", None),
-            ("x/layer.tar", "/y", None),
+            ("x/layer.tar", "/y", Some("y")),
+            ("x/layer.tar", "/../y", None),
             ("x", "..", None),
         ] {
             assert_eq!(resolve(from, name).as_deref(), to, "{from} {name}");

@@ -8,7 +8,7 @@
 //! | `docker save` of the containerd store, buildx | the same | `blobs/sha256/…`, in gzip or zstd too |
 //! | `skopeo copy … oci-archive:`, `oci:`, buildah, umoci, buildx | `index.json`, `blobs/sha256/…` | the same |
 //!
-//! The whole may be plain, in gzip or zstd, a file, a pipe, or an unpacked directory. Where there are several documents
+//! The whole may be plain, in gzip, bzip2, xz or zstd, a file, a pipe, or an unpacked directory. Where there are several documents
 //! `manifest.json` counts, as for `docker load` (Docker 25.0.0 wrote layers in a wrong order into the others), but not where
 //! a platform is asked for.
 //!
@@ -42,7 +42,7 @@ use members::{Catalog, CatalogError, Keep};
 
 pub(crate) use content::Digests;
 pub use images::Choice;
-pub(crate) use images::{Described, ForeignImage, ForeignLayer, Problem};
+pub(crate) use images::{Described, ForeignImage, ForeignLayer, Problem, Weight};
 pub use platform::Platform;
 
 /// Said of what ends too early.
@@ -68,6 +68,8 @@ pub struct ForeignArchive {
     compressed: Option<File>,
     /// Where the layers are, by diff ID.
     layers: BTreeMap<DiffId, ForeignLayer>,
+    /// What the documents call those that are not there: the store may have them.
+    missing: BTreeMap<DiffId, String>,
 }
 
 impl ForeignArchive {
@@ -85,9 +87,13 @@ impl ForeignArchive {
                 name: name.to_owned(),
                 reason: "dockpack wrote it, but it does not begin as dockpack writes it: it was changed".to_owned(),
             }),
-            Ok((catalog, compressed)) => {
-                Ok(Self { name: name.to_owned(), catalog, compressed, layers: BTreeMap::new() })
-            }
+            Ok((catalog, compressed)) => Ok(Self {
+                name: name.to_owned(),
+                catalog,
+                compressed,
+                layers: BTreeMap::new(),
+                missing: BTreeMap::new(),
+            }),
             Err(_) if observer.wants_stop() => Err(Error::Stopped),
             Err(error) => Err(failed(name, error)),
         }
@@ -117,13 +123,20 @@ impl ForeignArchive {
     /// A document is missing or damaged, or no image fits the platform.
     pub fn metadata(&mut self, choice: &Choice, observer: &dyn Observer) -> Result<Metadata> {
         let described = self.describe(choice, observer)?;
-        if let Some(problem) = described.problems.first() {
+        if let Some(problem) = described.problems.iter().find(|problem| problem.weight == Weight::Fatal) {
             let at = if problem.subject.is_empty() {
                 String::new()
             } else {
                 format!("{}: ", problem.subject.escape_debug())
             };
-            return Err(self.bad(format!("{at}{}", problem.evidence.escape_debug())));
+            return Err(self.bad(format!("{at}{}", escaped(&problem.evidence))));
+        }
+        let is_for_here = |image: &ForeignImage| *choice == Choice::All || image.platform.is_linux();
+        match described.images.iter().find(|image| !is_for_here(image)) {
+            Some(other) if !described.images.iter().any(is_for_here) => {
+                return Err(self.bad(format!("image {} is for {}", other.id.short(), other.platform)));
+            }
+            _ => {}
         }
         if described.images.is_empty() {
             return Err(match described.others.is_empty() {
@@ -134,10 +147,7 @@ impl ForeignArchive {
         let mut index = ArchiveIndex { format: FORMAT, ..ArchiveIndex::default() };
         let mut blobs: BTreeMap<Sha256, Vec<u8>> = BTreeMap::new();
         let mut known = BTreeSet::new();
-        for image in described.images {
-            if *choice != Choice::All && !matches!(&image.platform.os[..], "" | "linux") {
-                return Err(self.bad(format!("image {} is for {}", image.id.short(), image.platform)));
-            }
+        for image in described.images.into_iter().filter(is_for_here) {
             let record_of = image.record();
             let mut parent = None;
             for (layer, diff) in image.layers.into_iter().zip(&image.diff_ids) {
@@ -145,13 +155,36 @@ impl ForeignArchive {
                 if known.insert(chain) {
                     index.layers.push(record(chain, *diff, parent, layer.length.unwrap_or(0)));
                 }
-                self.layers.entry(*diff).or_insert(layer);
+                if layer.length.is_some() {
+                    self.layers.entry(*diff).or_insert(layer);
+                } else {
+                    self.missing.entry(*diff).or_insert(layer.member);
+                }
                 parent = Some(chain);
             }
             index.images.push(record_of);
             blobs.insert(image.id.0, image.config);
         }
         Ok(Metadata { index, blobs })
+    }
+
+    /// Tells whether it has the layer of this diff ID.
+    pub(crate) fn has_layer(&self, diff: &DiffId) -> bool {
+        self.layers.contains_key(diff)
+    }
+
+    /// Proves that it has these layers, which the store has not.
+    ///
+    /// # Errors
+    /// It lacks one.
+    pub(crate) fn require<'d>(&self, diffs: impl IntoIterator<Item = &'d DiffId>) -> Result<()> {
+        match diffs.into_iter().find(|diff| !self.has_layer(diff)) {
+            None => Ok(()),
+            Some(diff) => {
+                let member = self.missing.get(diff).map_or("it", |member| &member[..]).escape_debug();
+                Err(self.bad(format!("{member}: the layer {diff} is missing, and the store does not have it")))
+            }
+        }
     }
 
     /// Makes the layers of these diff IDs readable: those of a compressed file are copied to files in `dir`.
@@ -242,7 +275,7 @@ fn failed(name: &str, error: CatalogError) -> Error {
     let reason = match error {
         CatalogError::Fs(error) => return error.into(),
         CatalogError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => CUT.to_owned(),
-        CatalogError::Tar(error) => format!("it is not a tar, plain or in gzip or zstd: {error}"),
+        CatalogError::Tar(error) => format!("it is not a tar, plain or in gzip, bzip2, xz or zstd: {error}"),
         error => error.to_string(),
     };
     Error::Archive { name: name.to_owned(), reason }
@@ -254,6 +287,18 @@ fn record(chain: ChainId, diff: DiffId, parent: Option<ChainId>, length: u64) ->
     let name = Sha256::of(format!("dockpack {chain}").as_bytes()).hex();
     let cache_id = CacheId::parse(name.as_bytes()).expect("because 64 hexadecimal digits are a cache ID");
     LayerRecord { chain, diff, parent, size: length, tar_size: length, cache_id, facts: DriverFacts::default() }
+}
+
+/// Escapes what could do harm to a terminal, and leaves quotation marks as they are.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for letter in text.chars() {
+        match letter {
+            '"' | '\'' => out.push(letter),
+            letter => out.extend(letter.escape_debug()),
+        }
+    }
+    out
 }
 
 fn listed(platforms: &BTreeSet<Platform>) -> String {

@@ -3,21 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
-
 use crate::error::ParseError;
 
 /// For what an image was built: `os/architecture[/variant]`, in Go's names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Platform {
     /// Operating system (`linux`).
-    #[serde(default)]
     pub os: String,
     /// Architecture (`amd64`).
-    #[serde(default)]
     pub architecture: String,
     /// Its variant (`v7`); empty where it has none.
-    #[serde(default)]
     pub variant: String,
 }
 
@@ -34,6 +29,11 @@ impl Platform {
             other => other,
         };
         Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: String::new() }
+    }
+
+    /// Tells whether images for it run on Linux; Docker reads the name in any case.
+    pub(super) fn is_linux(&self) -> bool {
+        self.os().eq_ignore_ascii_case("linux")
     }
 
     /// Tells whether it says that there is none.

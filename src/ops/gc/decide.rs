@@ -155,6 +155,9 @@ impl Doubts {
             };
             doubts.add(matters, reason);
         }
+        for doubtful in snapshot.doubtful.iter().filter(|doubtful| doubtful.what == Unknown::Images) {
+            doubts.add(&[Images, Layers], format!("{}: {}", doubtful.path, doubtful.reason));
+        }
         for (reference, image) in &snapshot.references {
             if !snapshot.images.contains_key(image) {
                 let reason = format!("{reference} names image {}, whose configuration is not there", image.short());

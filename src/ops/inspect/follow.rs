@@ -10,29 +10,8 @@ use super::{
 };
 use crate::graph::{Edge, Id, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId, ContainerId, DiffId, ImageId};
+use crate::image_config::{ImageConfig, Step};
 use crate::store::Image;
-
-/// What of a configuration is shown.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Config {
-    config: Option<RunConfig>,
-    history: Option<Vec<History>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct RunConfig {
-    cmd: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct History {
-    created_by: Option<String>,
-    empty_layer: Option<bool>,
-}
 
 /// A line of `v2metadata-by-diffid`.
 #[derive(Deserialize)]
@@ -75,8 +54,9 @@ impl View<'_> {
 
     fn trace_image(&self, at: Id, id: ImageId) -> ImageTrace {
         let image = self.snapshot.images.get(&id);
-        let config: Config = image.and_then(|image| serde_json::from_slice(&image.config).ok()).unwrap_or_default();
-        let run = config.config.unwrap_or_default();
+        let config = image.and_then(|image| ImageConfig::parse(&image.config).ok());
+        let config = config.map(|config| config.value).unwrap_or_default();
+        let run = config.v1.config.unwrap_or_default();
         let layers = image.map(|image| self.trace_layers(image, config.history)).unwrap_or_default();
         let to = self.graph.to(at);
         let from = |edge: Edge| to.iter().filter(move |(found, _)| *found == edge).map(|(_, from)| self.named(*from));
@@ -97,8 +77,8 @@ impl View<'_> {
             present: image.is_some(),
             created: image.and_then(|image| image.created.clone()),
             platform: image.map(|image| platform(&image.os, &image.architecture)).unwrap_or_default(),
-            entrypoint: run.entrypoint.unwrap_or_default(),
-            command: run.cmd.unwrap_or_default(),
+            entrypoint: run.entrypoint.0.unwrap_or_default(),
+            command: run.cmd.0.unwrap_or_default(),
             size: layers.iter().filter_map(|layer| layer.size).fold(0, u64::saturating_add),
             parent: image.and_then(|image| image.parent),
             children: from(Edge::BuiltFrom).collect(),
@@ -109,12 +89,12 @@ impl View<'_> {
     }
 
     /// Traces the layers of an image. The history says what made each, where it tells of as many as there are.
-    fn trace_layers(&self, image: &Image, history: Option<Vec<History>>) -> Vec<LayerTrace> {
+    fn trace_layers(&self, image: &Image, history: Option<Vec<Step>>) -> Vec<LayerTrace> {
         let made: Vec<Option<String>> = history
             .unwrap_or_default()
             .into_iter()
-            .filter(|step| step.empty_layer != Some(true))
-            .map(|step| step.created_by)
+            .filter(|step| !step.empty_layer)
+            .map(|step| Some(step.created_by).filter(|command| !command.is_empty()))
             .collect();
         let tells = made.len() == image.diff_ids.len();
         let mut made = made.into_iter().filter(|_| tells);

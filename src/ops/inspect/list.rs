@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{SCHEMA, View, glob};
 use crate::archive::Metadata;
 use crate::graph::{Edge, Graph, Id, Node, resolve_image};
 use crate::id::{ChainId, ImageId};
+use crate::image_config::ImageConfig;
 use crate::reference::Reference;
 use crate::store::Snapshot;
 
@@ -171,15 +172,8 @@ pub(super) fn platform(os: &str, architecture: &str) -> String {
 
 /// Reads the platform of a configuration.
 fn platform_of(config: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Platform {
-        #[serde(default)]
-        os: String,
-        #[serde(default)]
-        architecture: String,
-    }
-    serde_json::from_slice::<Platform>(config)
-        .map_or_else(|_| String::new(), |found| platform(&found.os, &found.architecture))
+    let found = ImageConfig::parse(config).map(|found| found.value.v1);
+    found.map_or_else(|_| String::new(), |found| platform(&found.os, &found.architecture))
 }
 
 /// Splits references into tags and digests.

@@ -56,7 +56,7 @@ impl<'a> Stage<'a> {
         Ok(Self {
             plan,
             driver,
-            layers: staging.ensure_dir("layers", 0o700)?,
+            layers: staging.make_dir("layers", 0o700)?,
             spool: staging.ensure_dir(SPOOL, 0o700)?,
             dirs,
             present,
@@ -108,7 +108,8 @@ impl<'a> Stage<'a> {
 
     /// Builds every planned layer out of an archive that another tool wrote.
     pub(in crate::ops) fn run_foreign(mut self, archive: &mut ForeignArchive) -> Result<()> {
-        let diffs = self.plan.layers.iter().map(|layer| layer.record.diff).collect();
+        let diffs: BTreeSet<DiffId> = self.plan.layers.iter().map(|layer| layer.record.diff).collect();
+        archive.require(&diffs)?;
         archive.spool(&diffs, &self.spool, self.observer)?;
         for layer in &self.plan.layers {
             let LayerRecord { chain, diff, .. } = layer.record;

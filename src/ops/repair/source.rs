@@ -192,6 +192,7 @@ fn open_foreign(
     observer: &dyn Observer,
 ) -> Result<(ForeignArchive, archive::Metadata)> {
     let mut archive = ForeignArchive::open(source, name, Spool::Documents, observer)?;
-    let metadata = archive.metadata(&Choice::All, observer)?;
+    let mut metadata = archive.metadata(&Choice::All, observer)?;
+    metadata.index.layers.retain(|layer| archive.has_layer(&layer.diff));
     Ok((archive, metadata))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::archive::foreign::{Choice, Digests, ForeignArchive, ForeignImage, Problem, Spool};
+use crate::archive::foreign::{Choice, Digests, ForeignArchive, ForeignImage, Problem, Spool, Weight};
 use crate::archive::{ArchiveIndex, Source};
 use crate::error::{Error, Result};
 use crate::finding::Finding;
@@ -30,7 +30,7 @@ pub fn verify_foreign(source: Source, name: &str, images: &[String], observer: &
     match read {
         Ok(()) => {}
         Err(Error::Archive { reason, .. }) if !observer.wants_stop() => {
-            check.damage(Problem { code: "archive-damaged", subject: name.to_owned(), evidence: reason, image: None });
+            check.damage("archive-damaged", name, reason, None);
         }
         Err(_) if observer.wants_stop() => return Err(Error::Stopped),
         Err(error) => return Err(error),
@@ -61,7 +61,7 @@ impl Check<'_> {
             described.problems.retain(|problem| problem.image.as_ref().is_none_or(|(id, _)| wanted.contains(id)));
         }
         self.checked.images = described.images.len();
-        described.problems.into_iter().for_each(|problem| self.damage(problem));
+        described.problems.into_iter().for_each(|problem| self.tell(problem));
         let blobs = if images.is_empty() { archive.blobs()? } else { Vec::new() };
         let layers = described.images.iter().flat_map(|image| &image.layers);
         let lengths: BTreeMap<&str, u64> = layers
@@ -78,7 +78,7 @@ impl Check<'_> {
             let raw = self.digests[blob].raw;
             if wanted.is_some_and(|wanted| wanted != raw) {
                 let evidence = format!("its content has the digest sha256:{}", raw.hex());
-                self.damage(Problem { code: "archive-blob-mismatch", subject: blob.clone(), evidence, image: None });
+                self.damage("archive-blob-mismatch", blob, evidence, None);
             }
         }
         described.images.iter().for_each(|image| self.layers(image));
@@ -90,18 +90,24 @@ impl Check<'_> {
             self.checked.layers += 1;
             let found = self.digests.get(&layer.member).map(|digests| digests.content);
             if let Some(found) = found.filter(|found| *found != diff.0) {
-                self.damage(Problem {
-                    code: "archive-layer-mismatch",
-                    subject: layer.member.clone(),
-                    evidence: format!("expected {diff}, found sha256:{}", found.hex()),
-                    image: Some((image.id, image.references.iter().cloned().collect())),
-                });
+                let evidence = format!("expected {diff}, found sha256:{}", found.hex());
+                let of = Some((image.id, image.references.iter().cloned().collect()));
+                self.damage("archive-layer-mismatch", &layer.member, evidence, of);
             }
         }
     }
 
-    fn damage(&mut self, problem: Problem) {
-        let Problem { code, subject, evidence, image } = problem;
+    fn damage(&mut self, code: &'static str, subject: &str, evidence: String, image: Option<(ImageId, Vec<String>)>) {
+        self.tell(Problem { code, weight: Weight::Fatal, subject: subject.to_owned(), evidence, image });
+    }
+
+    fn tell(&mut self, problem: Problem) {
+        let Problem { code, weight, subject, evidence, image } = problem;
+        if weight == Weight::Told {
+            let finding = Finding::note(code, subject, evidence);
+            self.found.push(Found { finding, object: None, path: None, file: None, breaks: Vec::new() });
+            return;
+        }
         let finding = Finding::damage(code, subject, evidence);
         let image = image.map(|(id, references)| BrokenImage { id, references });
         let object =

@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::archive::{Entry, Layer, Members, tar_of};
+use super::archive::{Entry, Layer, Members, gzip, tar_of};
+use super::foreign::{blob, tar};
 use super::store::sha256;
 
 /// What dockpack has to answer.
@@ -11,6 +12,8 @@ use super::store::sha256;
 pub(crate) enum Answer {
     /// The image is loaded, and has its name.
     Loads,
+    /// The image is loaded, and its name is left out.
+    LoadsNameless,
     /// It says this of it, and changes nothing.
     Refuses(&'static str),
 }
@@ -34,7 +37,7 @@ pub(crate) struct Odd {
     pub(crate) oracle: Oracle,
 }
 
-use Answer::{Loads, Refuses};
+use Answer::{Loads, LoadsNameless, Refuses};
 use Oracle::{Agrees, Differs};
 
 /// The parts of an archive of Docker's form, to be changed before it is put together.
@@ -53,7 +56,7 @@ impl Draft {
     /// Its members in order: the configuration, the layers, and what they are.
     fn members(&self) -> Members {
         let diffs: Vec<String> = self.layers.iter().map(|tar| format!("sha256:{}", sha256(tar))).collect();
-        let mut config = json!({"architecture": "amd64", "os": "linux", "created": "2020-01-02T03:04:05Z",
+        let mut config = json!({"author": self.name, "architecture": "amd64", "os": "linux", "created": "2020-01-02T03:04:05Z",
             "config": {"Cmd": ["/bin/true"]}, "rootfs": {"type": "layers", "diff_ids": diffs},
             "history": diffs.iter().map(|_| json!({"created": "2020-01-02T03:04:05Z"})).collect::<Vec<_>>()});
         (self.config)(&mut config);
@@ -199,8 +202,285 @@ fn names() -> Vec<Odd> {
     ]
 }
 
+/// An image of one layer with a changed configuration.
+fn config(name: &'static str, answer: Answer, change: impl Fn(&mut Value) + 'static) -> Odd {
+    Draft { config: Box::new(change), ..Draft::new(name, vec![tar("x")]) }.is(answer, Agrees)
+}
+
+/// An image of one layer with a changed text of its configuration.
+fn text(name: &'static str, answer: Answer, change: impl Fn(String) -> Vec<u8>) -> Odd {
+    let draft = Draft::new(name, vec![tar("x")]);
+    let (_, config) = draft.members().swap_remove(0);
+    let config = change(String::from_utf8(config).expect("text"));
+    Odd { name, archive: tar_of(draft.around(config)), answer, oracle: Agrees }
+}
+
+/// Configurations, as Go reads them.
+fn configs() -> Vec<Odd> {
+    let refused = Refuses("no configuration of an image");
+    vec![
+        config("created-with-a-blank", refused, |config| config["created"] = "2020-01-02 03:04:05".into()),
+        config("created-without-a-zone", refused, |config| config["created"] = "2020-01-02T03:04:05.123456".into()),
+        config("user-as-a-number", refused, |config| config["config"]["User"] = 0.into()),
+        config("env-as-text", refused, |config| config["config"]["Env"] = "A=b".into()),
+        config("label-as-a-number", refused, |config| config["config"]["Labels"] = json!({"a": 1})),
+        config("interval-as-text", refused, |config| config["config"]["Healthcheck"] = json!({"Interval": "30s"})),
+        config("volume-as-text", refused, |config| config["config"]["Volumes"] = json!({"/x": ""})),
+        config("history-as-an-object", refused, |config| config["history"] = json!({})),
+        config("no-rootfs", refused, |config| config["rootfs"] = Value::Null),
+        config("history-too-long", Refuses("history"), |config| {
+            config["history"].as_array_mut().expect("a list").push(json!({}));
+        }),
+        config("layer-of-no-digest", Refuses("its layers"), |config| config["rootfs"]["diff_ids"] = json!(["x"])),
+        config("nulls", Loads, |config| {
+            for key in ["os", "architecture", "variant", "created", "history", "config", "container_config", "author"] {
+                config[key] = Value::Null;
+            }
+        }),
+        config("os-with-a-capital", Loads, |config| config["os"] = "Linux".into()),
+        config("command-as-text", Loads, |config| config["config"]["Cmd"] = "x y".into()),
+        text("rootfs-in-another-case", Loads, |text| text.replace("\"rootfs\"", "\"rootfS\"").into()),
+        text("key-twice", Loads, |text| text.replacen('{', "{\"created\": \"2019-01-01T00:00:00Z\",", 1).into()),
+        text("key-twice-as-none", refused, |text| text.replacen('{', "{\"created\": \"x\",", 1).into()),
+        text("deep", Loads, |text| {
+            text.replacen('{', &format!("{{\"x\":{}{},", "[".repeat(400), "]".repeat(400)), 1).into()
+        }),
+        text("too-deep", refused, |text| {
+            text.replacen('{', &format!("{{\"x\":{}{},", "[".repeat(10_000), "]".repeat(10_000)), 1).into()
+        }),
+        text("number-too-large", Loads, |text| text.replacen('{', "{\"x\": 1e400,", 1).into()),
+        text("latin-1", Loads, |text| [b"{\"x\":\"\xe4\",", &text.as_bytes()[1..]].concat()),
+        text("half-a-pair", Loads, |text| text.replacen('{', "{\"comment\": \"\\ud83d\",", 1).into()),
+        text("more-behind-it", refused, |text| format!("{text} x").into()),
+        two_layers(),
+    ]
+}
+
+/// An image that has one layer to who looks for `rootfs`, and two to Go.
+fn two_layers() -> Odd {
+    let draft = Draft::new(TWO_LAYERS, vec![tar("one"), tar("two")]);
+    let (_, config) = draft.members().swap_remove(0);
+    let mut config: Value = serde_json::from_slice(&config).expect("JSON");
+    let both = json!({"Diff_IDs": config["rootfs"]["diff_ids"]});
+    config["rootfs"]["diff_ids"].as_array_mut().expect("a list").pop();
+    config["RootFS"] = both;
+    Odd { name: TWO_LAYERS, archive: tar_of(draft.around(config.to_string().into())), answer: Loads, oracle: Agrees }
+}
+
+/// Name of the archive of an image that has one layer to who looks for `rootfs`, and two to Go.
+pub(crate) const TWO_LAYERS: &str = "rootfs-in-both-cases";
+
+/// An image of one layer with a changed `manifest.json`.
+fn manifest(name: &'static str, answer: Answer, change: impl Fn(&mut Value) + 'static) -> Odd {
+    Draft { manifest: Box::new(change), ..Draft::new(name, vec![tar("x")]) }.is(answer, Agrees)
+}
+
+/// An image of one layer with changed members.
+fn members(name: &'static str, answer: Answer, change: impl Fn(&mut Members)) -> Odd {
+    let mut members = Draft::new(name, vec![tar("x")]).members();
+    change(&mut members);
+    Odd { name, archive: tar_of(members), answer, oracle: Agrees }
+}
+
+/// What lists the images of an archive.
+fn manifests() -> Vec<Odd> {
+    let digest = format!("sha256:{}", sha256(b""));
+    vec![
+        members("keys-in-lower-case", Loads, |members| {
+            let text = String::from_utf8(members[2].1.clone()).expect("text");
+            let text = text.replace("\"Config\"", "\"config\"").replace("\"RepoTags\"", "\"repoTags\"");
+            members[2].1 = text.replace("\"Layers\"", "\"layers\"").into();
+        }),
+        members("more-behind-the-manifest", Loads, |members| members[2].1.extend(b" x")),
+        manifest("tag-and-digest", LoadsNameless, move |list| {
+            list[0]["RepoTags"][0] = format!("odd:tag-and-digest@{digest}").into();
+        }),
+        manifest("repository-sha256", LoadsNameless, |list| list[0]["RepoTags"][0] = "sha256:0123456789ab".into()),
+        manifest("no-tag", Refuses("is no tag"), |list| list[0]["RepoTags"][0] = "odd".into()),
+        manifest("tag-in-capitals", Refuses("is no tag"), |list| list[0]["RepoTags"][0] = "ODD:x".into()),
+        manifest("layers-as-text", Refuses("expected a list"), |list| list[0]["Layers"] = "x".into()),
+        manifest("an-object", Refuses("expected a list"), |list| *list = json!({"schemaVersion": 2})),
+        manifest("absolute-path", Loads, |list| list[0]["Layers"][0] = "/0/layer.tar".into()),
+        manifest("path-up", Refuses("leads out"), |list| list[0]["Layers"][0] = "../0/layer.tar".into()),
+        members("manifest-appended", Loads, |members| {
+            let last = members[2].clone();
+            members[2].1 = String::from_utf8(last.1.clone()).expect("text").replace("odd:", "before:").into();
+            members.push(last);
+        }),
+        members("member-twice", Loads, |members| {
+            members.insert(1, ("0/layer.tar".to_owned(), b"another".to_vec()));
+        }),
+        members("configuration-edited", Loads, |members| {
+            members[0].1 =
+                String::from_utf8(members[0].1.clone()).expect("text").replace("/bin/true", "/bin/false").into();
+        }),
+        linked("linked-directory", &[Entry::symlink("0", "real")], "real/layer.tar"),
+        linked("linked-to-the-root", &[Entry::symlink("0", "/real")], "real/layer.tar"),
+    ]
+}
+
+/// An archive in which the layer is at `path`, behind these members.
+fn linked(name: &'static str, entries: &[Entry], path: &str) -> Odd {
+    let mut members = Draft::new(name, vec![tar("x")]).members();
+    path.clone_into(&mut members[1].0);
+    let mut archive = layer(entries);
+    archive.truncate(archive.len() - 1024);
+    archive.extend(tar_of(members));
+    Odd { name, archive, answer: Loads, oracle: Agrees }
+}
+
+/// Archives and layers in every compression that Docker takes.
+fn compressions() -> Vec<Odd> {
+    let outer = |name, pack: fn(&[u8]) -> Vec<u8>| Odd {
+        archive: pack(&Draft::new(name, vec![tar("x")]).is(Loads, Agrees).archive),
+        ..Draft::new(name, vec![tar("x")]).is(Loads, Agrees)
+    };
+    let inner = |name, pack: fn(&[u8]) -> Vec<u8>| members(name, Loads, |members| members[1].1 = pack(&members[1].1));
+    vec![
+        outer("outer-xz", xz),
+        outer("outer-bzip2", bzip2),
+        outer("outer-gzip-and-zeros", |bytes| [gzip(bytes), vec![0; 5000]].concat()),
+        outer("outer-gzip-in-two", |bytes| [gzip(&bytes[..700]), gzip(&bytes[700..])].concat()),
+        inner("layer-xz", xz),
+        inner("layer-bzip2", bzip2),
+        inner("layer-xz-in-two", |bytes| [xz(&bytes[..700]), xz(&bytes[700..])].concat()),
+        Odd {
+            answer: Refuses("behind its end"),
+            oracle: Differs("28 does not read to the end"),
+            ..outer("outer-gzip-and-more", |bytes| [gzip(bytes), b"more".to_vec()].concat())
+        },
+    ]
+}
+
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    let mut encoder = liblzma::read::XzEncoder::new(bytes, 6);
+    std::io::copy(&mut encoder, &mut packed).expect("compressed");
+    packed
+}
+
+fn bzip2(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    let mut encoder = bzip2::read::BzEncoder::new(bytes, bzip2::Compression::best());
+    std::io::copy(&mut encoder, &mut packed).expect("compressed");
+    packed
+}
+
+/// Archives of version 1, from before Docker 1.10.
+fn version_1() -> Vec<Odd> {
+    let image = |name: &'static str, json: Value| Odd {
+        name,
+        archive: tar_of([
+            ("aa/json".to_owned(), json.to_string().into_bytes()),
+            ("aa/layer.tar".to_owned(), tar("x")),
+            ("aa/VERSION".to_owned(), b"1.0".to_vec()),
+            ("repositories".to_owned(), json!({"odd": {name: "aa"}}).to_string().into_bytes()),
+        ]),
+        answer: Loads,
+        oracle: Agrees,
+    };
+    let created = "2015-01-01T00:00:00.500+00:00";
+    let config = json!({"Hostname": "h", "Cmd": ["a<b", "\u{e4}"], "Env": ["A=b"], "Labels": {"b": "2", "a": "1"}, "Volumes": {"/x": {}},
+        "ExposedPorts": {"1/tcp": {}}, "Entrypoint": [], "Unknown": 1, "Memory": 5, "OnBuild": null, "Healthcheck": {"Test": ["NONE"], "Retries": 2}});
+    vec![
+        image(
+            "v1-author",
+            json!({"id": "aa", "created": created, "os": "linux", "architecture": "amd64", "docker_version": "1.9.1",
+            "author": "A", "comment": "C", "container_config": {"Cmd": ["x"]}}),
+        ),
+        image(
+            "v1-command-as-text",
+            json!({"id": "aa", "created": created, "docker_version": "1.10.0", "container_config": {"Cmd": "x y"}}),
+        ),
+        image(
+            "v1-without-a-version",
+            json!({"id": "aa", "created": created, "Size": 5, "throwaway": true, "config": config,
+            "container_config": config, "container": "c", "author": "<A>", "variant": "v8"}),
+        ),
+        image("v1-old", json!({"id": "aa", "docker_version": "1.8.2", "config": {}, "unknown": 1})),
+        Odd { answer: Refuses("expected text"), ..image("v1-author-as-a-number", json!({"id": "aa", "author": 1})) },
+    ]
+}
+
+/// Layouts of OCI, of which Docker without containerd's store takes none.
+fn layouts() -> Vec<Odd> {
+    let beside = |name: &'static str, more: &dyn Fn(&mut Members) -> Value| {
+        let layer = tar("x");
+        let config = json!({"author": name, "os": "linux", "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha256(&layer))]}})
+        .to_string()
+        .into_bytes();
+        let manifest = json!({"config": descriptor(&config, "image.config.v1+json"),
+            "layers": [descriptor(&layer, "image.layer.v1.tar")]})
+        .to_string()
+        .into_bytes();
+        let mut pointer = descriptor(&manifest, "image.manifest.v1+json");
+        let repository = if name == "name-in-capitals" { "ODD" } else { "odd" };
+        pointer["annotations"] = json!({"io.containerd.image.name": format!("docker.io/library/{repository}:{name}")});
+        let mut members: Members = [layer, config, manifest].into_iter().map(blob).collect();
+        let other = more(&mut members);
+        let index = json!({"schemaVersion": 2, "manifests": [other, pointer]});
+        members.push(("index.json".to_owned(), index.to_string().into_bytes()));
+        Odd { name, archive: tar_of(members), answer: Loads, oracle: Differs("it wants a manifest.json") }
+    };
+    let other = |members: &mut Members, config: &str, layer: &str, more: &Value| {
+        let content = br#"{"critical":{}}"#.to_vec();
+        let mut manifest = json!({"config": descriptor(b"{}", config), "layers": [descriptor(&content, layer)]});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            manifest[key] = value.clone();
+        }
+        let manifest = manifest.to_string().into_bytes();
+        let pointer = descriptor(&manifest, "image.manifest.v1+json");
+        members.extend([b"{}".to_vec(), content, manifest].map(blob));
+        pointer
+    };
+    let signature = "dev.cosign.simplesigning.v1+json";
+    vec![
+        beside("signature-beside", &|members| other(members, "image.config.v1+json", signature, &Value::Null)),
+        beside("chart-beside", &|members| other(members, "helm.config.v1+json", "image.layer.v1.tar", &Value::Null)),
+        beside("artifact-beside", &|members| {
+            other(members, "image.config.v1+json", "image.layer.v1.tar", &json!({"artifactType": "text/spdx"}))
+        }),
+        beside("referrer-beside", &|members| {
+            let subject = descriptor(b"", "image.manifest.v1+json");
+            other(members, "image.config.v1+json", "image.layer.v1.tar", &json!({"subject": subject}))
+        }),
+        Odd {
+            answer: LoadsNameless,
+            ..beside("name-in-capitals", &|members| other(members, "x", "x", &json!({"annotations": null})))
+        },
+    ]
+}
+
+fn descriptor(bytes: &[u8], kind: &str) -> Value {
+    let kind = format!("application/vnd.oci.{kind}");
+    json!({"digest": format!("sha256:{}", sha256(bytes)), "size": bytes.len(), "mediaType": kind, "annotations": null})
+}
+
+/// What is no archive of images.
+fn none() -> Vec<Odd> {
+    let no = |name, answer, archive: &[u8]| Odd { name, archive: archive.to_vec(), answer, oracle: Agrees };
+    let export =
+        layer(&[Entry::dir("bin/"), Entry::symlink("etc/mtab", "/proc/mounts"), Entry::symlink("up", "../../x")]);
+    vec![
+        no("text", Refuses("it is no archive"), b"text\n"),
+        no("a-lot-of-text", Refuses("it is no archive"), &b"text\n".repeat(1000)),
+        no("zip", Refuses("it is no archive"), &[b"PK\x03\x04", &[7; 2000][..]].concat()),
+        no("zeros", Refuses("no manifest.json"), &[0; 10240]),
+        no("export", Refuses("docker import"), &export),
+    ]
+}
+
 /// Returns all of them.
 #[must_use]
 pub(crate) fn all() -> Vec<Odd> {
-    [headers(), names()].concat()
+    [headers(), names(), configs(), manifests(), compressions(), version_1(), layouts(), none()].concat()
+}
+
+/// The image of one archive, without its layers where `lacks` says so: whoever has them needs no more.
+#[must_use]
+pub(crate) fn thin(lacks: &[usize]) -> Vec<u8> {
+    let mut members = Draft::new("thin", vec![tar("below"), tar("above")]).members();
+    members.retain(|(name, _)| !lacks.iter().any(|number| name.starts_with(&format!("{number}/"))));
+    tar_of(members)
 }

@@ -263,13 +263,16 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 /// Returns chain ID and diff ID of each layer of an image, bottom first.
 #[must_use]
 pub(crate) fn stack(config: &[u8]) -> Vec<(String, String)> {
-    let config: Value = serde_json::from_slice(config).expect("a configuration");
-    let diffs = config["rootfs"]["diff_ids"].as_array().cloned().unwrap_or_default();
+    // The text is looked through, as not every reader of JSON takes what Go takes.
+    let config = String::from_utf8_lossy(config).to_lowercase();
+    let diffs = config.rfind("\"diff_ids\"").map_or("", |at| &config[at..]);
+    let diffs = diffs.split(']').next().unwrap_or_default();
     let mut chain: Option<String> = None;
     diffs
-        .iter()
+        .split("sha256:")
+        .skip(1)
         .map(|diff| {
-            let diff = diff.as_str().and_then(|diff| diff.strip_prefix("sha256:")).expect("a diff ID");
+            let diff = &diff[..64];
             let next = match &chain {
                 None => diff.to_owned(),
                 Some(below) => sha256(format!("sha256:{below} sha256:{diff}").as_bytes()),
