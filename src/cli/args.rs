@@ -24,7 +24,7 @@ Examples:
   dockpack load -i nginx.tar.zst
   dockpack gc --dry-run                      what nothing needs, and no Docker command finds
   dockpack verify                            prove every byte of the store, name what is damaged
-  dockpack repair --from backup.tar.zst      mend it
+  dockpack repair --from backup.tar.zst      repair it
 
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 something is damaged; 4 a daemon works on the store;
 130 stopped by a signal.";
@@ -379,15 +379,15 @@ pub struct VerifyArgs {
     pub input: Option<PathBuf>,
 }
 
-/// Mend what verify finds
+/// Repair damage found by verify
 ///
-/// Verifies the store, shows what can be mended and what cannot, and asks; Docker must not run. What follows from the
-/// rest of the store is written anew: entries of layerdb, short names, parents, repositories.json. What is lost comes from
-/// --from: configurations, and whole layers, which are built anew in their place, so that all images and containers that
-/// stand on them work again.
+/// Verifies the store, shows what can be repaired and what cannot, and asks; Docker must not run. What the rest of the
+/// store says is rewritten: entries of layerdb, short names, parents, repositories.json. Modes, owners, times and extended
+/// attributes come back from the headers of the layers' tars. What is lost comes from --from: configurations, and whole
+/// layers, which are rebuilt in place, so that all images and containers that depend on them work again.
 ///
-/// Each thing is proved before it takes the place of what was there, and what was there stays in the trash: --undo brings it
-/// back, `dockpack gc --purge` deletes it. An interrupted run is finished by the next one.
+/// Everything is verified before it replaces what was there, and once more afterwards. What was there stays in the trash:
+/// --undo brings it back, `dockpack gc --purge` deletes it. An interrupted run is finished by the next one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -397,7 +397,7 @@ Examples:
   dockpack repair --from /mnt/disk/var/lib/docker  with the store of another host
   dockpack repair --undo                           as it was before
 
-Exit status 3 means that something is damaged still.")]
+Exit status 3 means that something is still damaged.")]
 pub struct RepairArgs {
     /// Show what would be done, and change nothing
     #[arg(long, conflicts_with_all = ["undo", "yes"])]

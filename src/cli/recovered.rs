@@ -21,8 +21,8 @@ pub(super) fn tell(recovered: &Recovered, ui: &Ui) {
         say_skipped(&report.skipped, ui);
     }
     for report in &recovered.repairs {
-        let mended = text::count(report.mended, "thing", "things");
-        ui.note(&format!("finished a repair that was interrupted: {mended} mended, {}", report.transaction));
+        let items = text::count(report.mended, "item", "items");
+        ui.note(&format!("finished a repair that was interrupted: {items} repaired, {}", report.transaction));
         say_skipped(&report.skipped, ui);
     }
     for damaged in &recovered.damaged {

@@ -1,6 +1,6 @@
 //! `dockpack repair`.
 
-use std::io::{self, BufRead as _, IsTerminal as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write};
 
 use serde::Serialize;
 
@@ -15,12 +15,9 @@ use super::ui::Ui;
 use crate::error::Error;
 use crate::finding::Severity;
 use crate::ops::recover;
-use crate::ops::repair::{Mend, RepairPlan, RepairReport, Source};
+use crate::ops::repair::{Left, RepairPlan, RepairReport, Source};
 use crate::ops::trash::{Kind, UndoReport, undo};
-use crate::store::{Snapshot, Store, WriteLock};
-
-/// Codes of what keeps other things from being looked at.
-const HIDING: [&str; 3] = ["layer-missing", "layer-not-loadable", "layer-unreadable"];
+use crate::store::{Store, WriteLock};
 
 /// Number of the document's form.
 const SCHEMA: u32 = 1;
@@ -45,9 +42,12 @@ pub(super) fn repair(args: &RepairArgs, place: &Place, ui: &Ui) -> Result<Exit, 
     let source = args.from.as_deref().map(|path| Source::open(path, ui.observer())).transpose()?;
     interrupt::take();
     if args.dry_run {
-        let (plan, _) = RepairPlan::make(&store, source.as_ref(), ui.observer())?;
+        let plan = RepairPlan::make(&store, source.as_ref(), ui.observer())?;
         show(&plan, None, ui)?;
-        ui.sum_up("would mend", &sum(&plan));
+        match plan.mends.is_empty() {
+            true => nothing(&plan, ui),
+            false => ui.sum_up("would repair", &sum(&plan)),
+        }
         return Ok(exit(&plan));
     }
     let lock = WriteLock::take(&store)?;
@@ -55,21 +55,20 @@ pub(super) fn repair(args: &RepairArgs, place: &Place, ui: &Ui) -> Result<Exit, 
         recovered::tell(&done, ui);
         RepairPlan::make(&store, source.as_ref(), ui.observer())
     });
-    let (plan, snapshot) = match planned {
+    let plan = match planned {
         Ok(planned) => planned,
         Err(error) => {
             lock.abandon()?;
             return Err(error.into());
         }
     };
-    mend(&store, plan, &snapshot, lock, source.as_ref(), args.yes, ui)
+    mend(&store, plan, lock, source.as_ref(), args.yes, ui)
 }
 
-/// Asks, where it was not said before, and mends.
+/// Asks, unless -y was given, and repairs.
 fn mend(
     store: &Store,
     plan: RepairPlan,
-    snapshot: &Snapshot,
     lock: WriteLock,
     source: Option<&Source>,
     yes: bool,
@@ -78,7 +77,7 @@ fn mend(
     if plan.mends.is_empty() {
         lock.abandon()?;
         show(&plan, None, ui)?;
-        ui.sum_up("mended", if plan.left.is_empty() { "nothing: nothing is damaged" } else { "nothing" });
+        nothing(&plan, ui);
         return Ok(exit(&plan));
     }
     let answer = if yes { Ok(true) } else { ask(&plan, ui) };
@@ -86,7 +85,7 @@ fn mend(
         lock.abandon()?;
         return answer.map(|_| exit(&plan));
     }
-    let done = plan.clone().execute(store, snapshot, &lock, source, ui.observer());
+    let done = plan.clone().execute(store, &lock, source, ui.observer());
     lock.release();
     let report = done?;
     // Who was asked has seen the plan.
@@ -94,17 +93,43 @@ fn mend(
         show(&plan, Some(&report), ui)?;
     }
     say_skipped(&report.skipped, ui);
-    let things = text::count(report.mended, "thing", "things");
+    let items = text::count(report.mended, "item", "items");
     let left = match plan.left.len() {
         0 => String::new(),
-        left => format!("; {left} left as they are"),
+        left => format!("; {}", remain(left)),
     };
-    let was_hidden = |mend: &Mend| mend.codes.iter().any(|code| HIDING.contains(&code.as_str()));
-    if plan.mends.iter().any(was_hidden) {
-        ui.note("layers that could not be loaded are looked at only now: run it again, for what they may have");
+    say_remaining(&report, ui)?;
+    match report.mended {
+        0 => ui.sum_up("repaired", &format!("nothing{left}")),
+        _ => ui
+            .sum_up("repaired", &format!("{items}{left}; `dockpack repair --undo` undoes it; {:.1} s", report.seconds)),
     }
-    ui.sum_up("mended", &format!("{things}{left}; `dockpack repair --undo` takes it back, {:.1} s", report.seconds));
-    Ok(if report.skipped.is_empty() { exit(&plan) } else { Exit::Failed })
+    Ok(match &report.remaining {
+        _ if !report.skipped.is_empty() => Exit::Failed,
+        None => Exit::Failed,
+        Some(remaining) if remaining.iter().any(|left| left.severity == Severity::Damage) => Exit::Findings,
+        Some(_) => exit(&plan),
+    })
+}
+
+/// Says what is still wrong of what the plan was to repair.
+fn say_remaining(report: &RepairReport, ui: &Ui) -> Result<(), Failure> {
+    let remaining = report.remaining.as_deref().unwrap_or_default();
+    if ui.json() || remaining.is_empty() {
+        return Ok(());
+    }
+    ui.print(|out| show_left(out, remaining, "still damaged", ui))?;
+    ui.note("some damage shows only now: `dockpack repair` looks at it again");
+    Ok(())
+}
+
+fn show_left(out: &mut dyn Write, all: &[Left], word: &str, ui: &Ui) -> io::Result<()> {
+    for left in all {
+        let style = if left.severity == Severity::Damage { BAD } else { STRONG };
+        writeln!(out, "{STRONG}{}{STRONG:#}  {DIM}{}{DIM:#}", ui.clean(&left.subject), left.code)?;
+        writeln!(out, "  {style}{word}{style:#}: {}", ui.clean(&left.needs))?;
+    }
+    Ok(())
 }
 
 fn exit(plan: &RepairPlan) -> Exit {
@@ -114,11 +139,11 @@ fn exit(plan: &RepairPlan) -> Exit {
 /// Shows the plan and asks whether to go on.
 fn ask(plan: &RepairPlan, ui: &Ui) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() || ui.json() {
-        let text = "nobody to ask: -y mends without asking, --dry-run only shows".to_owned();
+        let text = "cannot ask for confirmation (stdin is not a terminal): use -y, or --dry-run to preview".to_owned();
         return Err(Error::Usage(text).into());
     }
     show(plan, None, ui)?;
-    ui.print(|out| write!(out, "Mend {}? [y/N] ", sum(plan)))?;
+    ui.print(|out| write!(out, "Repair {}? [y/N] ", sum(plan)))?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -136,12 +161,12 @@ fn put_back(store: &Store, name: Option<&str>, ui: &Ui) -> Result<Exit, Failure>
         ui.print_json(&Document { schema: SCHEMA, plan: None, report: None, undone: Some(&report) })?;
     }
     say_skipped(&report.skipped, ui);
-    let things = text::count(report.restored, "thing", "things");
-    ui.sum_up("put back", &format!("{things} as before repair {}", report.transaction));
+    let items = text::count(report.restored, "item", "items");
+    ui.sum_up("restored", &format!("{items} to the state before repair {}", report.transaction));
     Ok(if report.skipped.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
-/// Shows what is mended, object by object, and what is not.
+/// Shows what is repaired, object by object, and what is not.
 fn show(plan: &RepairPlan, report: Option<&RepairReport>, ui: &Ui) -> Result<(), Failure> {
     if ui.json() {
         return ui.print_json(&Document { schema: SCHEMA, plan: Some(plan), report, undone: None });
@@ -149,24 +174,34 @@ fn show(plan: &RepairPlan, report: Option<&RepairReport>, ui: &Ui) -> Result<(),
     ui.print(|out| {
         for mend in &plan.mends {
             writeln!(out, "{STRONG}{}{STRONG:#}  {DIM}{}{DIM:#}", ui.clean(&mend.subject), mend.codes.join(", "))?;
-            writeln!(out, "  mend: {}", ui.clean(&mend.act))?;
+            writeln!(out, "  repair: {}", ui.clean(&mend.act))?;
             for piece in mend.pieces.iter().filter(|_| ui.verbose()) {
-                writeln!(out, "        {}", ui.clean(&piece.path))?;
+                writeln!(out, "          {}", ui.clean(&piece.path))?;
             }
         }
-        for left in &plan.left {
-            let style = if left.severity == Severity::Damage { BAD } else { STRONG };
-            writeln!(out, "{STRONG}{}{STRONG:#}  {DIM}{}{DIM:#}", ui.clean(&left.subject), left.code)?;
-            writeln!(out, "  {style}left{style:#}: {}", ui.clean(&left.needs))?;
-        }
-        Ok(())
+        show_left(out, &plan.left, "remains", ui)
     })
 }
 
-fn sum(plan: &RepairPlan) -> String {
-    let things = text::count(plan.mends.len(), "thing", "things");
+/// Says that the plan repairs nothing.
+fn nothing(plan: &RepairPlan, ui: &Ui) {
     match plan.left.len() {
-        0 => things,
-        left => format!("{things}, and leave {left}"),
+        0 => ui.sum_up("nothing to repair", "no damage was found"),
+        left => ui.sum_up("nothing repaired", &format!("0 repairs possible, {}", remain(left))),
+    }
+}
+
+fn remain(problems: usize) -> String {
+    match problems {
+        1 => "1 problem remains".to_owned(),
+        number => format!("{number} problems remain"),
+    }
+}
+
+fn sum(plan: &RepairPlan) -> String {
+    let items = text::count(plan.mends.len(), "item", "items");
+    match plan.left.len() {
+        0 => items,
+        left => format!("{items}; {}", remain(left)),
     }
 }

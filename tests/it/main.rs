@@ -45,7 +45,16 @@ mod order;
 mod parts;
 #[cfg(feature = "cli")]
 mod readme;
+#[cfg(feature = "cli")]
 mod repair;
+#[cfg(feature = "cli")]
+mod repair_crash;
+#[cfg(feature = "cli")]
+mod repair_daemon;
+#[cfg(feature = "cli")]
+mod repair_images;
+#[cfg(feature = "cli")]
+mod repair_layers;
 #[cfg(feature = "cli")]
 mod round_trip;
 #[cfg(feature = "cli")]

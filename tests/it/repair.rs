@@ -1,143 +1,20 @@
-//! What `repair` mends, and says of what it cannot.
+//! What `repair` repairs, and says of what it cannot.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::path::Path;
+use std::process::Command;
 
 use insta::assert_snapshot;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::support::command::{DOCKPACK, HURRY, Outcome, load, run, save};
+use crate::support::command::{load, run, save};
 use crate::support::disk::Disk;
-use crate::support::engine::Engine;
-use crate::support::store::{
-    Contents, REAL, assert_sound, driver_of, fast_dir, is_below_tree, names, stack, temp_dir, unpack,
+use crate::support::repair::{
+    Lab, assert_as_before, assert_mended, document, forget_rescued, lines, mend_and_undo, repair, seen, state,
 };
+use crate::support::store::{Contents, REAL, assert_sound, stack, temp_dir, unpack};
 use crate::support::tree::{Allow, Tree, Untouched, assert_same};
-use crate::verify::{Roles, damage, defects, findings, text, verify};
-
-/// A store as it was, and an archive of all that is in it.
-struct Lab {
-    temp: TempDir,
-    fixture: &'static str,
-}
-
-impl Lab {
-    fn new(fixture: &'static str) -> Self {
-        let lab = Self { temp: fast_dir(), fixture };
-        unpack(fixture, &lab.at("base"));
-        save(&lab.at("base"), &["--all"], &lab.archive());
-        lab
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.temp.path().join(name)
-    }
-
-    fn archive(&self) -> PathBuf {
-        self.at("all.tar.zst")
-    }
-
-    fn driver(&self) -> &'static str {
-        driver_of(self.fixture)
-    }
-
-    /// Makes a store that is like another.
-    fn copy(&self, of: &str, name: &str) -> PathBuf {
-        let root = self.at(name);
-        let _ = fs::remove_dir_all(&root);
-        let status = Command::new("cp").arg("-a").arg(self.at(of)).arg(&root).status().expect("cp");
-        assert!(status.success());
-        root
-    }
-
-    /// Makes a store with these defects.
-    fn damaged(&self, name: &str, defects: &[&str]) -> PathBuf {
-        let root = self.copy("base", name);
-        for defect in defects {
-            damage(defect, &root);
-        }
-        root
-    }
-
-    /// Does something for every defect, two at a time, and puts what it gives in order.
-    fn for_each(&self, work: impl Fn(&str, &Path) -> String + Sync) -> String {
-        let defects = defects(self.driver());
-        let waiting = Mutex::new(defects.iter().rev().collect::<Vec<_>>());
-        let said = Mutex::new(BTreeMap::new());
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    while let Some(defect) = { waiting.lock().expect("not poisoned").pop() } {
-                        let root = self.damaged(defect, &[defect]);
-                        let text = work(defect, &root);
-                        said.lock().expect("not poisoned").insert(defect, text);
-                        fs::remove_dir_all(&root).expect("removes");
-                    }
-                });
-            }
-        });
-        let said = said.into_inner().expect("not poisoned");
-        defects.iter().map(|defect| format!("{defect}\n{}", said[defect])).collect()
-    }
-}
-
-fn repair(root: &Path, arguments: &[&str]) -> Outcome {
-    run(root, [&["repair"], arguments].concat())
-}
-
-fn document(outcome: &Outcome) -> Value {
-    serde_json::from_slice(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome.stderr))
-}
-
-/// Writes what a plan mends and leaves, in lines.
-fn lines(roles: &Roles, how: &str, outcome: &Outcome) -> String {
-    let document = document(outcome);
-    let mut lines = format!("  {how}: exit {}\n", outcome.status.code().expect("an exit code"));
-    let list = |key: &str| document["plan"][key].as_array().expect("a list").clone();
-    for mend in list("mends") {
-        writeln!(lines, "    mend {}: {}", text(&mend, "subject"), text(&mend, "act")).expect("text");
-    }
-    for left in list("left") {
-        writeln!(lines, "    left {} {}: {}", text(&left, "code"), text(&left, "subject"), text(&left, "needs"))
-            .expect("text");
-    }
-    lines.lines().map(|line| format!("{}\n", roles.steady(line))).collect()
-}
-
-/// Fails where anything is found that the plan did not leave.
-#[track_caller]
-fn assert_mended(defect: &str, root: &Path, plan: &Value) {
-    let (_, found) = verify(root, &[]);
-    let name = |found: &Value| {
-        let subject = text(found, "subject").rsplit('/').next().unwrap_or_default().to_owned();
-        subject.trim_start_matches("sha256:").to_owned()
-    };
-    let left: Vec<String> = plan["left"].as_array().expect("a list").iter().map(name).collect();
-    let more: Vec<&Value> =
-        findings(&found).iter().filter(|found| found["severity"] != "note" && !left.contains(&name(found))).collect();
-    assert!(more.is_empty(), "{defect}: {more:#?}");
-}
-
-/// Mends what there is to mend, and takes it back; returns what was said.
-fn mend_and_undo(defect: &str, root: &Path, arguments: &[&str]) -> Outcome {
-    let before = Untouched::note(root);
-    let outcome = repair(root, &[&["-y", "--json"], arguments].concat());
-    let code = outcome.status.code();
-    assert!(matches!(code, Some(0 | 3)), "{defect}: {code:?}: {}", outcome.stderr);
-    let document = document(&outcome);
-    if document["report"].is_object() {
-        assert!(document["report"]["skipped"].as_array().is_some_and(Vec::is_empty), "{defect}: {document:#}");
-        assert_mended(defect, root, &document["plan"]);
-        let _ = repair(root, &["--undo"]).done();
-    }
-    before.assert_restored();
-    outcome
-}
+use crate::verify::{Roles, findings, text, verify};
 
 /// Mends every defect, with an archive and without, and takes it back.
 fn every_defect(fixture: &'static str) -> String {
@@ -191,7 +68,7 @@ fn nobody_to_ask_and_no_source() {
     let before = Untouched::note(&root);
     let archive = lab.archive();
     let from = archive.to_str().expect("text");
-    assert!(repair(&root, &["--from", from]).failed(2).stderr.contains("nobody to ask"));
+    assert!(repair(&root, &["--from", from]).failed(2).stderr.contains("cannot ask for confirmation"));
     assert!(repair(&root, &["-y", "--from", "-"]).failed(2).stderr.contains("several times"));
     let _ = repair(&root, &["-y", "--from", "no-such-file"]).failed(1);
     let needs = String::from_utf8(repair(&root, &["--dry-run"]).stdout).expect("text");
@@ -214,6 +91,7 @@ fn several_from_a_store(fixture: &'static str, defects: &[&str]) {
     let done = repair(&root, &["-y", "--json", "--from", other.to_str().expect("text")]).done();
     assert_mended("several", &root, &document(&done)["plan"]);
     theirs.assert();
+    forget_rescued(&root, lab.driver());
     assert_as_before(&lab.at("base"), &root, lab.driver());
 }
 
@@ -290,251 +168,6 @@ fn overlay_goes_on_sharing_files() {
         let _ = repair(&root, &["-y", "--from", lab.archive().to_str().expect("text")]).done();
         assert_as_before(&lab.at("base"), &root, "overlay");
     }
-}
-
-/// What can be told of a store before and after a crash: all but times that do not matter, and the trash.
-fn state(root: &Path) -> Tree {
-    // What is in the trash may be a hard link to what is not.
-    let names = names(root).into_iter().filter(|name| !matches!(&name[..], ".dockpack" | "volumes"));
-    Tree::read_entries(root, names).without_times()
-}
-
-/// Defects that take every kind of step.
-#[cfg(feature = "crash-points")]
-const EVERYTHING: [&str; 10] = [
-    "byte-changed",
-    "directory-mode",
-    "lower-gone",
-    "short-name-gone",
-    "work-gone",
-    "diff-of-another",
-    "mount-id-empty",
-    "config-gone",
-    "record-of-another-layer",
-    "references-cut",
-];
-
-#[cfg(feature = "crash-points")]
-const CRASHES: [&str; 6] =
-    ["trash:made", "repair:staged", "trash:journal", "repair:moved", "repair:step", "repair:kept"];
-#[cfg(feature = "crash-points")]
-const UNDO_CRASHES: [&str; 4] = ["trash:undoing", "trash:restored", "trash:undone", "trash:no-journal"];
-
-/// Runs until a crash point; tells whether it was reached.
-#[cfg(feature = "crash-points")]
-#[must_use]
-fn crash_at(point: &str, time: usize, root: &Path, arguments: &[&str]) -> bool {
-    let mut command = crate::support::command::dockpack(root, [&["repair"], arguments].concat());
-    command.env("DOCKPACK_CRASH_AT", format!("{point}#{time}"));
-    crate::support::command::outcome(command).status.code().is_none()
-}
-
-#[cfg(feature = "crash-points")]
-#[test]
-fn a_crash_at_every_piece_that_moves() {
-    crashes(|point| point == "repair:moved");
-}
-
-#[cfg(feature = "crash-points")]
-#[test]
-fn a_crash_at_every_other_step() {
-    crashes(|point| point != "repair:moved");
-}
-
-/// Wherever it is stopped, the next run ends in the same state, and so does an undo.
-#[cfg(feature = "crash-points")]
-fn crashes(chosen: impl Fn(&str) -> bool) {
-    let lab = Lab::new("28-overlay2");
-    let archive = lab.archive();
-    let mend = ["-y", "--from", archive.to_str().expect("text")];
-    let damaged = lab.damaged("damaged", &EVERYTHING);
-    let mended = lab.copy("damaged", "mended");
-    let code = repair(&mended, &mend).status.code();
-    assert!(matches!(code, Some(0 | 3)), "{code:?}");
-    let (damaged, mended) = (state(&damaged), state(&mended));
-    for point in CRASHES.into_iter().filter(|point| chosen(point)) {
-        for time in 1.. {
-            let root = lab.copy("damaged", "crashed");
-            let is_reached = crash_at(point, time, &root, &mend);
-            assert!(is_reached || time > 1, "{point} is never passed");
-            let _ = repair(&root, &mend);
-            assert_same(&mended, &state(&root), Allow::REBUILT);
-            let _ = repair(&root, &["--undo"]).done();
-            assert_same(&damaged, &state(&root), Allow::NOTHING);
-            if !is_reached {
-                break;
-            }
-        }
-    }
-}
-
-/// The same while it is taken back.
-#[cfg(feature = "crash-points")]
-#[test]
-fn a_crash_at_every_step_back() {
-    let lab = Lab::new("28-overlay2");
-    let archive = lab.archive();
-    let mend = ["-y", "--from", archive.to_str().expect("text")];
-    let damaged = state(&lab.damaged("damaged", &EVERYTHING));
-    for point in UNDO_CRASHES {
-        for time in 1.. {
-            let root = lab.copy("damaged", "crashed");
-            let _ = repair(&root, &mend);
-            let is_reached = crash_at(point, time, &root, &["--undo"]);
-            assert!(is_reached || time > 1, "{point} is never passed");
-            // Whatever takes the lock finishes first.
-            let _ = run(&root, ["gc", "-y", "--only", "stale-driver"]);
-            assert_same(&damaged, &state(&root), Allow::NOTHING);
-            assert!(!root.join(".dockpack").exists(), "{point}#{time}");
-            if !is_reached {
-                break;
-            }
-        }
-    }
-}
-
-/// SIGKILL at any moment.
-#[test]
-fn twenty_kills() {
-    const DEFECTS: [&str; 4] = ["byte-changed", "tar-split-gone", "layer-entry-gone", "references-cut"];
-    let lab = Lab::new("20-overlay2");
-    let _ = lab.damaged("damaged", &DEFECTS);
-    let mended = lab.copy("damaged", "mended");
-    let archive = lab.archive();
-    let mend = ["-y", "--from", archive.to_str().expect("text")];
-    let begun = std::time::Instant::now();
-    let _ = repair(&mended, &mend);
-    let time = begun.elapsed();
-    let mended = state(&mended);
-    for kill in 0..20 {
-        let root = lab.copy("damaged", "killed");
-        let mut command = Command::new(DOCKPACK);
-        command.env_clear().env(HURRY, "1").arg("--root").arg(&root).arg("repair").args(mend);
-        let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("dockpack runs");
-        std::thread::sleep(time.mul_f64(f64::from(kill) / 20.0));
-        running.kill().expect("killed");
-        let _ = running.wait().expect("it ends");
-        let _ = repair(&root, &mend);
-        assert_same(&mended, &state(&root), Allow::REBUILT);
-    }
-}
-
-/// What a daemon sees of a store: everything but times outside layers' trees, and the trash.
-fn seen(root: &Path, driver: &str) -> [Tree; 2] {
-    let trees = Tree::read(&root.join(driver)).only(is_below_tree);
-    [state(root), trees]
-}
-
-/// Fails where a daemon would see anything else in a store than in another. Hard links between layers count.
-#[track_caller]
-fn assert_as_before(wanted: &Path, found: &Path, driver: &str) {
-    for (wanted, found) in seen(wanted, driver).iter().zip(&seen(found, driver)) {
-        assert_same(wanted, found, Allow::REBUILT);
-    }
-}
-
-/// A daemon lists, runs and saves the image, and starts the container made from it.
-fn works(version: &'static str, driver: &str, root: &Path, images: &Contents, said: &str) {
-    let temp = temp_dir();
-    let status = Command::new("cp").arg("-a").arg(root).arg(temp.path().join("root")).status().expect("cp");
-    assert!(status.success());
-    let engine = Engine::start(version, driver, temp.path());
-    let listed = engine.image_ids();
-    assert!(images.images.keys().all(|id| listed.contains(id)), "{said}: {listed:?}");
-    let id = &images.references["nginx:alpine"];
-    let names = engine.docker(&["image", "ls", "--no-trunc", "nginx:alpine"]);
-    assert!(names.contains(id.as_str()), "{said}: {names}");
-    engine.docker(&["run", "--rm", "--network", "none", "nginx:alpine", "true"]);
-    let saved = temp.path().join("saved.tar");
-    for image in ["nginx:alpine", "nasty:1", "nasty:2"] {
-        // The names of others are lost with a file of references.
-        engine.docker(&["save", "-o", saved.to_str().expect("text"), &images.references[image]]);
-    }
-    engine.docker(&["start", "nginx"]);
-    engine.stop();
-}
-
-/// Mended stores in which a daemon sees the same: what that is, one of them, and their defects.
-type Alike = ([Tree; 2], PathBuf, Vec<String>);
-
-/// Mends each defect, and starts a daemon on what comes of it. Stores in which a daemon sees the same are one.
-fn mended_for_a_daemon(version: &'static str, fixture: &'static str) {
-    let lab = Lab::new(fixture);
-    let archive = lab.archive();
-    let driver = lab.driver();
-    let images = Contents::read(&lab.at("base"), driver);
-    let kinds: Mutex<Vec<Alike>> = Mutex::new(vec![(seen(&lab.at("base"), driver), lab.at("base"), Vec::new())]);
-    let left = Mutex::new(Vec::new());
-    let _ = lab.for_each(|defect, root| {
-        let outcome = repair(root, &["-y", "--from", archive.to_str().expect("text")]);
-        match outcome.status.code() {
-            Some(0) => {}
-            Some(3) => {
-                left.lock().expect("not poisoned").push(defect.to_owned());
-                return String::new();
-            }
-            code => panic!("{defect}: {code:?}: {}", outcome.stderr),
-        }
-        let found = seen(root, driver);
-        let same = |kind: &[Tree; 2]| {
-            kind.iter().zip(&found).all(|(one, other)| one.deviations(other, Allow::REBUILT).is_empty())
-        };
-        let mut kinds = kinds.lock().expect("not poisoned");
-        match kinds.iter_mut().find(|(kind, ..)| same(kind)) {
-            Some((.., defects)) => defects.push(defect.to_owned()),
-            None => {
-                let kept = lab.at(&format!("kept-{defect}"));
-                fs::rename(root, &kept).expect("renamed");
-                fs::create_dir(root).expect("a directory");
-                kinds.push((found, kept, vec![defect.to_owned()]));
-            }
-        }
-        String::new()
-    });
-    let kinds = kinds.into_inner().expect("not poisoned");
-    assert!(kinds[0].2.len() > 20, "{:?}", kinds[0].2);
-    for (_, root, defects) in kinds {
-        works(version, driver, &root, &images, &defects.join(", "));
-    }
-    let mut left = left.into_inner().expect("not poisoned");
-    left.sort();
-    assert!(
-        left.iter().all(|defect| ["container", "init", "mount-entry"].iter().any(|word| defect.contains(word))),
-        "{left:?}"
-    );
-}
-
-#[test]
-fn daemon_20_overlay_takes_what_was_mended() {
-    mended_for_a_daemon("20", "20-overlay");
-}
-
-#[test]
-fn daemon_20_overlay2_takes_what_was_mended() {
-    mended_for_a_daemon("20", "20-overlay2");
-}
-
-#[test]
-fn daemon_28_overlay2_takes_what_was_mended() {
-    mended_for_a_daemon("28", "28-overlay2");
-}
-
-/// A store that a daemon works on is not mended.
-#[test]
-fn a_live_daemon_28_keeps_its_store() {
-    let temp = temp_dir();
-    let root = temp.path().join("root");
-    unpack("28-overlay2", &root);
-    damage("lower-gone", &root);
-    let engine = Engine::start("28", "overlay2", temp.path());
-    for arguments in [&["-y"][..], &["--undo"]] {
-        let refused = repair(&root, arguments).failed(4);
-        assert!(refused.stderr.contains("is in use by dockerd"), "{}", refused.stderr);
-    }
-    let looked = repair(&root, &["--dry-run"]);
-    assert!(looked.status.success(), "{}", looked.stderr);
-    engine.stop();
-    let _ = repair(&root, &["-y"]).done();
 }
 
 /// A dead host's disk that cannot be written: everything that only looks works as ever.

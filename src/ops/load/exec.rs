@@ -328,7 +328,7 @@ fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Resul
 }
 
 /// Tells whether every layer on top of another has a directory to be mounted at, as only Docker 17.03 to 17.09 keep it.
-fn is_early(dirs: &Dir, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Result<bool, FsError> {
+pub(in crate::ops) fn is_early(dirs: &Dir, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Result<bool, FsError> {
     let mut layers = snapshot.layers.values().filter(|layer| layer.parent.is_some()).peekable();
     if layers.peek().is_none() {
         return Ok(false);

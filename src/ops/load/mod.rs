@@ -15,7 +15,7 @@ mod refuse;
 mod stage;
 
 pub(super) use build::{DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, Tar, build};
-pub(super) use exec::recover;
 pub use exec::{Layers, LoadReport, discard, spool};
+pub(super) use exec::{is_early, recover};
 pub use plan::{LoadPlan, PlannedLayer, Tagging, select};
 pub(super) use stage::Stage;

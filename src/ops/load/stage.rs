@@ -56,7 +56,7 @@ impl<'a> Stage<'a> {
         Ok(Self {
             plan,
             driver,
-            layers: staging.make_dir("layers", 0o700)?,
+            layers: staging.ensure_dir("layers", 0o700)?,
             spool: staging.ensure_dir(SPOOL, 0o700)?,
             dirs,
             present,

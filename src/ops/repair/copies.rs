@@ -1,31 +1,33 @@
-//! `overlay`: layers that are built anew out of themselves, because the tree that theirs began as a copy of is.
+//! Layers that are rebuilt out of themselves: because what theirs began as a copy of is rebuilt (`overlay`, `vfs`), or because
+//! the headers of their own tar say more than is left of them.
 //!
-//! A layer's tree shares the files that it has from below with the tree below, by hard links. Where that one is built anew,
-//! this one begins again as a copy of the new one, and its own tar, assembled from tar-split and its old tree and proved
-//! against its diff ID, is unpacked on top.
+//! A layer's own tar, assembled from tar-split and its old tree and proved against its diff ID, is unpacked on what lies
+//! below it. What unpacking does not give back comes from the old directory (`untold`).
 
 use std::io::{self, Read, Write};
 
 use sha2::Digest as _;
 
-use crate::driver::{GraphDriver, NewLayer};
+use crate::driver::{self, DriverFacts, GraphDriver, NewLayer};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
-use crate::id::{ChainId, Sha256};
+use crate::id::{CacheId, ChainId, Sha256};
 use crate::layer::{Shared, differences};
-use crate::ops::load::{DIFFERENCES, DRIVER_DIR, PlannedLayer, RECORD_DIR, Site, Tar, build};
+use crate::ops::load::{DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, Tar, build};
 use crate::ops::save::Source as Parts;
 use crate::progress::{Event, Observer};
-use crate::store::{Snapshot, Store};
+use crate::store::Store;
 use crate::tarsplit::{Beside, assemble};
 
+use super::plan::{RepairPlan, Reseed};
 use super::stage::copy;
+use super::untold::Untold;
 
 /// Where layers are copied from and to.
 pub(super) struct Copies<'a> {
+    pub(super) plan: &'a RepairPlan,
     pub(super) driver: &'static dyn GraphDriver,
     pub(super) dirs: &'a Dir,
-    pub(super) snapshot: &'a Snapshot,
     pub(super) store: &'a Store,
     /// Where layers are built.
     pub(super) layers: &'a Dir,
@@ -33,8 +35,8 @@ pub(super) struct Copies<'a> {
 
 impl Copies<'_> {
     /// Builds one layer; the one below it is built, or stays as it is.
-    pub(super) fn build(&self, layer: &PlannedLayer, observer: &dyn Observer) -> Result<()> {
-        let record = &layer.record;
+    pub(super) fn build(&self, reseed: &Reseed, observer: &dyn Observer) -> Result<()> {
+        let record = &reseed.layer.record;
         observer.on(Event::Object(&record.chain.short()));
         let fail = |reason: String| Error::Layer { chain: record.chain.to_string(), reason, used_by: Vec::new() };
         let text = |error: FsError| fail(error.to_string());
@@ -44,19 +46,15 @@ impl Copies<'_> {
         let image = self.store.image().ok_or_else(|| fail("image is missing".to_owned()))?;
         let from = image.dir(format!("layerdb/sha256/{}", record.chain.hex())).map_err(text)?;
         copy(&from, b"tar-split.json.gz", &entry, "tar-split.json.gz")?;
-        let old_parent = record.parent.and_then(|parent| {
-            let parent = self.snapshot.layers.get(&parent)?;
-            self.dirs.dir(parent.cache_id.as_str()).ok().filter(|dir| dir.dir("root").is_ok())
-        });
-        let compared = parts.differences(self.driver, record, old_parent.as_ref());
-        let list = compared.map_err(|error| fail(error.to_string()))?.differences;
-        staged.new_file(DIFFERENCES, &differences::write_list(&list), 0o600)?;
+        let list = self.untold(reseed, &parts).map_err(fail)?;
+        staged.new_file(DIFFERENCES, &list, 0o600)?;
 
-        let parent = record.parent.map(|parent| self.directory(parent)).transpose().map_err(text)?;
+        let parent = self.parent(reseed, &staged).map_err(text)?;
+        let lower = record.facts.lower_id.as_ref().map(|id| self.by_cache_id(id)).transpose().map_err(text)?;
         let site = Site {
             driver: self.driver,
             staged: &staged,
-            new: NewLayer { facts: &record.facts, parent: parent.as_ref(), lower: None },
+            new: NewLayer { facts: &record.facts, parent: parent.as_ref(), lower: lower.as_ref() },
             restores: true,
             // Files of layers that stay may be among them.
             on_present: true,
@@ -78,20 +76,72 @@ impl Copies<'_> {
         });
         built.map_err(fail)?;
         match Sha256::finish(tar.digest) {
-            found if found == record.diff.0 => Ok(()),
-            found => Err(fail(format!("its tar has the digest {found}, not its diff ID {}", record.diff))),
+            digest if digest == record.diff.0 => Ok(()),
+            digest => Err(fail(format!("its tar has the digest {digest}"))),
         }
+    }
+
+    /// Lists what the old directory says that the tar does not.
+    fn untold(&self, reseed: &Reseed, parts: &Parts) -> Result<Vec<u8>, String> {
+        let text = |error: FsError| error.to_string();
+        let mut old = reseed.layer.record.clone();
+        // `link` and the rest of what the driver keeps are of no matter here, but for how the tree was made.
+        let facts = self.driver.facts(&parts.layer).map_err(text)?;
+        old.facts = DriverFacts { merged: false, ..facts };
+        let parent = old.parent.and_then(|parent| {
+            let built = self.plan.layers.iter().find(|layer| layer.layer.record.chain == parent);
+            let id = built.map(|layer| &layer.layer.record.cache_id).or_else(|| self.plan.stands_on.get(&parent))?;
+            let dir = self.dirs.dir(id.as_str()).ok()?;
+            let has_base = !driver::has_whole_trees(self.driver.name()) || self.driver.base(&old.facts, &dir).is_ok();
+            has_base.then_some(dir)
+        });
+        let fail = |error: crate::ops::save::DifferencesError| error.to_string();
+        let prediction = parts.prediction(self.driver, &old, parent.as_ref()).map_err(fail)?;
+        let compared = parts.compared(self.driver, &old, parent.as_ref(), &prediction).map_err(fail)?;
+        let new = NewLayer { facts: &old.facts, parent: parent.as_ref(), lower: None };
+        let untold = Untold::new(self.driver, &new, &prediction, reseed.origin, &old.cache_id);
+        let list = untold.of(compared.differences).map_err(text)?;
+        Ok(differences::write_list(&list))
+    }
+
+    /// Opens the directory of the layer below. Where trees do not look at it, it is a stand-in, which has what goes to
+    /// `lower`: the plan says that better than what is there, which may be damaged too.
+    fn parent(&self, reseed: &Reseed, staged: &Dir) -> Result<Option<Dir>, FsError> {
+        let Some(parent) = reseed.layer.record.parent else { return Ok(None) };
+        if driver::has_whole_trees(self.driver.name()) {
+            return self.directory(parent).map(Some);
+        }
+        let stand_in = staged.make_dir("below", 0o700)?;
+        write_stand_in(&stand_in, reseed.lower.as_deref().unwrap_or_default())?;
+        Ok(Some(stand_in))
     }
 
     /// Opens the directory of a layer: the one that was built, else the one that is there.
     fn directory(&self, chain: ChainId) -> Result<Dir, FsError> {
         match self.layers.dir(format!("{}/{DRIVER_DIR}", chain.hex())) {
-            Err(error) if error.is_not_found() => match self.snapshot.layers.get(&chain) {
-                Some(layer) => self.dirs.dir(layer.cache_id.as_str()),
+            Err(error) if error.is_not_found() => match self.plan.stands_on.get(&chain) {
+                Some(id) => self.dirs.dir(id.as_str()),
                 None => Err(error),
             },
             built => built,
         }
+    }
+
+    fn by_cache_id(&self, id: &CacheId) -> Result<Dir, FsError> {
+        match self.plan.layers.iter().find(|layer| layer.layer.record.cache_id == *id) {
+            Some(layer) => self.directory(layer.layer.record.chain),
+            None => self.dirs.dir(id.as_str()),
+        }
+    }
+}
+
+/// Writes what a directory must have for one to be made on top of it whose `lower` is this text.
+pub(super) fn write_stand_in(dir: &Dir, lower: &str) -> Result<(), FsError> {
+    let (link, rest) = lower.split_once(':').unwrap_or((lower, ""));
+    dir.new_file("link", link.trim_start_matches("l/").as_bytes(), 0o600)?;
+    match rest {
+        "" => Ok(()),
+        rest => dir.new_file("lower", rest.as_bytes(), 0o600),
     }
 }
 

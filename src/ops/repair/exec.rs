@@ -6,15 +6,18 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::crash::crash_point;
+use crate::driver::has_whole_trees;
 use crate::error::{Error, FsError, Result};
+use crate::finding::Severity;
 use crate::fsx::Dir;
+use crate::id::ChainId;
 use crate::ops::trash::{Draft, How, Kind, Move, Places, Skipped, State, Trash, Work, identify};
-use crate::ops::verify::{self, Request};
-use crate::progress::Observer;
-use crate::store::{Snapshot, Store, WriteLock};
+use crate::ops::verify::{self, Found, Request};
+use crate::progress::{Event, Observer};
+use crate::store::{Layer, Snapshot, Store, WriteLock};
 
 use super::decide::Planner;
-use super::plan::{Act, RepairPlan};
+use super::plan::{Act, Left, RepairPlan, Step};
 use super::source::Source;
 use super::stage::Staging;
 use super::survey::Survey;
@@ -25,28 +28,31 @@ use super::survey::Survey;
 pub struct RepairReport {
     /// Name of the transaction; empty where there was none.
     pub transaction: String,
-    /// Number of objects that were mended.
+    /// Number of objects that were repaired.
     pub mended: usize,
     /// What was planned and was not done.
     pub skipped: Vec<Skipped>,
+    /// What verifying the store afterwards found that the plan did not leave: all of its structure, and the content of the
+    /// layers that were touched. `None` where it could not be verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<Vec<Left>>,
     /// Time it took, in seconds.
     pub seconds: f64,
 }
 
 impl RepairPlan {
-    /// Verifies a store and plans to mend what is wrong, with the help of `source`. Changes nothing and needs no lock.
-    /// Returns the snapshot too, of which it was made.
+    /// Verifies a store and plans to repair what is wrong, with the help of `source`. Changes nothing and needs no lock.
     ///
     /// # Errors
     /// The store cannot be looked at, or the observer wanted to stop.
-    pub fn make(store: &Store, source: Option<&Source>, observer: &dyn Observer) -> Result<(Self, Snapshot)> {
+    pub fn make(store: &Store, source: Option<&Source>, observer: &dyn Observer) -> Result<Self> {
         let snapshot = store.snapshot()?;
         let report = verify::verify(store, &snapshot, &Request::default(), observer)?;
         let survey = Survey::take(store, &snapshot, &report, source, observer)?;
         let mut plan = Planner::new(store.driver(), &snapshot, &survey, source).plan(&report);
         plan.identify(store)?;
         plan.leave_used(&store.in_use());
-        Ok((plan, snapshot))
+        Ok(plan)
     }
 
     /// Notes what is there now, of all that changes.
@@ -64,22 +70,21 @@ impl RepairPlan {
         Ok(())
     }
 
-    /// Carries the plan out, which must have been made under this lock. All that is new is made, proved and durable
-    /// before anything moves; what was there before stays in the trash.
+    /// Carries the plan out, which must have been made under this lock, and verifies what it touched. All that is new is made,
+    /// proved and durable before anything moves; what was there before stays in the trash.
     ///
     /// # Errors
     /// The source is damaged, or the file system refuses: nothing has changed then. Or moving fails: the next run goes on.
     pub fn execute(
         self,
         store: &Store,
-        snapshot: &Snapshot,
         lock: &WriteLock,
         source: Option<&Source>,
         observer: &dyn Observer,
     ) -> Result<RepairReport> {
         let begun = Instant::now();
         let draft = Draft::make(store, Kind::Repair)?;
-        let staging = Staging { plan: &self, store, snapshot, source, draft: &draft, observer };
+        let staging = Staging { plan: &self, store, source, draft: &draft, observer };
         if let Err(error) = staging.fill().and_then(|()| Ok(draft.probe_exchange()?)) {
             draft.abandon(store)?;
             return Err(if observer.wants_stop() { Error::Stopped } else { error });
@@ -88,7 +93,55 @@ impl RepairPlan {
         crash_point("repair:staged");
         let trash = draft.begin(store, Work::Repair(self.clone()), true)?;
         let report = go_on(store, &trash, &self, lock)?;
-        Ok(RepairReport { seconds: begun.elapsed().as_secs_f64(), ..report })
+        let remaining = match self.remaining(store, observer) {
+            Ok(remaining) => Some(remaining),
+            Err(error) => {
+                observer.on(Event::Warning(&format!("what was repaired is not verified: {error}")));
+                None
+            }
+        };
+        Ok(RepairReport { remaining, seconds: begun.elapsed().as_secs_f64(), ..report })
+    }
+
+    /// Verifies what the plan has touched, and returns what is wrong and was not left on purpose.
+    fn remaining(&self, store: &Store, observer: &dyn Observer) -> Result<Vec<Left>> {
+        // What was not there when it was opened may be there now.
+        let store = Store::open(store.path(), Some(&self.driver))?;
+        let snapshot = store.snapshot()?;
+        let report = verify::verify_layers(&store, &snapshot, &self.touched(&snapshot), observer)?;
+        let is_left = |found: &Found| {
+            let same = |left: &Left| left.subject == found.finding.subject && left.code == found.finding.code;
+            self.left.iter().any(same)
+        };
+        let wrong = report.findings.iter().filter(|found| found.finding.severity > Severity::Note && !is_left(found));
+        let remaining: BTreeSet<Left> = wrong
+            .map(|found| Left {
+                subject: found.finding.subject.clone(),
+                code: found.finding.code.to_owned(),
+                severity: found.finding.severity,
+                needs: match &found.file {
+                    Some(file) => format!("{file}: {}", found.finding.evidence),
+                    None => found.finding.evidence.clone(),
+                },
+            })
+            .collect();
+        Ok(remaining.into_iter().collect())
+    }
+
+    /// Returns the layers that were rebuilt, or whose entry was changed, and those that are compared with them.
+    fn touched(&self, snapshot: &Snapshot) -> BTreeSet<ChainId> {
+        let rebuilt = self.layers.iter().map(|reseed| reseed.layer.record.chain);
+        let entries = self.pieces().filter(|piece| piece.step == Step::Layer);
+        let entries =
+            entries.flat_map(|piece| piece.path.split('/')).filter_map(|part| ChainId::from_hex(part.as_bytes()).ok());
+        let mut touched: BTreeSet<ChainId> = rebuilt.chain(entries).collect();
+        if has_whole_trees(&self.driver) {
+            let is_above = |layer: &&Layer| layer.parent.is_some_and(|parent| touched.contains(&parent));
+            let above = snapshot.layers.iter().filter(|(_, layer)| is_above(layer)).map(|(chain, _)| *chain);
+            let above: Vec<ChainId> = above.collect();
+            touched.extend(above);
+        }
+        touched
     }
 }
 
@@ -108,7 +161,7 @@ pub(in crate::ops) fn go_on(store: &Store, trash: &Trash, plan: &RepairPlan, _: 
                 Ok(dir) => drop(touched.insert(moved.parent(), dir)),
                 Err(reason) => skipped.push(moved.skipped(reason)),
             }
-            // Crash here: what is mended is whole, what is not is as it was; the next run goes on.
+            // Crash here: what is repaired is whole, what is not is as it was; the next run goes on.
             crash_point("repair:moved");
         }
         touched.values().try_for_each(Dir::sync)?;
@@ -122,7 +175,7 @@ pub(in crate::ops) fn go_on(store: &Store, trash: &Trash, plan: &RepairPlan, _: 
     let failed: BTreeSet<&str> = skipped.iter().map(|skipped: &Skipped| skipped.path.as_str()).collect();
     let is_whole = |pieces: &[super::plan::Piece]| pieces.iter().all(|piece| !failed.contains(piece.path.as_str()));
     let mended = plan.mends.iter().filter(|mend| is_whole(&mend.pieces)).count();
-    Ok(RepairReport { transaction: trash.name.clone(), mended, skipped, seconds: 0.0 })
+    Ok(RepairReport { transaction: trash.name.clone(), mended, skipped, ..RepairReport::default() })
 }
 
 /// Makes one move, if it was not made and what is there still is what it was. Returns the directory it is in, or why

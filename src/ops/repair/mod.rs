@@ -24,12 +24,14 @@
 mod copies;
 mod decide;
 mod exec;
+mod lost;
 mod plan;
 mod source;
 mod stage;
 mod survey;
+mod untold;
 
 pub use exec::RepairReport;
 pub(super) use exec::go_on;
-pub use plan::{Act, Left, Mend, Piece, RepairPlan, Reseed, Step};
+pub use plan::{Act, Left, Mend, Origin, Piece, RepairPlan, Reseed, Step};
 pub use source::Source;

@@ -1,9 +1,12 @@
 //! What a repair will do: pure data.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::driver;
 use crate::finding::Severity;
-use crate::id::{ChainId, ImageId};
+use crate::id::{CacheId, ChainId, ImageId};
 use crate::ops::load::PlannedLayer;
 use crate::ops::trash::{How, Identity, Move, Owned};
 use crate::store::InUse;
@@ -11,7 +14,7 @@ use crate::store::InUse;
 /// Number of the form of a plan.
 pub(super) const SCHEMA: u32 = 1;
 
-/// What will be mended, and what cannot be.
+/// What will be repaired, and what cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepairPlan {
@@ -19,15 +22,18 @@ pub struct RepairPlan {
     pub schema: u32,
     /// Graph driver of the store.
     pub driver: String,
-    /// What will be mended, by object.
+    /// What will be repaired, by object.
     pub mends: Vec<Mend>,
     /// What will not be.
     pub left: Vec<Left>,
-    /// Layers that are built anew, parents first.
+    /// Layers that are rebuilt, parents first.
     pub layers: Vec<Reseed>,
+    /// Directories of layers that they stand on and that stay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stands_on: BTreeMap<ChainId, CacheId>,
 }
 
-/// One object that will be mended.
+/// One object that will be repaired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mend {
@@ -55,15 +61,33 @@ pub struct Left {
     pub needs: String,
 }
 
-/// A layer that is built anew.
+/// What a layer is rebuilt out of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// An archive or another store.
+    #[default]
+    Source,
+    /// Itself: nothing is wrong with it but what it began as a copy of.
+    Itself,
+    /// Its own content and the headers of its tar; what these do not tell stays as it is.
+    TarAndItself,
+    /// The same, but modes and owners that the headers do not tell are doubtful: others of the layer are wrong.
+    Tar,
+}
+
+/// A layer that is rebuilt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reseed {
     /// The layer, under the names that it has or will have here.
     #[serde(flatten)]
     pub layer: PlannedLayer,
-    /// It comes from this store itself: its own files are whole, and what it began as a copy of is not.
+    /// It comes from this store itself.
     pub from_itself: bool,
+    /// What it is rebuilt out of.
+    #[serde(default)]
+    pub origin: Origin,
     /// `overlay2`: the text of `lower`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lower: Option<String>,
@@ -139,17 +163,17 @@ pub enum Act {
         /// The image.
         image: ImageId,
     },
-    /// It becomes the directory of a layer that is built anew.
+    /// It becomes the directory of a layer that is rebuilt.
     LayerDirectory {
         /// The layer.
         chain: ChainId,
     },
-    /// It becomes the entry of a layer that is built anew.
+    /// It becomes the entry of a layer that is rebuilt.
     LayerEntry {
         /// The layer.
         chain: ChainId,
     },
-    /// It becomes the tar-split of a layer that is built anew.
+    /// It becomes the tar-split of a layer that is rebuilt.
     TarSplit {
         /// The layer.
         chain: ChainId,
@@ -171,9 +195,13 @@ impl RepairPlan {
 
     /// Leaves out what changes directories that the kernel uses: containers may run on without their daemon.
     pub(super) fn leave_used(&mut self, in_use: &InUse) {
-        let home = format!("{}/", self.driver);
+        let home = match driver::trees(&self.driver) {
+            "" => format!("{}/", self.driver),
+            trees => format!("{}/{trees}/", self.driver),
+        };
         let dir = |path: &str| {
-            let (id, _) = path.strip_prefix(&home)?.split_once('/').unwrap_or((path.strip_prefix(&home)?, ""));
+            let rest = path.strip_prefix(&home)?;
+            let (id, _) = rest.split_once('/').unwrap_or((rest, ""));
             Some(format!("{home}{id}"))
         };
         let how = |mend: &Mend| {
@@ -203,7 +231,7 @@ impl RepairPlan {
         self.layers.retain(|reseed| built.contains(&reseed.layer.record.chain));
     }
 
-    /// Tells whether damage stays that the plan does not mend.
+    /// Tells whether damage stays that the plan does not repair.
     #[must_use]
     pub fn leaves_damage(&self) -> bool {
         self.left.iter().any(|left| left.severity == Severity::Damage)

@@ -10,9 +10,9 @@ use crate::id::ChainId;
 use crate::ops::load::{DRIVER_DIR, LoadPlan, PlannedLayer, RECORD_DIR, Stage};
 use crate::ops::trash::Draft;
 use crate::progress::{Event, Observer};
-use crate::store::{Snapshot, Store};
+use crate::store::{Layer, Snapshot, Store};
 
-use super::copies::Copies;
+use super::copies::{Copies, write_stand_in};
 use super::plan::{Act, Piece, RepairPlan, Reseed, Step};
 use super::source::Source;
 
@@ -20,7 +20,6 @@ use super::source::Source;
 pub(super) struct Staging<'a> {
     pub(super) plan: &'a RepairPlan,
     pub(super) store: &'a Store,
-    pub(super) snapshot: &'a Snapshot,
     pub(super) source: Option<&'a Source>,
     pub(super) draft: &'a Draft,
     pub(super) observer: &'a dyn Observer,
@@ -47,29 +46,71 @@ impl Staging<'_> {
         self.store.namespace()?;
         let driver = driver::by_name(&self.plan.driver)
             .ok_or_else(|| Error::UnsupportedDriver { driver: self.plan.driver.clone() })?;
-        let (own, given): (Vec<&Reseed>, Vec<&Reseed>) = self.plan.layers.iter().partition(|layer| layer.from_itself);
-        let given: Vec<PlannedLayer> = given.into_iter().map(|reseed| reseed.layer.clone()).collect();
-        if !given.is_empty() {
-            self.given(driver, dirs, build, given)?;
-        }
         let layers = build.ensure_dir("layers", 0o700)?;
-        if !own.is_empty() {
-            let copies = Copies { driver, dirs, snapshot: self.snapshot, store: self.store, layers: &layers };
-            for reseed in own {
-                copies.build(&reseed.layer, self.observer)?;
+        let copies = Copies { plan: self.plan, driver, dirs, store: self.store, layers: &layers };
+        let mut waiting: Vec<&Reseed> = self.plan.layers.iter().collect();
+        while !waiting.is_empty() {
+            let rest = waiting.len();
+            waiting = self.ready(
+                driver,
+                waiting,
+                |reseed| reseed.from_itself,
+                |own| own.iter().try_for_each(|reseed| copies.build(reseed, self.observer)),
+            )?;
+            waiting = self.ready(
+                driver,
+                waiting,
+                |reseed| !reseed.from_itself,
+                |given| self.given(driver, dirs, build, given),
+            )?;
+            if waiting.len() == rest {
+                let reason = "it lies below itself".to_owned();
+                let chain = waiting[0].layer.record.chain.to_string();
+                return Err(Error::Layer { chain, reason, used_by: Vec::new() });
             }
         }
         Ok(Some(layers))
     }
 
-    /// Builds the layers that the source has.
-    fn given(
+    /// Builds the layers of one kind that stand on none that waits, or only on others of them. Returns those that
+    /// still wait.
+    fn ready<'p>(
         &self,
-        driver: &'static dyn GraphDriver,
-        dirs: &Dir,
-        build: &Dir,
-        mut layers: Vec<PlannedLayer>,
-    ) -> Result<()> {
+        driver: &dyn GraphDriver,
+        waiting: Vec<&'p Reseed>,
+        is_of_kind: impl Fn(&Reseed) -> bool,
+        build: impl Fn(&[&'p Reseed]) -> Result<()>,
+    ) -> Result<Vec<&'p Reseed>> {
+        let mut later: BTreeSet<ChainId> = BTreeSet::new();
+        let is_later = |reseed: &Reseed, later: &BTreeSet<ChainId>| {
+            let needs = |chain: &ChainId| later.contains(chain);
+            let lower = reseed.layer.record.facts.lower_id.as_ref();
+            let lower = lower.and_then(|id| self.plan.layers.iter().find(|layer| layer.layer.record.cache_id == *id));
+            let stands_on = reseed.layer.record.parent.into_iter().chain(lower.map(|layer| layer.layer.record.chain));
+            !is_of_kind(reseed)
+                || driver::has_whole_trees(driver.name()) && stands_on.collect::<Vec<_>>().iter().any(needs)
+        };
+        let mut now = Vec::new();
+        let mut rest = Vec::new();
+        // Those below come first.
+        for reseed in waiting {
+            match is_later(reseed, &later) {
+                true => {
+                    later.insert(reseed.layer.record.chain);
+                    rest.push(reseed);
+                }
+                false => now.push(reseed),
+            }
+        }
+        if !now.is_empty() {
+            build(&now)?;
+        }
+        Ok(rest)
+    }
+
+    /// Builds the layers that the source has.
+    fn given(&self, driver: &'static dyn GraphDriver, dirs: &Dir, build: &Dir, given: &[&Reseed]) -> Result<()> {
+        let mut layers: Vec<PlannedLayer> = given.iter().map(|reseed| reseed.layer.clone()).collect();
         let source = self.source.expect("because only a source gives layers");
         let wanted: BTreeSet<ChainId> = layers.iter().map(|layer| layer.record.chain).collect();
         self.observer
@@ -81,12 +122,18 @@ impl Staging<'_> {
             layer.record.tar_size = read.map_or(layer.record.tar_size, |read| read.tar_size);
         }
         let mut plan = LoadPlan::of_layers(&self.plan.driver, &reading.index, layers);
-        if driver.name() == "overlay" {
-            plan.layers_present =
-                self.snapshot.layers.keys().filter(|chain| !wanted.contains(chain)).copied().collect();
+        // What they stand on and stays.
+        let mut below = Snapshot::default();
+        if driver::has_whole_trees(driver.name()) {
+            plan.layers_present = self.plan.stands_on.keys().copied().collect();
+            for (chain, id) in &self.plan.stands_on {
+                let diff = crate::id::DiffId(chain.0);
+                let layer = Layer { parent: None, diff, cache_id: id.clone(), size: 0, has_tar_split: true };
+                below.layers.insert(*chain, layer);
+            }
         }
-        let stage = Stage::new(&plan, driver, build, Some(dirs.clone()), self.snapshot, self.observer)?;
-        if driver.name() == "overlay2" {
+        let stage = Stage::new(&plan, driver, build, Some(dirs.clone()), &below, self.observer)?;
+        if !driver::has_whole_trees(driver.name()) {
             self.stand_ins(&build.dir("layers")?, &wanted)?;
         }
         reading.build(stage)?;
@@ -94,21 +141,14 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// `overlay2` looks at the layer below only for what goes to `lower`. What that is the plan says better than what is
-    /// there: it may be mended too.
+    /// Where trees do not look at the layer below, it is needed only for what goes to `lower`. What that is the plan says
+    /// better than what is there: it may be damaged too.
     fn stand_ins(&self, layers: &Dir, wanted: &BTreeSet<ChainId>) -> Result<(), FsError> {
-        let mut made = BTreeSet::new();
         for reseed in &self.plan.layers {
             let Some(parent) = reseed.layer.record.parent.filter(|parent| !wanted.contains(parent)) else { continue };
-            let lower = reseed.lower.as_deref().unwrap_or_default();
-            let (link, rest) = lower.split_once(':').unwrap_or((lower, ""));
-            if !made.insert(parent) {
-                continue;
-            }
-            let stand_in = layers.make_dir(parent.hex(), 0o700)?.make_dir(DRIVER_DIR, 0o700)?;
-            stand_in.new_file("link", link.trim_start_matches("l/").as_bytes(), 0o600)?;
-            if !rest.is_empty() {
-                stand_in.new_file("lower", rest.as_bytes(), 0o600)?;
+            let layer = layers.ensure_dir(parent.hex(), 0o700)?;
+            if layer.find(DRIVER_DIR)?.is_none() {
+                write_stand_in(&layer.make_dir(DRIVER_DIR, 0o700)?, reseed.lower.as_deref().unwrap_or_default())?;
             }
         }
         Ok(())

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::driver::{self, GraphDriver};
 use crate::error::{FsError, Result};
 use crate::fsx::{Dir, Kind};
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId, LinkId};
 use crate::json::{self, fields};
 use crate::layer::{Content, MemberKind, Members};
+use crate::ops::load::is_early;
 use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report, is_proved};
 use crate::progress::Observer;
@@ -15,6 +17,7 @@ use crate::store::layerdb::Fields;
 use crate::store::{Layer, Notes, Snapshot, Store, repositories};
 use crate::tarsplit::{Entries, Segments};
 
+use super::lost;
 use super::source::Source;
 
 /// Length of the names that BuildKit draws for directories.
@@ -45,6 +48,8 @@ pub(super) struct LayerEntry {
 pub(super) struct Survey {
     /// What images say of layers: those of the store and of the source.
     pub(super) known: BTreeMap<ChainId, Known>,
+    /// Layers that images of the store have, or stand on.
+    pub(super) wanted: BTreeSet<ChainId>,
     /// Entries of layerdb with something wrong.
     pub(super) entries: BTreeMap<ChainId, LayerEntry>,
     /// Directories that were proved to hold a layer whose entry does not say which it is.
@@ -55,6 +60,10 @@ pub(super) struct Survey {
     pub(super) links: Option<BTreeMap<LinkId, String>>,
     /// `overlay2`: the short names in `lower`, where it can be read.
     pub(super) lowers: BTreeMap<CacheId, Vec<LinkId>>,
+    /// `overlay2`: directories with the file `committed`.
+    pub(super) committed: BTreeSet<CacheId>,
+    /// Docker 17.03 to 17.09 made the store: each layer has the directory that it is mounted at.
+    pub(super) is_early: bool,
     /// `overlay`: what stands in `lower-id` of layers.
     pub(super) lower_ids: BTreeMap<CacheId, CacheId>,
     /// Directories of the driver that hold a whole tree (`overlay`).
@@ -65,10 +74,14 @@ pub(super) struct Survey {
     pub(super) owner: (u32, u32),
     /// The bytes of `repositories.json`, where it is there.
     pub(super) references: Option<Vec<u8>>,
+    /// The references in it that lead to no image ID.
+    pub(super) invalid: Vec<String>,
+    /// Images of which the configuration is gone, that this store had, and that the source has.
+    pub(super) returning: BTreeSet<ImageId>,
     /// The references that can still be read in a damaged `repositories.json`.
     pub(super) salvaged: BTreeMap<String, ImageId>,
-    /// The references by which containers were made; of two containers the younger has the word.
-    pub(super) of_containers: BTreeMap<String, ImageId>,
+    /// The references by which containers were made and their images, of the oldest container first.
+    pub(super) of_containers: Vec<(String, ImageId)>,
 }
 
 impl Survey {
@@ -96,6 +109,11 @@ impl Survey {
         survey.find_directories(store, snapshot, report, observer)?;
         survey.measure(store);
         survey.look_for_references(store, snapshot);
+        if let (Some(dirs), Some(driver)) = (store.dirs(), driver::by_name(store.driver())) {
+            survey.is_early = is_early(dirs, driver, snapshot)?;
+        }
+        survey.returning = source.map(|source| lost::images(store, snapshot, &survey, source)).unwrap_or_default();
+        survey.wanted = wanted(snapshot, source, &survey.returning);
         Ok(survey)
     }
 
@@ -122,6 +140,11 @@ impl Survey {
             self.links = Some(found);
         }
         for id in snapshot.driver_dirs.keys() {
+            if driver::by_name(driver).is_some_and(GraphDriver::has_links)
+                && home.dir(id.as_str())?.find("committed")?.is_some()
+            {
+                self.committed.insert(id.clone());
+            }
             let Ok(text) = home.read(format!("{id}/lower"), 64 << 10) else { continue };
             let name = |part: &[u8]| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok());
             if let Some(names) = text.trim_ascii().split(|byte| *byte == b':').map(name).collect() {
@@ -246,16 +269,14 @@ impl Survey {
     fn look_for_references(&mut self, store: &Store, snapshot: &Snapshot) {
         if let Some(Ok(bytes)) = store.image().map(|image| image.read(repositories::NAME, repositories::LIMIT)) {
             self.salvaged = repositories::salvage(&bytes);
+            let parsed = repositories::parse(&bytes).map(|parsed| parsed.invalid).unwrap_or_default();
+            self.invalid = parsed.into_iter().map(|(name, _)| name).collect();
             self.references = Some(bytes);
         }
-        let mut youngest: BTreeMap<String, String> = BTreeMap::new();
-        for id in snapshot.containers.keys() {
-            let Some((reference, image, created)) = made_from(store.root(), id) else { continue };
-            if snapshot.images.contains_key(&image) && youngest.get(&reference).is_none_or(|known| *known < created) {
-                youngest.insert(reference.clone(), created);
-                self.of_containers.insert(reference, image);
-            }
-        }
+        let mut made: Vec<(String, ImageId, String)> =
+            snapshot.containers.keys().filter_map(|id| made_from(store.root(), id)).collect();
+        made.sort_by(|one, other| one.2.cmp(&other.2));
+        self.of_containers = made.into_iter().map(|(reference, image, _)| (reference, image)).collect();
     }
 }
 
@@ -271,6 +292,16 @@ fn known(snapshot: &Snapshot, source: Option<&Source>) -> BTreeMap<ChainId, Know
         }
     }
     known
+}
+
+/// Collects the layers that images of the store have, or that something of it stands on.
+fn wanted(snapshot: &Snapshot, source: Option<&Source>, returning: &BTreeSet<ImageId>) -> BTreeSet<ChainId> {
+    let images = snapshot.images.values().flat_map(|image| image.chain_ids());
+    let parents = snapshot.layers.values().filter_map(|layer| layer.parent);
+    let mounts = snapshot.mounts.values().filter_map(|mount| mount.parent);
+    let theirs = source.into_iter().flat_map(|source| &source.index.images);
+    let back = theirs.filter(|image| returning.contains(&image.id)).flat_map(|image| image.chain_ids());
+    images.chain(parents).chain(mounts).chain(back).collect()
 }
 
 /// Returns the bytes of all files of a tar, unpacked, and of where its symbolic links lead, where those count.

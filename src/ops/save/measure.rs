@@ -52,19 +52,41 @@ impl Source {
         layer: &LayerRecord,
         parent: Option<&Dir>,
     ) -> Result<Compared, DifferencesError> {
-        let new = NewLayer { facts: &layer.facts, parent, lower: None };
-        let marks = driver.marks(&layer.facts);
+        let prediction = self.prediction(driver, layer, parent)?;
+        self.compared(driver, layer, parent, &prediction)
+    }
+
+    /// Predicts what unpacking the layer's tar gives.
+    pub(in crate::ops) fn prediction(
+        &self,
+        driver: &dyn GraphDriver,
+        layer: &LayerRecord,
+        parent: Option<&Dir>,
+    ) -> Result<Prediction, DifferencesError> {
         let base = parent.map(|parent| driver.base(&layer.facts, parent)).transpose()?.flatten();
-        let mut prediction = Prediction::new(marks, base);
+        let mut prediction = Prediction::new(driver.marks(&layer.facts), base);
         let mut members = Members::new(Segments::new(self.entries()?), Content::Elided);
         while let Some(member) = members.next_member()? {
             let member = prediction.resolved(member);
             prediction.add(&member);
         }
+        Ok(prediction)
+    }
+
+    /// Compares the layer's directory with a prediction.
+    pub(in crate::ops) fn compared(
+        &self,
+        driver: &dyn GraphDriver,
+        layer: &LayerRecord,
+        parent: Option<&Dir>,
+        prediction: &Prediction,
+    ) -> Result<Compared, DifferencesError> {
+        let new = NewLayer { facts: &layer.facts, parent, lower: None };
+        let marks = driver.marks(&layer.facts);
         let mut failure = None;
-        let whiteouts = driver.expected_whiteouts(&new, &prediction)?;
+        let whiteouts = driver.expected_whiteouts(&new, prediction)?;
         let compared = compare(&self.layer, marks, whiteouts, &mut |path| {
-            driver.expect(&new, &prediction, path).unwrap_or_else(|error| {
+            driver.expect(&new, prediction, path).unwrap_or_else(|error| {
                 failure.get_or_insert(error);
                 None
             })

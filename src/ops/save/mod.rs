@@ -8,6 +8,6 @@ mod plan;
 mod read;
 
 pub use exec::SaveReport;
-pub(super) use measure::Source;
+pub(super) use measure::{DifferencesError, Source};
 pub use partial::{Unproved, provable};
 pub use plan::SavePlan;

@@ -1,6 +1,6 @@
 //! Proves layers: every byte against the diff ID, every node against the headers of the tar.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 
 use rayon::prelude::*;
@@ -31,6 +31,8 @@ pub(super) struct Proved {
     pub(super) nodes: u64,
     /// Bytes of tar that were hashed.
     pub(super) bytes: u64,
+    /// Layers whose tar is what it was.
+    pub(super) tars: BTreeSet<ChainId>,
 }
 
 /// Proves these layers, several at a time.
@@ -64,6 +66,9 @@ pub(super) fn prove(
     for (chain, one) in found {
         proved.nodes += one.nodes;
         proved.bytes += one.bytes;
+        if one.is_tar_proved {
+            proved.tars.insert(chain);
+        }
         let is_unexplained = |problem: &Problem| problem.inode.is_none_or(|inode| !stamps.contains_key(&inode));
         proved.problems.extend(one.problems.into_iter().filter(is_unexplained).map(|problem| (chain, problem)));
     }
@@ -93,6 +98,7 @@ struct One {
     stamps: Vec<(Inode, Stamp)>,
     nodes: u64,
     bytes: u64,
+    is_tar_proved: bool,
 }
 
 /// The proof of one layer.
@@ -221,6 +227,7 @@ impl Proof<'_> {
     /// Notes what the bytes of the tar say, beyond what was found of the nodes.
     fn content(&mut self, read: Read, sparse: Vec<BadFile>) {
         self.found.bytes = read.length;
+        self.found.is_tar_proved = read.rest.is_ok() && read.bad_files.is_empty() && read.digest == self.layer.diff.0;
         if let Err(error) = read.rest {
             self.damage(b"", "layer-tar-split-damaged", error);
         } else if read.bad_files.is_empty() && read.digest != self.layer.diff.0 {

@@ -106,12 +106,36 @@ pub struct Request {
 /// The graph driver's trees cannot be read here, or the observer wanted it to stop. What is wrong with the store
 /// is no error.
 pub fn verify(store: &Store, snapshot: &Snapshot, request: &Request, observer: &dyn Observer) -> Result<Report> {
+    run(store, snapshot, request, None, observer)
+}
+
+/// Verifies the structure of a store, and the content of these layers.
+///
+/// # Errors
+/// As [`verify`].
+pub(super) fn verify_layers(
+    store: &Store,
+    snapshot: &Snapshot,
+    layers: &BTreeSet<ChainId>,
+    observer: &dyn Observer,
+) -> Result<Report> {
+    run(store, snapshot, &Request::default(), Some(layers), observer)
+}
+
+fn run(
+    store: &Store,
+    snapshot: &Snapshot,
+    request: &Request,
+    only: Option<&BTreeSet<ChainId>>,
+    observer: &dyn Observer,
+) -> Result<Report> {
     let view = View::new(store, snapshot);
     let scope = request.images.as_ref().map(|images| Scope::of(&view.graph, images));
     let layers: Vec<(ChainId, &Layer)> = snapshot
         .layers
         .iter()
         .map(|(chain, layer)| (*chain, layer))
+        .filter(|(chain, _)| only.is_none_or(|only| only.contains(chain)))
         .filter(|(chain, _)| scope.as_ref().is_none_or(|scope| scope.has(&view.graph, &Node::Layer(*chain))))
         .collect();
     let mut checked = Checked {
@@ -143,7 +167,7 @@ pub fn verify(store: &Store, snapshot: &Snapshot, request: &Request, observer: &
             findings.push(maker.found(Finding { severity, code, subject, evidence: problem.evidence }, file));
         }
     }
-    Ok(Report::new(request.quick, checked, findings))
+    Ok(Report { proved_tars: proved.tars, ..Report::new(request.quick, checked, findings) })
 }
 
 /// Tells whether the directory that `layer` names holds exactly the layer that its tar-split and its diff ID tell of.

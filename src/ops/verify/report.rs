@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::finding::{Finding, Severity};
 use crate::graph::Node;
+use crate::id::ChainId;
 
 use super::blast::Broken;
 
@@ -26,6 +27,9 @@ pub struct Report {
     pub summary: Summary,
     /// What is wrong: by object, the worst first.
     pub findings: Vec<Found>,
+    /// Layers whose tar, assembled from tar-split and their files, has their diff ID.
+    #[serde(skip)]
+    pub(crate) proved_tars: BTreeSet<ChainId>,
 }
 
 /// What was looked at.
@@ -89,7 +93,7 @@ impl Report {
         };
         findings.sort_by_cached_key(key);
         let summary = Summary::of(&findings);
-        Self { schema: SCHEMA, quick, checked, summary, findings }
+        Self { schema: SCHEMA, quick, checked, summary, findings, proved_tars: BTreeSet::new() }
     }
 
     /// Tells whether anything is damaged.

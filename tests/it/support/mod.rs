@@ -7,5 +7,7 @@ pub(crate) mod engine;
 pub(crate) mod foreign;
 pub(crate) mod odd;
 pub(crate) mod random;
+#[cfg(feature = "cli")]
+pub(crate) mod repair;
 pub(crate) mod store;
 pub(crate) mod tree;

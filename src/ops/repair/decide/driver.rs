@@ -15,6 +15,8 @@ use super::{Planner, dir_of};
 const DIRECTORY: u32 = 0o710;
 const FILE: u32 = 0o644;
 const WORK: u32 = 0o700;
+/// Mode of `work` of `fuse-overlayfs`.
+const FUSE_WORK: u32 = 0o710;
 
 impl<'a> Planner<'a> {
     /// `link`, `l/`, `lower`, `work`, `committed`, `lower-id`, modes and owners.
@@ -50,7 +52,7 @@ impl<'a> Planner<'a> {
             }
             "driver-unreadable" if found.finding.subject.ends_with("/lower") => self.lower(found, &id),
             "driver-work-missing" => {
-                let piece = (Step::Directory, self.dir_path(&id, "work"), self.driver_directory(WORK));
+                let piece = (Step::Directory, self.dir_path(&id, "work"), self.driver_directory(self.work_mode()));
                 self.mend(found, "make work", [piece]);
             }
             "driver-committed-missing" => {
@@ -95,11 +97,15 @@ impl<'a> Planner<'a> {
 
     /// Writes what a directory is stacked on.
     fn lower(&mut self, found: &Found, id: &CacheId) {
+        if self.lower_comes_back(id) {
+            self.explained.insert((found.finding.subject.clone(), found.finding.code));
+            return;
+        }
         let Some(stack) = self.stack_of(id) else {
             return self.leave(found, "nothing says what it is stacked on");
         };
         if self.driver == "overlay" {
-            let Some(whole) = stack.iter().find(|id| self.survey.whole_trees.contains(*id)) else {
+            let Some(whole) = stack.iter().find(|id| self.is_whole_tree(id)) else {
                 return self.leave(found, "what it is stacked on is gone");
             };
             let piece = (Step::Directory, self.dir_path(id, "lower-id"), self.driver_file(whole.as_str(), 0o600));
@@ -113,12 +119,42 @@ impl<'a> Planner<'a> {
         self.mend(found, "write lower as the layers say", [(Step::Directory, path, act)]);
     }
 
+    /// Tells whether what a directory says that it is stacked on is right once the layers are rebuilt.
+    fn lower_comes_back(&mut self, id: &CacheId) -> bool {
+        let stack = self.stack_of(id);
+        if self.driver == "overlay" {
+            let Some(lower) = self.survey.lower_ids.get(id) else { return false };
+            let whole = stack.map(|stack| stack.into_iter().find(|id| self.is_whole_tree(id)));
+            return self.is_whole_tree(lower) && whole.is_none_or(|whole| whole.as_ref() == Some(lower));
+        }
+        let Some(names) = self.survey.lowers.get(id).cloned() else { return false };
+        if let Some(stack) = stack {
+            let says: Vec<String> = names.iter().map(|name| format!("l/{name}")).collect();
+            return self.lower_text(&stack) == Some(says.join(":"));
+        }
+        let will_lead = |name: &LinkId| {
+            let is_there = |id: &CacheId| self.leads(name) == Some(&target(id));
+            self.names.values().any(|planned| planned == name) || self.snapshot.driver_dirs.keys().any(is_there)
+        };
+        names.iter().all(will_lead)
+    }
+
+    /// `overlay`: tells whether a directory has, or will have, a whole tree.
+    fn is_whole_tree(&self, id: &CacheId) -> bool {
+        let rebuilt = self.reseeded.values().find(|reseed| reseed.layer.record.cache_id == *id);
+        match rebuilt {
+            Some(reseed) => reseed.layer.record.facts.lower_id.is_none(),
+            None => self.survey.whole_trees.contains(id),
+        }
+    }
+
     fn attributes(&mut self, found: &Found, id: &CacheId) {
+        let work = [self.work_mode()];
         let files: [(&str, &[u32]); 5] = [
             ("", &[DIRECTORY, 0o700]),
             ("link", &[FILE, 0o666]),
             ("lower", &[FILE, 0o666]),
-            ("work", &[WORK]),
+            ("work", &work),
             ("lower-id", &[0o600, FILE]),
         ];
         let mut pieces = Vec::new();
@@ -134,10 +170,14 @@ impl<'a> Planner<'a> {
         self.mend(found, "give it the mode and owner that the driver gives", pieces);
     }
 
+    fn work_mode(&self) -> u32 {
+        if self.driver == "fuse-overlayfs" { FUSE_WORK } else { WORK }
+    }
+
     /// Returns the directories that a directory of a layer, container or its init layer is stacked on, nearest first.
     fn stack_of(&self, id: &CacheId) -> Option<Vec<CacheId>> {
         if let Some(chain) = self.layer_of(id) {
-            return Some(self.dirs_below(chain));
+            return self.dirs_below(chain);
         }
         let is_of = |mount: &&Mount| mount.mount_id.as_ref() == Some(id) || mount.init_id.as_ref() == Some(id);
         let mount = self.snapshot.mounts.values().find(is_of)?;
@@ -147,24 +187,24 @@ impl<'a> Planner<'a> {
         }
         if let Some(parent) = mount.parent {
             stack.push(self.dirs.get(&parent)?.clone());
-            stack.extend(self.dirs_below(parent));
+            stack.extend(self.dirs_below(parent)?);
         }
         Some(stack)
     }
 
-    /// Returns the directories of the layers below a layer, nearest first.
-    pub(super) fn dirs_below(&self, chain: ChainId) -> Vec<CacheId> {
-        self.below(chain).iter().filter_map(|below| self.dirs.get(below).cloned()).collect()
+    /// Returns the directories of the layers below a layer, nearest first; `None` where one of them is not known.
+    pub(super) fn dirs_below(&self, chain: ChainId) -> Option<Vec<CacheId>> {
+        self.below(chain)?.iter().map(|below| self.dirs.get(below).cloned()).collect()
     }
 
     /// Returns the directory of a layer as what is stacked on it says.
     pub(super) fn dir_by_above(&self, chain: ChainId) -> Option<CacheId> {
-        let layers = self.dirs.iter().map(|(above, id)| (id, self.below(*above)));
+        let layers = self.dirs.iter().filter_map(|(above, id)| Some((id, self.below(*above)?)));
         let mounts = self.snapshot.mounts.values().filter_map(|mount| {
             // A container stands on its init layer first; that stands on the image.
             let id = mount.init_id.as_ref().or(mount.mount_id.as_ref())?;
             let parent = mount.parent?;
-            Some((id, [vec![parent], self.below(parent)].concat()))
+            Some((id, [vec![parent], self.below(parent)?].concat()))
         });
         layers.chain(mounts).find_map(|(above, stack)| {
             let at = stack.iter().position(|below| *below == chain)?;

@@ -1,16 +1,14 @@
-//! Images, their names, containers, and records of registries.
+//! Configurations of images, containers, and records of registries.
 
-use std::collections::BTreeMap;
-
+use crate::finding::Finding;
 use crate::graph::Node;
 use crate::id::{CacheId, ImageId};
 use crate::ops::verify::Found;
-use crate::reference::Reference;
-use crate::store::{Mount, repositories};
+use crate::store::Mount;
 
-use super::super::plan::{Act, Left, Step};
+use super::super::plan::{Act, Step};
+use super::Planner;
 use super::layers::root_file;
-use super::{Planner, left};
 
 impl<'a> Planner<'a> {
     /// Configurations, references, mounts, distribution.
@@ -63,77 +61,20 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Collects all references that are known, those first that are most likely to be what was there.
-    fn known_references(&self) -> BTreeMap<String, ImageId> {
-        let mut known: BTreeMap<String, ImageId> = BTreeMap::new();
-        if let Some(source) = self.source {
-            for image in &source.index.images {
-                let names = image.references.iter().filter(|name| Reference::is_key(name));
-                known.extend(names.map(|name| (name.clone(), image.id)));
+    /// Brings images back of which the store has neither the configuration nor a name, and that it had.
+    pub(super) fn lost_images(&mut self) {
+        for image in self.survey.returning.clone() {
+            let found = lost(image);
+            let path = self.image_path(format_args!("imagedb/content/sha256/{}", image.hex()));
+            if !self.taken.contains(&path) {
+                self.mend(&found, "bring its configuration back", [(Step::Image, path, Act::Config { image })]);
+            }
+            if let Some(name) = self.new_names().into_iter().find(|(_, named)| *named == image).map(|(name, _)| name)
+                && let Some(piece) = self.references_piece()
+            {
+                self.mend(&found, format!("name it {name}"), [piece]);
             }
         }
-        known.retain(|_, image| self.snapshot.images.contains_key(image));
-        known.extend(self.survey.of_containers.clone());
-        known.extend(self.survey.salvaged.clone());
-        known
-    }
-
-    /// Writes `repositories.json` anew, of all that is known.
-    fn references(&mut self, found: &Found) {
-        let known = self.known_references();
-        let text = match repositories::merge(None, known.iter().map(|(name, image)| (name.as_str(), *image))) {
-            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
-            Err(error) => return self.leave(found, error.to_string()),
-        };
-        let path = self.image_path(repositories::NAME);
-        let act = match known.len() {
-            0 => "write it anew, without a name: none is known any more".to_owned(),
-            number => format!("write it anew with the {number} names that are known"),
-        };
-        self.mend(found, act, [(Step::Reference, path, root_file(text, 0o600))]);
-        let nameless: Vec<ImageId> = self
-            .snapshot
-            .images
-            .keys()
-            .filter(|id| !known.values().any(|named| named == *id))
-            // What others were built from had no name before, most likely.
-            .filter(|id| !self.snapshot.images.values().any(|image| image.parent == Some(**id)))
-            .copied()
-            .collect();
-        for image in nameless {
-            let hint = self.pulled_from(image).map(|from| format!(" (its layers were pulled from {from})"));
-            let needs = format!("no name of this image is known{}: docker tag gives it one", hint.unwrap_or_default());
-            self.left.insert(Left {
-                subject: image.to_string(),
-                severity: crate::finding::Severity::Warning,
-                ..left(found, needs)
-            });
-        }
-    }
-
-    /// Returns the repository that the topmost layer of an image came from, as `distribution` remembers it.
-    fn pulled_from(&self, image: ImageId) -> Option<String> {
-        let top = self.snapshot.images.get(&image)?.diff_ids.last()?;
-        let text = self.snapshot.distribution.v2_metadata_by_diff_id.get(top)?;
-        let sources: Vec<serde_json::Value> = serde_json::from_str(text).ok()?;
-        sources.last()?["SourceRepository"].as_str().map(str::to_owned)
-    }
-
-    /// Gives a reference its image back.
-    fn reference(&mut self, found: &Found) {
-        let name = found.finding.subject.clone();
-        let Some(image) = self.known_references().get(&name).copied() else {
-            return self.leave(found, "nothing says which image it was: docker tag gives the name to one");
-        };
-        let Some(bytes) = &self.survey.references else { return };
-        let invalid = repositories::parse(bytes).map(|parsed| parsed.invalid).unwrap_or_default();
-        let known = self.known_references();
-        // All of them, as there is one file.
-        let back = invalid.iter().filter_map(|(name, _)| Some((name.as_str(), *known.get(name)?)));
-        let path = self.image_path(repositories::NAME);
-        let Ok(text) = repositories::merge(Some(bytes), back) else { return };
-        let act = format!("let {name} lead to {}", image.short());
-        self.mend(found, act, [(Step::Reference, path, root_file(String::from_utf8_lossy(&text), 0o600))]);
     }
 
     /// Completes the entry of a writable layer out of its other half and what the container says.
@@ -161,5 +102,16 @@ impl<'a> Planner<'a> {
             pieces.push((Step::Mount, format!("{at}/parent"), root_file(parent.to_string(), 0o644)));
         }
         self.mend(found, "complete the entry of the writable layer", pieces);
+    }
+}
+
+/// The finding that an image is lost, of which nothing in the store says that it is.
+pub(super) fn lost(image: ImageId) -> Found {
+    Found {
+        finding: Finding::damage("image-missing", image, "its configuration is missing"),
+        object: Some(Node::Image(image)),
+        path: None,
+        file: None,
+        breaks: Vec::new(),
     }
 }

@@ -6,9 +6,12 @@
 mod driver;
 mod images;
 mod layers;
+mod names;
+mod rebuild;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::driver::path_of;
 use crate::finding::Severity;
 use crate::graph::Node;
 use crate::id::{CacheId, ChainId, LinkId};
@@ -34,14 +37,20 @@ pub(super) struct Planner<'a> {
     taken: BTreeSet<String>,
     /// Layers that are built anew.
     reseeded: BTreeMap<ChainId, Reseed>,
-    /// Layers whose content was found to be bad.
-    bad: BTreeSet<ChainId>,
+    /// Layers whose content was found to be bad, with the findings.
+    bad: BTreeMap<ChainId, Vec<&'a Found>>,
+    /// Why layers are rebuilt.
+    causes: BTreeMap<ChainId, Found>,
+    /// Layers whose tar can be assembled from their own files as it was.
+    proved_tars: BTreeSet<ChainId>,
     /// Directories of layers, as they will be.
     dirs: BTreeMap<ChainId, CacheId>,
     /// Layers below layers, as they will be.
     parents: BTreeMap<ChainId, Option<ChainId>>,
     /// `overlay2`: short names of directories, as they will be.
     names: BTreeMap<CacheId, LinkId>,
+    /// `repositories.json` is lost or cannot be read.
+    references_lost: bool,
 }
 
 /// A mend in the making.
@@ -68,13 +77,16 @@ impl<'a> Planner<'a> {
             left: BTreeSet::new(),
             taken: BTreeSet::new(),
             reseeded: BTreeMap::new(),
-            bad: BTreeSet::new(),
+            bad: BTreeMap::new(),
+            causes: BTreeMap::new(),
+            proved_tars: BTreeSet::new(),
             dirs: layers.iter().map(|(chain, layer)| (*chain, layer.cache_id.clone())).chain(broken_dirs).collect(),
             parents: (layers.iter().map(|(chain, layer)| (*chain, layer.parent)))
                 .chain(broken.iter().map(|(chain, layer)| (*chain, layer.parent)))
                 .collect(),
             explained: BTreeSet::new(),
             names: BTreeMap::new(),
+            references_lost: false,
         }
     }
 
@@ -82,14 +94,19 @@ impl<'a> Planner<'a> {
     pub(super) fn plan(mut self, report: &'a Report) -> RepairPlan {
         let findings: Vec<&'a Found> =
             report.findings.iter().filter(|found| found.finding.severity > Severity::Note).collect();
+        let is_lost = |code: &str| matches!(code, "references-unreadable" | "references-missing");
+        self.references_lost = findings.iter().any(|found| is_lost(found.finding.code));
+        self.proved_tars.clone_from(&report.proved_tars);
         self.correct_known_entries();
-        let phases: [fn(&mut Self, &'a Found); 5] =
-            [Self::entry, Self::content, Self::above, Self::driver_files, Self::images];
-        for phase in phases {
-            for found in &findings {
-                phase(&mut self, found);
-            }
-        }
+        findings.iter().for_each(|found| self.entry(found));
+        self.layers_of_returning();
+        findings.iter().for_each(|found| self.content(found));
+        self.rebuild();
+        self.above();
+        self.settle();
+        findings.iter().for_each(|found| self.driver_files(found));
+        findings.iter().for_each(|found| self.images(found));
+        self.lost_images();
         let handled: BTreeSet<(&str, &str)> = self
             .mends
             .iter()
@@ -115,7 +132,7 @@ impl<'a> Planner<'a> {
         let draft = self.mends.entry(found.finding.subject.clone()).or_default();
         draft.codes.insert(found.finding.code);
         let act = act.into();
-        if !new.is_empty() && !draft.acts.contains(&act) {
+        if !new.is_empty() && !act.is_empty() && !draft.acts.contains(&act) {
             draft.acts.push(act);
         }
         draft.pieces.extend(new);
@@ -138,7 +155,8 @@ impl<'a> Planner<'a> {
 
     /// Returns the path of a directory of the driver, or of a file in it.
     fn dir_path(&self, id: &CacheId, file: &str) -> String {
-        if file.is_empty() { format!("{}/{id}", self.driver) } else { format!("{}/{id}/{file}", self.driver) }
+        let path = path_of(self.driver, id);
+        if file.is_empty() { path } else { format!("{path}/{file}") }
     }
 
     /// A file as the driver makes it.
@@ -156,11 +174,24 @@ impl<'a> Planner<'a> {
         Owned { mode, uid, gid }
     }
 
-    /// Returns the layers below a layer, nearest first, as they will be.
-    fn below(&self, chain: ChainId) -> Vec<ChainId> {
-        let parent = |chain: &ChainId| self.parents.get(chain).copied().flatten();
-        // A wrong parent may lead round in a circle.
-        std::iter::successors(parent(&chain), parent).take(self.parents.len() + 1).collect()
+    /// Returns the layers below a layer, nearest first, as they will be; `None` where that is not known.
+    fn below(&self, chain: ChainId) -> Option<Vec<ChainId>> {
+        let mut below = Vec::new();
+        let mut at = chain;
+        while let Some(parent) = self.parents.get(&at)? {
+            // A wrong parent may lead round in a circle.
+            if below.len() > self.parents.len() {
+                return None;
+            }
+            below.push(*parent);
+            at = *parent;
+        }
+        Some(below)
+    }
+
+    /// Returns how many layers lie below a layer: what is lower comes first.
+    fn depth(&self, chain: ChainId) -> usize {
+        self.below(chain).map_or(usize::MAX, |below| below.len())
     }
 
     /// Returns the layer of a directory, as it will be.
@@ -170,15 +201,20 @@ impl<'a> Planner<'a> {
 
     fn finish(self) -> RepairPlan {
         let built: BTreeSet<String> =
-            self.reseeded.values().map(|reseed| format!("{}/{}/", self.driver, reseed.layer.record.cache_id)).collect();
+            self.reseeded.values().map(|reseed| self.dir_path(&reseed.layer.record.cache_id, "") + "/").collect();
         let is_built = |path: &str| built.iter().any(|dir| path.starts_with(dir.as_str()));
         let mut order: Vec<(Step, String, String, Act)> = Vec::new();
         let mut mends: BTreeMap<String, Mend> = BTreeMap::new();
-        for (subject, draft) in self.mends {
+        for (subject, draft) in &self.mends {
+            // What lies in a directory that is rebuilt is made with it.
+            let is_covered = !draft.pieces.is_empty() && draft.pieces.iter().all(|(_, path, _)| is_built(path));
+            if draft.acts.is_empty() || is_covered {
+                continue;
+            }
             let codes = draft.codes.iter().map(|code| (*code).to_owned()).collect();
             let mend = Mend { subject: subject.clone(), codes, act: draft.acts.join("; "), pieces: Vec::new() };
             mends.insert(subject.clone(), mend);
-            let pieces = draft.pieces.into_iter().filter(|(_, path, _)| !is_built(path));
+            let pieces = draft.pieces.iter().filter(|(_, path, _)| !is_built(path)).cloned();
             order.extend(pieces.map(|(step, path, act)| (step, path, subject.clone(), act)));
         }
         order.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
@@ -187,18 +223,18 @@ impl<'a> Planner<'a> {
                 mend.pieces.push(Piece { order, step, path, was: None, act });
             }
         }
-        let mut layers: Vec<Reseed> = self.reseeded.into_values().collect();
-        let depth = |reseed: &Reseed| {
-            let parent = |chain: &ChainId| self.parents.get(chain).copied().flatten();
-            std::iter::successors(Some(reseed.layer.record.chain), parent).take(self.parents.len() + 1).count()
-        };
-        layers.sort_by_cached_key(|reseed| (depth(reseed), reseed.layer.record.chain));
+        let mut layers: Vec<Reseed> = self.reseeded.values().cloned().collect();
+        layers.sort_by_cached_key(|reseed| (self.depth(reseed.layer.record.chain), reseed.layer.record.chain));
+        let below = layers.iter().filter_map(|reseed| reseed.layer.record.parent);
+        let stands_on = below.filter(|chain| !self.reseeded.contains_key(chain));
+        let stands_on = stands_on.filter_map(|chain| Some((chain, self.dirs.get(&chain)?.clone()))).collect();
         RepairPlan {
             schema: SCHEMA,
             driver: self.driver.to_owned(),
             mends: mends.into_values().collect(),
             left: self.left.into_iter().collect(),
             layers,
+            stands_on,
         }
     }
 }

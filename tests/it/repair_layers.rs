@@ -1,0 +1,210 @@
+//! `repair` of layers: neighbours that are lost together, and attributes that a copy of a data root has lost.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::repair::{Lab, assert_as_before, document, repair, seen};
+use crate::support::store::{Contents, dirs, stack};
+use crate::support::tree::{Allow, Untouched, assert_same};
+use crate::verify::{findings, verify};
+
+/// Chain IDs and directories of the layers of an image, the lowest first.
+fn layers(root: &Path, driver: &str, image: &str) -> Vec<(String, String)> {
+    let contents = Contents::read(root, driver);
+    let chains = stack(&contents.images[&contents.references[image]]);
+    chains.into_iter().map(|(chain, _)| (chain.clone(), contents.layers[&chain].clone())).collect()
+}
+
+/// Takes entries and directories of layers away.
+fn lose(root: &Path, driver: &str, layers: &[(String, String)]) {
+    for (chain, id) in layers {
+        fs::remove_dir_all(root.join("image").join(driver).join("layerdb/sha256").join(chain)).expect("removed");
+        fs::remove_dir_all(dirs(root, driver).join(id)).expect("removed");
+    }
+}
+
+#[track_caller]
+fn assert_whole(root: &Path, said: &str) {
+    let (code, report) = verify(root, &[]);
+    let wrong: Vec<&Value> = findings(&report).iter().filter(|found| found["severity"] != "note").collect();
+    assert!(code == 0 && wrong.is_empty(), "{said}: {wrong:#?}");
+}
+
+/// Neighbours that are lost, entries and directories, are rebuilt in one run.
+fn neighbours(fixture: &'static str) {
+    neighbours_of(Lab::new(fixture));
+}
+
+fn neighbours_of(lab: Lab) {
+    let driver = lab.driver();
+    let all = layers(&lab.at("base"), driver, "nginx:alpine");
+    let archive = lab.archive();
+    let top = all.len();
+    for (said, lost) in [
+        ("the two topmost", &all[top - 2..]),
+        ("the three topmost", &all[top - 3..]),
+        ("two in the middle", &all[2..4]),
+        ("the base and the one above", &all[..2]),
+        ("all", &all[..]),
+    ] {
+        let root = lab.copy("base", "root");
+        lose(&root, driver, lost);
+        let untouched = Untouched::note(&root);
+        let done = repair(&root, &["-y", "--json", "--from", archive.to_str().expect("text")]).done();
+        assert_eq!(document(&done)["report"]["remaining"], Value::Array(Vec::new()), "{said}");
+        assert_whole(&root, said);
+        // A layer that no image has, and that stands on the lost base, is whole and does not share files with it any more.
+        if driver != "overlay" || !lost.contains(&all[0]) {
+            assert_as_before(&lab.at("base"), &root, driver);
+        }
+        let _ = repair(&root, &["--undo"]).done();
+        untouched.assert_restored();
+    }
+}
+
+#[test]
+fn lost_neighbours_of_overlay2() {
+    neighbours("28-overlay2");
+}
+
+#[test]
+fn lost_neighbours_of_overlay() {
+    neighbours("20-overlay");
+}
+
+#[test]
+fn lost_neighbours_of_fuse_overlayfs() {
+    neighbours_of(Lab::of_driver("28-overlay2", "fuse-overlayfs"));
+}
+
+#[test]
+fn lost_neighbours_of_vfs() {
+    neighbours_of(Lab::of_driver("28-overlay2", "vfs"));
+}
+
+/// Copies the home of the driver as somebody does who forgets an option, or changes it in its place.
+fn spoil(root: &Path, driver: &str, how: &[&str]) {
+    let home = root.join(driver);
+    let run = |program: &str, arguments: &[&str], paths: &[&Path]| {
+        let done = Command::new(program).args(arguments).args(paths).output().expect("it runs");
+        assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    match how {
+        ["chmod", arguments @ ..] => run("chmod", arguments, &[&home]),
+        ["chown", arguments @ ..] => {
+            let inside = fs::read_dir(&home).expect("the home").map(|entry| entry.expect("an entry").path());
+            inside.for_each(|path| run("chown", arguments, &[&path]));
+        }
+        arguments => {
+            let copy = root.join("copy");
+            run("cp", arguments, &[&home, &copy]);
+            fs::remove_dir_all(&home).expect("removed");
+            fs::rename(&copy, &home).expect("renamed");
+        }
+    }
+}
+
+/// What a copy or a change has taken from all layers comes back out of the headers of their tars.
+fn spoiled(fixture: &'static str) {
+    spoiled_of(Lab::new(fixture));
+}
+
+fn spoiled_of(lab: Lab) {
+    let driver = lab.driver();
+    for how in [
+        &["chmod", "-R", "777"][..],
+        &["chown", "-R", "1000:1000"],
+        &["-r"],
+        // As rsync -a does without -X.
+        &["-r", "--preserve=mode,ownership,timestamps,links"],
+    ] {
+        let root = lab.copy("base", "root");
+        spoil(&root, driver, how);
+        let (_, report) = verify(&root, &[]);
+        if findings(&report).is_empty() {
+            // These images have nothing that it loses.
+            assert!(driver != "overlay2" && how.len() == 2 && how[0] == "-r", "{how:?}");
+            continue;
+        }
+        let untouched = Untouched::note(&root);
+        let done = repair(&root, &["-y", "--json"]);
+        assert_eq!(done.status.code(), Some(0), "{how:?}: {} {:#}", done.stderr, document(&done)["plan"]["left"]);
+        assert_eq!(document(&done)["report"]["remaining"], Value::Array(Vec::new()), "{how:?}");
+        assert_whole(&root, &how.join(" "));
+        let _ = repair(&root, &["--undo"]).done();
+        untouched.assert_restored();
+    }
+}
+
+#[test]
+fn spoiled_layers_of_overlay2() {
+    spoiled("28-overlay2");
+}
+
+#[test]
+fn spoiled_layers_of_overlay() {
+    spoiled("20-overlay");
+}
+
+#[test]
+fn spoiled_layers_of_fuse_overlayfs() {
+    spoiled_of(Lab::of_driver("28-overlay2", "fuse-overlayfs"));
+}
+
+#[test]
+fn spoiled_layers_of_vfs() {
+    spoiled_of(Lab::of_driver("28-overlay2", "vfs"));
+}
+
+/// Where one thing is wrong, all the rest of the layer stays as it is, to the nanosecond.
+fn one_thing(fixture: &'static str, defects: &[&str]) {
+    let lab = Lab::new(fixture);
+    for defect in defects {
+        let root = lab.damaged("root", &[defect]);
+        let _ = repair(&root, &["-y"]).done();
+        let (wanted, found) = (seen(&lab.at("base"), lab.driver()), seen(&root, lab.driver()));
+        for (wanted, found) in wanted.iter().zip(&found) {
+            assert_same(wanted, found, Allow::REBUILT);
+        }
+    }
+}
+
+const TOLD: [&str; 10] = [
+    "file-mode",
+    "file-owner",
+    "file-xattr",
+    "capability-lost",
+    "file-mtime",
+    "link-target",
+    "device-number",
+    "file-added",
+    "whiteout-removed",
+    "opaque-lost",
+];
+
+#[test]
+fn one_thing_of_overlay2() {
+    one_thing("28-overlay2", &TOLD);
+}
+
+/// Docker 20.10 sets no extended attributes that are empty, which headers tell.
+#[test]
+fn one_thing_of_an_older_overlay2() {
+    one_thing("20-overlay2", &["capability-lost", "file-mode"]);
+}
+
+/// Content that cannot be proved any more needs an archive, which is said.
+#[test]
+fn content_is_not_guessed() {
+    let lab = Lab::new("28-overlay2");
+    let root = lab.damaged("root", &["byte-changed", "file-mode"]);
+    let before = Untouched::note(&root);
+    let refused = repair(&root, &["-y"]);
+    assert_eq!(refused.status.code(), Some(3), "{}", refused.stderr);
+    let said = String::from_utf8(refused.stdout).expect("text");
+    assert!(said.contains("give --from an archive, or another store, that holds layer"), "{said}");
+    before.assert_restored();
+}
