@@ -251,6 +251,16 @@ pub enum Error {
         /// The process that holds the lock, as "name (pid N)", where the kernel tells.
         holder: Option<String>,
     },
+    /// A container that runs on without its daemon has a layer mounted that would be replaced.
+    #[error("cannot replace layer {chain}: its directory {} is {how}", path.display())]
+    LayerInUse {
+        /// The layer's chain ID.
+        chain: String,
+        /// The directory.
+        path: PathBuf,
+        /// How it is used, as what follows "it is".
+        how: String,
+    },
     /// An archive is cut, changed, hostile, or not an archive.
     #[error("cannot read archive {name}: {reason}")]
     Archive {

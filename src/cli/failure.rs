@@ -81,7 +81,7 @@ fn unsupported(driver: &str) -> String {
 
 fn exit(error: &Error) -> Exit {
     match error {
-        Error::InUse { .. } => Exit::InUse,
+        Error::InUse { .. } | Error::LayerInUse { .. } => Exit::InUse,
         Error::Stopped | Error::StoppedRemoval { .. } => Exit::Stopped,
         Error::Usage(_) | Error::SeveralDrivers { .. } | Error::RemappedRoot { .. } => Exit::Usage,
         _ => Exit::Failed,
@@ -144,6 +144,9 @@ fn hints(error: &Error) -> Vec<String> {
         }
         Error::InUse { .. } => {
             vec!["stop it first: systemctl stop docker.socket docker.service".to_owned()]
+        }
+        Error::LayerInUse { .. } => {
+            vec!["containers run on without their daemon: start it, stop them, and stop it again".to_owned()]
         }
         Error::Unfinished(_) => vec!["mend the cause and run it again: it finishes first".to_owned()],
         Error::UnsupportedDriver { driver } => vec![unsupported(driver)],

@@ -76,7 +76,7 @@ impl Store {
         for (_, mounts) in &seen.spaces {
             names.learn(mounts);
         }
-        let mut found = Found { store: self, names: &names, paths: BTreeMap::new() };
+        let mut found = Found { store: self, names: &names, paths: BTreeMap::new(), opened: BTreeMap::new() };
         for (process, mounts) in &seen.spaces {
             for mount in mounts {
                 found.mount(process, mount);
@@ -133,7 +133,7 @@ impl Seen {
         }
         if name == "fuse-overlayfs" {
             for (_, path) in process.files()?.into_iter().filter(|(_, path)| path.starts_with('/')) {
-                self.paths.entry(path).or_insert_with(|| how("part of what is mounted by the process"));
+                self.paths.entry(path).or_insert_with(|| how("part of the mount"));
             }
         }
         Ok(())
@@ -153,6 +153,8 @@ struct Found<'a> {
     store: &'a Store,
     names: &'a Names,
     paths: BTreeMap<String, String>,
+    /// By how an overlay names a part of it: the path of the directory, where it can be opened.
+    opened: BTreeMap<String, Option<String>>,
 }
 
 impl Found<'_> {
@@ -191,15 +193,20 @@ impl Found<'_> {
         if !meant.is_empty() {
             return meant.into_iter().for_each(|at| self.add(at, how));
         }
-        // A name through a symbolic link, or of a copy of this store.
-        let opened =
-            process.root().and_then(|root| root.dir_as_seen(absolute)).or_else(|_| Dir::open_root(Path::new(part)));
-        if let Ok(place) = opened.and_then(|dir| dir.place()) {
-            return self.path(&place.path.to_string_lossy(), how);
-        }
-        // A name of which no mount name space is left: names of layers are never given twice.
-        if let Some((_, rest)) = part.rsplit_once(&format!("/{driver}/")) {
-            self.add(format!("{driver}/{rest}"), how);
+        let place = self.opened.entry(part.to_owned()).or_insert_with(|| {
+            let seen = process.root().and_then(|root| root.dir_as_seen(absolute));
+            let opened = seen.or_else(|_| Dir::open_root(Path::new(part)));
+            opened.and_then(|dir| dir.place()).ok().map(|place| place.path.to_string_lossy().into_owned())
+        });
+        match place.clone() {
+            // A name through a symbolic link, or of a copy of this store; mostly nothing of it.
+            Some(path) => self.path(&path, how),
+            // A name of which no mount name space is left: names of layers are never given twice.
+            None => {
+                if let Some((_, rest)) = part.rsplit_once(&format!("/{driver}/")) {
+                    self.add(format!("{driver}/{rest}"), how);
+                }
+            }
         }
     }
 

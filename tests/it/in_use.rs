@@ -125,6 +125,12 @@ fn overlays_by_whatever_path_they_were_made() {
         // The name by which it was made need not be there any more.
         assert!(Command::new("umount").arg(lab.at("other")).status().expect("umount runs").success());
         lab.assert_used(used);
+        // Of a copy nothing is in use, though all names are the same.
+        let copied = Command::new("cp").arg("-a").arg(lab.at("root")).arg(lab.at("copy")).status().expect("cp runs");
+        assert!(copied.success());
+        if !options.contains("other") && options.contains('$') {
+            assert_eq!(lab.in_use("copy"), InUse::default(), "{options}");
+        }
     }
 }
 

@@ -32,7 +32,11 @@ mod hostile;
 mod hostile_foreign;
 mod in_use;
 #[cfg(feature = "cli")]
+mod in_use_trash;
+#[cfg(feature = "cli")]
 mod inspect;
+#[cfg(feature = "cli")]
+mod live_restore;
 #[cfg(feature = "cli")]
 mod memory;
 #[cfg(feature = "cli")]

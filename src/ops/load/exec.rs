@@ -106,7 +106,8 @@ impl LoadPlan {
         let references = store.image().map(|image| image.find("repositories.json")).transpose()?.flatten();
         refuse(store.path(), store.driver(), &snapshot, references.is_some())?;
         let target = survey(store, driver, &snapshot)?;
-        let plan = Self::new(&metadata.index, images, store.driver(), &snapshot, target)?;
+        let mut plan = Self::new(&metadata.index, images, store.driver(), &snapshot, target)?;
+        plan.note_displaced(store, &snapshot)?;
         Ok((plan, snapshot))
     }
 

@@ -8,6 +8,7 @@
 
 mod build;
 mod builders;
+mod displaced;
 mod exec;
 mod plan;
 mod publish;

@@ -8,6 +8,7 @@ use crate::archive::{ArchiveIndex, ImageRecord, LayerRecord};
 use crate::driver::{self, DriverFacts, GraphDriver};
 use crate::error::{Error, Result};
 use crate::id::{BlobDigest, CacheId, ChainId, DiffId, ImageId, LinkId, Sha256};
+use crate::ops::trash::Identity;
 use crate::reference::Reference;
 use crate::store::Snapshot;
 
@@ -30,6 +31,9 @@ pub struct LoadPlan {
     pub layers: Vec<PlannedLayer>,
     /// Layers of the images that the target has already, whole.
     pub layers_present: BTreeSet<ChainId>,
+    /// Records of layers that make room for new ones.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub displaced: BTreeMap<ChainId, Identity>,
     /// References to be written.
     pub references: Vec<Tagging>,
     /// Records to be written to `distribution/diffid-by-digest`.
@@ -165,6 +169,7 @@ impl LoadPlan {
             parents: parents(&images, snapshot),
             layers: Vec::new(),
             layers_present: wanted.intersection(&target.whole).copied().collect(),
+            displaced: BTreeMap::new(),
             references: references(&images, snapshot),
             diff_id_by_digest: BTreeMap::new(),
             v2_metadata_by_diff_id: BTreeMap::new(),
@@ -193,6 +198,7 @@ impl LoadPlan {
             parents: BTreeMap::new(),
             layers,
             layers_present: BTreeSet::new(),
+            displaced: BTreeMap::new(),
             references: Vec::new(),
             diff_id_by_digest: BTreeMap::new(),
             v2_metadata_by_diff_id: BTreeMap::new(),

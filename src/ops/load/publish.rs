@@ -8,6 +8,7 @@ use crate::id::{ChainId, Sha256};
 use crate::store::{WriteLock, repositories};
 
 use super::build::{DRIVER_DIR, RECORD_DIR};
+use super::displaced::CACHE_ID;
 use super::plan::{LoadPlan, PlannedLayer};
 
 /// Publishes a load whose staging directory is complete, proved and durable.
@@ -91,7 +92,7 @@ impl<'a> Publish<'a> {
             }
             let name = layer.record.chain.hex();
             if places.layers.find(&name)?.is_some() {
-                if !layer.displaces {
+                if !layer.displaces || !self.plan.makes_room(layer.record.chain, &places.layers)? {
                     // A daemon that ran after a crash has made this layer itself: its own stays.
                     continue;
                 }
@@ -180,8 +181,8 @@ impl<'a> Publish<'a> {
 fn displace(places: &Places, layer: &PlannedLayer) -> Result<(), FsError> {
     let name = layer.record.chain.hex();
     let old = places.layers.dir(&name)?;
-    if old.find("cache-id")?.is_some() {
-        old.remove_file("cache-id")?;
+    if old.find(CACHE_ID)?.is_some() {
+        old.remove_file(CACHE_ID)?;
     }
     // Crash here: the entry is as broken as it was.
     crash_point("load:displace");

@@ -145,7 +145,7 @@ impl RepairPlan {
     }
 }
 
-/// Moves what has not moved yet.
+/// Moves what has not moved yet. What belongs together with something that cannot move, or that is in use, stays as it is.
 ///
 /// # Errors
 /// The file system refuses.
@@ -154,12 +154,28 @@ pub(in crate::ops) fn go_on(store: &Store, trash: &Trash, plan: &RepairPlan, _: 
     let mut moves = trash.journal.work.moves();
     moves.sort_by_key(|moved| moved.order);
     let mut skipped = Vec::new();
+    let held = plan.held(&store.in_use());
+    let mends = plan.mends.iter().enumerate();
+    let mend_of: HashMap<usize, usize> =
+        mends.flat_map(|(at, mend)| mend.pieces.iter().map(move |piece| (piece.order, at))).collect();
+    let mut stopped = BTreeSet::new();
     for step in moves.chunk_by(|a, b| a.step == b.step) {
         let mut touched: HashMap<&str, Dir> = HashMap::new();
         for moved in step {
-            match move_one(&places, trash, moved)? {
+            let mend = mend_of.get(&moved.order);
+            let done = match held.get(&moved.order).filter(|_| !trash.is_done(moved).unwrap_or(false)) {
+                Some(how) => Err(format!("it is {how}, or belongs to what is")),
+                None if mend.is_some_and(|mend| stopped.contains(mend)) => {
+                    Err("something that it belongs to could not be changed".to_owned())
+                }
+                None => move_one(&places, trash, moved)?,
+            };
+            match done {
                 Ok(dir) => drop(touched.insert(moved.parent(), dir)),
-                Err(reason) => skipped.push(moved.skipped(reason)),
+                Err(reason) => {
+                    stopped.extend(mend.copied());
+                    skipped.push(moved.skipped(reason));
+                }
             }
             // Crash here: what is repaired is whole, what is not is as it was; the next run goes on.
             crash_point("repair:moved");
@@ -191,8 +207,9 @@ fn move_one(places: &Places, trash: &Trash, moved: &Move<'_>) -> Result<Result<D
     let (slot, number) = trash.place(moved);
     let changed = || Ok(Err("it has changed since it was planned".to_owned()));
     let done = match moved.how {
-        How::Away if there.is_none() => return Ok(Ok(dir)),
-        How::Away => dir.rename(name, slot, number),
+        How::Away(_) if there.is_none() => return Ok(Ok(dir)),
+        How::Away(was) if there.as_ref() != was => return changed(),
+        How::Away(_) => dir.rename(name, slot, number),
         How::Put if there.is_some() => return changed(),
         How::Put => slot.rename(number, &dir, name),
         How::Exchange(was) if there.as_ref() != Some(was) => return changed(),

@@ -24,6 +24,7 @@
 mod copies;
 mod decide;
 mod exec;
+mod held;
 mod lost;
 mod plan;
 mod source;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::driver;
 use crate::finding::Severity;
 use crate::id::{CacheId, ChainId, ImageId};
 use crate::ops::load::PlannedLayer;
@@ -195,21 +194,8 @@ impl RepairPlan {
 
     /// Leaves out what changes directories that the kernel uses: containers may run on without their daemon.
     pub(super) fn leave_used(&mut self, in_use: &InUse) {
-        let home = match driver::trees(&self.driver) {
-            "" => format!("{}/", self.driver),
-            trees => format!("{}/{trees}/", self.driver),
-        };
-        let dir = |path: &str| {
-            let rest = path.strip_prefix(&home)?;
-            let (id, _) = rest.split_once('/').unwrap_or((rest, ""));
-            Some(format!("{home}{id}"))
-        };
-        let how = |mend: &Mend| {
-            let dirs = mend.pieces.iter().filter(|piece| piece.step == Step::Directory);
-            dirs.filter_map(|piece| dir(&piece.path)).find_map(|dir| in_use.of(&dir).map(str::to_owned))
-        };
         for mend in std::mem::take(&mut self.mends) {
-            let Some(how) = how(&mend) else {
+            let Some(how) = mend.used(&self.driver, in_use) else {
                 self.mends.push(mend);
                 continue;
             };
@@ -242,7 +228,7 @@ impl Piece {
     /// Says how the piece moves.
     pub(in crate::ops) fn as_move(&self) -> Move<'_> {
         let how = match (&self.act, &self.was) {
-            (Act::Remove, _) => How::Away,
+            (Act::Remove, was) => How::Away(was.as_ref()),
             (Act::Attributes { had, gets }, Some(node)) => How::Attributes { node, was: *had, now: *gets },
             (_, Some(was)) => How::Exchange(was),
             (_, None) => How::Put,

@@ -25,11 +25,12 @@ use serde::{Deserialize, Serialize};
 use crate::crash::crash_point;
 use crate::error::{Error, FsError, ParseError, Result};
 use crate::fsx::{Dir, Kind as FileKind, Time};
-use crate::store::Store;
+use crate::store::{InUse, Store};
 
 use super::gc::GcPlan;
 use super::repair::{Piece, RepairPlan};
 
+use moves::Made;
 pub(super) use moves::{How, Move, identify};
 pub use moves::{Identity, Owned, Skipped};
 pub(super) use places::Places;
@@ -103,6 +104,24 @@ impl Work {
         }
     }
 
+    /// Returns what belongs together, as orders of moves: pieces of garbage by themselves, and all of a repair.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        match self {
+            Self::Gc(plan) => {
+                plan.entries.iter().map(|entry| entry.parts.iter().map(|part| part.order).collect()).collect()
+            }
+            Self::Repair(plan) => vec![plan.pieces().map(|piece| piece.order).collect()],
+        }
+    }
+
+    /// Returns the graph driver of the store.
+    fn driver(&self) -> &str {
+        match self {
+            Self::Gc(plan) => &plan.driver,
+            Self::Repair(plan) => &plan.driver,
+        }
+    }
+
     /// Returns of how many pieces a person would speak.
     fn pieces(&self) -> usize {
         match self {
@@ -139,9 +158,12 @@ pub(super) struct Journal {
     pub(super) work: Work,
     /// When the directories that things are moved out of were last changed: undoing changes them back.
     pub(super) times: BTreeMap<String, Time>,
-    /// Inodes of what is new, by order.
+    /// Inodes of what is new, by order, as older releases wrote it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) new: BTreeMap<usize, u64>,
+    /// What is new, by order.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) made: BTreeMap<usize, Made>,
 }
 
 /// A transaction that has not begun.
@@ -259,13 +281,13 @@ impl Draft {
                 times.insert(parent.to_owned(), dir.attrs(".")?.mtime);
             }
         }
-        let mut new = BTreeMap::new();
+        let mut made = BTreeMap::new();
         for moved in work.moves() {
-            if let Some(attrs) = slots.of(moved.path).find(moved.order.to_string())? {
-                new.insert(moved.order, attrs.inode);
+            if let Some(found) = Made::find(slots.of(moved.path), &moved.order.to_string())? {
+                made.insert(moved.order, found);
             }
         }
-        let journal = Journal { keep, work, times, new };
+        let journal = Journal { keep, work, times, new: BTreeMap::new(), made };
         let text = serde_json::to_vec(&journal).map_err(|error| parse_error(&dir, error))?;
         // Directories grow while things move into them, and then the disk may be full.
         dir.reserve(ROOM, ROOM_LENGTH + ROOM_PER_MOVE * journal.work.moves().len() as u64)?;
@@ -344,7 +366,7 @@ impl Trash {
     pub(super) fn is_done(&self, moved: &Move<'_>) -> Result<bool, FsError> {
         let there = self.find(moved)?;
         Ok(match moved.how {
-            How::Away => there.is_some(),
+            How::Away(_) => there.is_some(),
             How::Put => there.is_none(),
             How::Exchange(was) => match there {
                 Some((dir, name)) => dir.attrs(&name)?.inode == was.inode,
@@ -365,16 +387,52 @@ impl Trash {
         Ok(None)
     }
 
-    /// Deletes what is new, after what was there before is back.
-    fn remove_new(&self) -> Result<(), FsError> {
+    /// Deletes what is new, after what was there before is back. What is used stays.
+    fn remove_new(&self, in_use: &InUse) -> Result<(), FsError> {
         if self.journal.work.kind() == Kind::Repair {
             for moved in self.journal.work.moves() {
+                if self.how_used(in_use, &moved).is_some() {
+                    continue;
+                }
                 for dir in self.slots.all() {
                     dir.remove_tree(moved.order.to_string())?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Says how the kernel uses what lies in the trash for a move. A mount of a tree follows renames; what an overlay is
+    /// made of is named as it was: see [`Trash::how_remembered`].
+    fn how_used<'u>(&self, in_use: &'u InUse, moved: &Move<'_>) -> Option<&'u str> {
+        let (driver, slots) = (self.journal.work.driver(), self.journal.work.kind().slots());
+        let path = format!("{WORK}/{TRASH}/{}/{slots}/{}", self.name, moved.order);
+        let places = [path.clone(), format!("{driver}/{path}"), format!("image/{driver}/{path}")];
+        places.iter().find_map(|path| in_use.of(path))
+    }
+
+    /// Says how the kernel uses something under the path that this had, or the short name that it says it has: an overlay
+    /// may have been made of it before it moved.
+    fn how_remembered<'u>(&self, in_use: &'u InUse, moved: &Move<'_>) -> Result<Option<&'u str>, FsError> {
+        if let Some(how) = self.how_used(in_use, moved).or_else(|| in_use.of(moved.path)) {
+            return Ok(Some(how));
+        }
+        let Some((slot, name)) = self.find(moved)? else { return Ok(None) };
+        if slot.attrs(&name)?.kind != FileKind::Directory {
+            return Ok(None);
+        }
+        let Some(link) = FsError::found(slot.dir(&name)?.read("link", 4096))? else { return Ok(None) };
+        let link = String::from_utf8_lossy(link.trim_ascii()).into_owned();
+        Ok(in_use.of(&format!("{}/l/{link}", self.journal.work.driver())))
+    }
+
+    /// Tells whether what has a name in the store is what this transaction has put there.
+    fn is_new(&self, moved: &Move<'_>, dir: &Dir, name: &str) -> Result<bool, FsError> {
+        match (self.journal.made.get(&moved.order), self.journal.new.get(&moved.order)) {
+            (Some(made), _) => made.is_at(dir, name),
+            (None, Some(inode)) => Ok(dir.find(name)?.is_some_and(|there| there.inode == *inode)),
+            (None, None) => Ok(false),
+        }
     }
 
     /// Makes the trash's names durable.

@@ -71,8 +71,8 @@ pub(in crate::ops) struct Move<'w> {
 /// What happens to a thing.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::ops) enum How<'w> {
-    /// It goes to the trash.
-    Away,
+    /// It goes to the trash, where it still is this.
+    Away(Option<&'w Identity>),
     /// Something new comes from the trash, where nothing was.
     Put,
     /// Something new comes from the trash, and what was there goes to its place in the trash, in one step.
@@ -90,7 +90,7 @@ pub(in crate::ops) enum How<'w> {
 
 impl<'w> Move<'w> {
     pub(in crate::ops) fn away(order: usize, step: usize, path: &'w str) -> Self {
-        Self { order, step, path, how: How::Away }
+        Self { order, step, path, how: How::Away(None) }
     }
 
     /// Returns the path of the directory it is in.
@@ -101,6 +101,33 @@ impl<'w> Move<'w> {
     /// Says that it was not done.
     pub(in crate::ops) fn skipped(&self, reason: impl Into<String>) -> Skipped {
         Skipped { path: self.path.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Something that was made, for a place where it is known again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::ops) struct Made {
+    #[serde(flatten)]
+    identity: Identity,
+    /// When it was made, where the file system tells: an inode that is free is given again, and a directory changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    born: Option<Time>,
+}
+
+impl Made {
+    /// Notes what has a name; `None` where nothing is there.
+    pub(in crate::ops) fn find(dir: &Dir, name: &str) -> Result<Option<Self>, FsError> {
+        let Some(identity) = identify(dir, name)? else { return Ok(None) };
+        Ok(Some(Self { identity, born: dir.born(name)? }))
+    }
+
+    /// Tells whether a name is it. In a directory something may have changed.
+    pub(in crate::ops) fn is_at(&self, dir: &Dir, name: &str) -> Result<bool, FsError> {
+        let Some(now) = Self::find(dir, name)? else { return Ok(false) };
+        let is_changed = self.identity != now.identity && self.identity.kind != Kind::Directory;
+        let is_same = self.identity.inode == now.identity.inode && self.identity.kind == now.identity.kind;
+        Ok(is_same && !is_changed && (self.born == now.born || self.born.is_none() || now.born.is_none()))
     }
 }
 

@@ -1,14 +1,16 @@
 //! Empties the trash.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::crash::crash_point;
-use crate::error::{Error, Result};
+use crate::error::{Error, FsError, Result};
 use crate::fsx::{Dir, Footprint};
 use crate::progress::{Event, Observer};
-use crate::store::{Store, WriteLock};
+use crate::store::{InUse, Store, WriteLock};
 
 use super::{Kind, Move, Skipped, State, Trash, begun};
 
@@ -79,14 +81,19 @@ pub(in crate::ops) fn purge_one(
             found.push((moved, dir, name));
         }
     }
+    let in_use = store.in_use();
+    let used = used(&trash, &in_use)?;
     let looked: Vec<Result<Footprint, Skipped>> = found
         .par_iter()
-        .map(|(moved, dir, name)| match dir.footprint(name) {
-            Ok(Footprint { obstacle: Some((at, reason)), .. }) => {
-                Err(moved.skipped(format!("{}: {reason}", at.display())))
-            }
-            Ok(footprint) => Ok(footprint),
-            Err(error) => Err(moved.skipped(error.to_string())),
+        .map(|(moved, dir, name)| match used.get(&moved.order) {
+            Some(how) => Err(moved.skipped(format!("it is {how}, or belongs to what is"))),
+            None => match dir.footprint(name) {
+                Ok(Footprint { obstacle: Some((at, reason)), .. }) => {
+                    Err(moved.skipped(format!("{}: {reason}", at.display())))
+                }
+                Ok(footprint) => Ok(footprint),
+                Err(error) => Err(moved.skipped(error.to_string())),
+            },
         })
         .collect();
     let total = looked.iter().flatten().map(|footprint| footprint.disk).sum();
@@ -122,4 +129,21 @@ pub(in crate::ops) fn purge_one(
     report.transactions.push(trash.name.clone());
     trash.remove(store)?;
     Ok(report)
+}
+
+/// Finds what cannot be deleted, by order, with how it is used: a container that was started before something moved here may
+/// run on with it. What belongs together stays together, so that it can be put back.
+fn used<'u>(trash: &Trash, in_use: &'u InUse) -> Result<HashMap<usize, &'u str>, FsError> {
+    let mut used = HashMap::new();
+    for moved in trash.journal.work.moves() {
+        if let Some(how) = trash.how_remembered(in_use, &moved)? {
+            used.insert(moved.order, how);
+        }
+    }
+    for group in trash.journal.work.groups() {
+        if let Some(how) = group.iter().find_map(|order| used.get(order)).copied() {
+            used.extend(group.into_iter().map(|order| (order, how)));
+        }
+    }
+    Ok(used)
 }

@@ -7,9 +7,9 @@ use serde::Serialize;
 use crate::crash::crash_point;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
-use crate::store::{Store, WriteLock};
+use crate::store::{InUse, Store, WriteLock};
 
-use super::{How, Kind, Move, Owned, Places, Skipped, State, Trash};
+use super::{How, Kind, Move, Owned, Places, Skipped, State, Trash, Work};
 
 /// What was put back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -61,9 +61,19 @@ pub fn hold(store: &Store, _: &WriteLock) -> Result<()> {
     Ok(())
 }
 
-/// Moves what a transaction holds back to its places, the last first.
+/// Moves what a transaction holds back to its places, the last first. Of a repair of which something is in use now,
+/// nothing: what took the place of something else is deleted at the end, and its pieces belong together.
 pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Result<UndoReport> {
     let (transaction, pieces) = (trash.name.clone(), trash.journal.work.pieces());
+    let in_use = store.in_use();
+    let skipped = used(&trash, &in_use)?;
+    if !skipped.is_empty() {
+        if trash.state()? != State::Kept {
+            // Crash here: what was put back is back, and the next run sees the same.
+            trash.set_state(State::Kept)?;
+        }
+        return Ok(UndoReport { transaction, restored: 0, skipped });
+    }
     trash.set_state(State::Undoing)?;
     // Crash here: the next run puts everything back.
     crash_point("trash:undoing");
@@ -96,7 +106,7 @@ pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Re
         }
         // Crash here: all is as it was; the next run takes away what is left of the transaction.
         crash_point("trash:undone");
-        trash.remove_new()?;
+        trash.remove_new(&in_use)?;
     }
     match trash.is_empty()? {
         true => trash.remove(store)?,
@@ -105,13 +115,28 @@ pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Re
     Ok(UndoReport { transaction, restored: pieces.saturating_sub(skipped.len()), skipped })
 }
 
+/// Returns what a repair has put into directories that are used now, as what stays.
+fn used(trash: &Trash, in_use: &InUse) -> Result<Vec<Skipped>, FsError> {
+    let Work::Repair(plan) = &trash.journal.work else { return Ok(Vec::new()) };
+    let held = plan.held(in_use);
+    let mut skipped = Vec::new();
+    for moved in trash.journal.work.moves() {
+        if let Some(how) = held.get(&moved.order)
+            && (trash.is_done(&moved)? || matches!(moved.how, How::Attributes { .. }))
+        {
+            skipped.push(moved.skipped(format!("it is {how}, or belongs to what is; nothing was put back")));
+        }
+    }
+    Ok(skipped)
+}
+
 /// Undoes one move. Returns the directory that was changed, where one was, or why it stays as it is.
 fn put_back(places: &Places, trash: &Trash, moved: &Move<'_>) -> Result<Result<Option<Dir>, String>, FsError> {
     let gone = || Ok(Err("the directory it was in is gone".to_owned()));
     if let How::Attributes { node, was, now } = moved.how {
         let Some((dir, name)) = places.parent(moved.path)? else { return gone() };
         if let Some(found) = dir.find(name)?
-            && found.inode == node.inode
+            && (found.kind, found.inode) == (node.kind, node.inode)
             && Owned::of(&found) == now
         {
             was.give(&dir, name)?;
@@ -125,7 +150,7 @@ fn put_back(places: &Places, trash: &Trash, moved: &Move<'_>) -> Result<Result<O
         return if matches!(moved.how, How::Put) { Ok(Ok(None)) } else { gone() };
     };
     let there = dir.find(name)?;
-    let is_new = there.as_ref().is_some_and(|there| trash.journal.new.get(&moved.order) == Some(&there.inode));
+    let is_new = trash.is_new(moved, &dir, name)?;
     let slot = trash.find(moved)?;
     let done = match (moved.how, slot) {
         (How::Put, _) if there.is_none() => return Ok(Ok(None)),
@@ -134,8 +159,7 @@ fn put_back(places: &Places, trash: &Trash, moved: &Move<'_>) -> Result<Result<O
             dir.rename(name, slot, number)
         }
         (How::Exchange(_), Some((slot, number))) if is_new => slot.exchange(number, &dir, name),
-        (How::Away, Some((slot, number))) => slot.rename(number, &dir, name),
-        (How::Exchange(_), Some((slot, number))) if there.is_none() => slot.rename(number, &dir, name),
+        (How::Away(_) | How::Exchange(_), Some((slot, number))) if there.is_none() => slot.rename(number, &dir, name),
         _ => return Ok(Err("it has changed since".to_owned())),
     };
     Ok(match done {
