@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use crate::repair_layers::{layers, lose, spoil};
 use crate::support::engine::Engine;
 use crate::support::repair::{Lab, repair, seen};
 use crate::support::store::{Contents, temp_dir, unpack};
@@ -95,6 +96,20 @@ fn daemon_20_overlay2_takes_what_was_mended() {
 #[test]
 fn daemon_28_overlay2_takes_what_was_mended() {
     mended_for_a_daemon("28", "28-overlay2");
+}
+
+/// Two neighbours that were lost, and then all modes of the driver's home.
+#[test]
+fn daemon_28_overlay2_takes_what_was_lost_and_spoiled() {
+    let lab = Lab::new("28-overlay2");
+    let images = Contents::read(&lab.at("base"), "overlay2");
+    let root = lab.copy("base", "root");
+    let all = layers(&root, "overlay2", "nginx:alpine");
+    lose(&root, "overlay2", &all[all.len() - 2..]);
+    let _ = repair(&root, &["-y", "--from", lab.archive().to_str().expect("text")]).done();
+    spoil(&root, "overlay2", &["chmod", "-R", "777"]);
+    let _ = repair(&root, &["-y"]).done();
+    works("28", "overlay2", &root, &images, "lost and spoiled");
 }
 
 /// A store that a daemon works on is not mended.

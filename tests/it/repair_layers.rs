@@ -12,14 +12,14 @@ use crate::support::tree::{Allow, Untouched, assert_same};
 use crate::verify::{findings, verify};
 
 /// Chain IDs and directories of the layers of an image, the lowest first.
-fn layers(root: &Path, driver: &str, image: &str) -> Vec<(String, String)> {
+pub(crate) fn layers(root: &Path, driver: &str, image: &str) -> Vec<(String, String)> {
     let contents = Contents::read(root, driver);
     let chains = stack(&contents.images[&contents.references[image]]);
     chains.into_iter().map(|(chain, _)| (chain.clone(), contents.layers[&chain].clone())).collect()
 }
 
 /// Takes entries and directories of layers away.
-fn lose(root: &Path, driver: &str, layers: &[(String, String)]) {
+pub(crate) fn lose(root: &Path, driver: &str, layers: &[(String, String)]) {
     for (chain, id) in layers {
         fs::remove_dir_all(root.join("image").join(driver).join("layerdb/sha256").join(chain)).expect("removed");
         fs::remove_dir_all(dirs(root, driver).join(id)).expect("removed");
@@ -86,7 +86,7 @@ fn lost_neighbours_of_vfs() {
 }
 
 /// Copies the home of the driver as somebody does who forgets an option, or changes it in its place.
-fn spoil(root: &Path, driver: &str, how: &[&str]) {
+pub(crate) fn spoil(root: &Path, driver: &str, how: &[&str]) {
     let home = root.join(driver);
     let run = |program: &str, arguments: &[&str], paths: &[&Path]| {
         let done = Command::new(program).args(arguments).args(paths).output().expect("it runs");

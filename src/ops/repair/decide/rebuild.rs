@@ -17,7 +17,7 @@ use super::Planner;
 /// What is said of a layer that comes from the source, of one that comes out of itself, and of those above it.
 const FROM_SOURCE: &str = "rebuild the layer in place";
 const FROM_ITSELF: &str = "rebuild the layer in place, from its own files and the headers of its tar";
-const ABOVE: &str = "rebuild the layers above too, which share its files";
+const ABOVE: &str = "rebuild the layers above too, which share or copy its files";
 
 impl<'a> Planner<'a> {
     /// Decides how each layer whose content is bad is rebuilt, those below first.
