@@ -87,6 +87,9 @@ impl Catalog {
     pub(super) fn of_file(file: File, observer: &dyn Observer) -> Result<Self, CatalogError> {
         let file = Arc::new(file);
         let length = file.metadata()?.len();
+        if length == 0 {
+            return Err(TarError::Cut.into());
+        }
         let mut catalog = Self { file: Some(Arc::clone(&file)), ..Self::default() };
         let mut members = Members::new(Section { file, at: 0, end: length }, layer::Content::Present);
         while let Some(member) = members.next_member().map_err(|error| catalog.failed(error))? {
