@@ -64,6 +64,19 @@ impl FsError {
             Err(error) => Err(error),
         }
     }
+
+    /// Makes `None` of what does not exist, and of what has something else in its place, or on the way to it: a file
+    /// where a directory should be, or a symbolic link.
+    ///
+    /// # Errors
+    /// All others.
+    pub(crate) fn in_place<T>(result: std::result::Result<T, Self>) -> std::result::Result<Option<T>, Self> {
+        match Self::found(result) {
+            // ENOTDIR, ELOOP
+            Err(error) if matches!(error.source.raw_os_error(), Some(20 | 40)) => Ok(None),
+            found => found,
+        }
+    }
 }
 
 /// Bytes that are not of the form they should be.

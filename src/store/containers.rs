@@ -135,7 +135,7 @@ fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, C
         return (listed.then(|| (id, Container::default())), notes);
     };
     // The listing finds, too, what a crash left beside the file.
-    let entries = notes.list(&dir, &at, Unknown::Containers);
+    let entries = notes.list_one(&dir, &at, Unknown::Containers);
     let has_run = entries.iter().any(|entry| is_of_a_start(&entry.name));
     let mut unreadable = |reason: String| {
         notes.unreadable(Unknown::Containers, &path, reason);

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::notes::{Notes, below};
-use super::{Image, StrayKind, Unknown};
+use super::{Image, StrayKind, Unknown, Unreadable};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
@@ -184,17 +184,16 @@ fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
         Ok(Some(dir)) => dir,
         Ok(None) => return (metadata, notes),
         Err(error) => {
-            notes.findings.push(Finding::warning("image-metadata-unreadable", &at, error));
+            notes.unreadable(Unknown::Images, &at, error);
             return (metadata, notes);
         }
     };
-    for file in notes.list(&dir, &at, Unknown::Images) {
+    for file in notes.list_one(&dir, &at, Unknown::Images) {
         let bytes = match FsError::found(dir.read(&file.name, METADATA_LIMIT)) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => continue,
             Err(error) => {
-                let path = below(&at, file.name.escape_ascii());
-                notes.findings.push(Finding::warning("image-metadata-unreadable", path, error));
+                notes.unreadable(Unknown::Images, &below(&at, file.name.escape_ascii()), error);
                 continue;
             }
         };
@@ -202,7 +201,10 @@ fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
             b"parent" => match std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default().parse() {
                 Ok(parent) => metadata.parent = Some(parent),
                 Err(error) => {
-                    notes.findings.push(Finding::warning("image-parent-invalid", below(&at, "parent"), error));
+                    // Which image it was built from is unknown, not nothing.
+                    let path = below(&at, "parent");
+                    notes.findings.push(Finding::warning("image-parent-invalid", &path, &error));
+                    notes.unreadable.push(Unreadable { what: Unknown::Images, path, reason: error.to_string() });
                 }
             },
             b"lastUpdated" => metadata.last_updated = Some(bytes),

@@ -26,6 +26,9 @@ use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, ChainId};
 
+/// Name of the headers of a layer's tar, in its entry.
+const TAR_SPLIT: &str = "tar-split.json.gz";
+
 /// What `layerdb` holds, without its mounts.
 #[derive(Debug, Default)]
 pub(super) struct Layers {
@@ -152,26 +155,36 @@ impl Fields {
     pub(crate) fn read(dir: &Dir, at: &str, notes: &mut Notes) -> Self {
         /// Reads a field that must be there.
         fn field<T>(
-            text: Option<Vec<u8>>,
+            text: Result<Option<Vec<u8>>, String>,
             name: &str,
             parse: impl Fn(&[u8]) -> Result<T, ParseError>,
         ) -> Result<T, String> {
-            let text = text.ok_or_else(|| format!("{name} is missing"))?;
+            let text = text?.ok_or_else(|| format!("{name} is missing"))?;
             parse(&text).map_err(|error| format!("{name}: {error}"))
         }
         let mut line = |name: &str| notes.line(dir, name, at, Unknown::Layers);
         let parent = match line("parent") {
-            None => Ok(None),
+            Ok(None) => Ok(None),
             text => field(text, "parent", parse_digest).map(Some),
         };
         let (diff, size, cache_id) = (line("diff"), line("size"), line("cache-id"));
-        look_at_cache_id(cache_id.as_deref(), at, notes);
+        if let Ok(text) = &cache_id {
+            look_at_cache_id(text.as_deref(), at, notes);
+        }
+        let has_tar_split = match dir.find(TAR_SPLIT) {
+            Ok(found) => found.is_some_and(|attrs| attrs.kind == Kind::File),
+            // Nothing says that it is missing.
+            Err(error) => {
+                notes.unreadable(Unknown::Layers, &below(at, TAR_SPLIT), error);
+                true
+            }
+        };
         Self {
             diff: field(diff, "diff", parse_digest),
             size: field(size, "size", parse_size),
             cache_id: field(cache_id, "cache-id", |text| parse_line(text, CacheId::parse)),
             parent,
-            has_tar_split: matches!(dir.find("tar-split.json.gz"), Ok(Some(attrs)) if attrs.kind == Kind::File),
+            has_tar_split,
         }
     }
 
@@ -262,7 +275,8 @@ fn read_write_sets(image: &Dir, at: &str) -> Notes {
         if entry.kind == Kind::Directory {
             let at = below(at, entry.name.escape_ascii());
             let Some(set) = notes.open_entry(&dir, &entry, &at, Unknown::Layers) else { continue };
-            cache_id = notes.line(&set, "cache-id", &at, Unknown::Layers);
+            // Where it cannot be read, any directory may be meant, which is noted.
+            cache_id = notes.line(&set, "cache-id", &at, Unknown::Layers).unwrap_or_default();
             look_at_cache_id(cache_id.as_deref(), &at, &mut notes);
         }
         let cache_id = cache_id.and_then(|text| CacheId::parse(text.trim_ascii()).ok());

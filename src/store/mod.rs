@@ -34,7 +34,7 @@ use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId};
 pub use layout::{Configured, Store};
 pub use live::InUse;
 pub use lock::WriteLock;
-pub(crate) use notes::Notes;
+pub(crate) use notes::{Notes, below};
 
 /// Everything the files of a store say.
 #[derive(Debug, Default)]
@@ -71,6 +71,9 @@ pub struct Snapshot {
     /// Records that can be read in two ways, or that dockerd does not take although they are whole: what they do not name
     /// may be needed all the same.
     pub doubtful: Vec<Unreadable>,
+    /// Paths, among those in `unreadable`, of what says of many things that they are there: directories of entries, and
+    /// `repositories.json`. Where the file system does not give one, what was not seen in it is not missing.
+    pub unlisted: BTreeSet<String>,
 }
 
 /// What is unknown when a file cannot be read or parsed. Nothing that depends on it may be called garbage.

@@ -28,6 +28,9 @@ use crate::id::{CacheId, ContainerId};
 /// Writable layers by name.
 type Mounts = BTreeMap<ContainerId, Mount>;
 
+/// A mount of which nothing can be read.
+const NOTHING_KNOWN: Mount = Mount { mount_id: None, init_id: None, parent: None };
+
 /// How many directories an image mount may lie deep; a reference has at most 127 components.
 const DEPTH_LIMIT: u32 = 128;
 
@@ -57,11 +60,15 @@ fn read_mount(mounts: &Dir, at: &str, entry: &Entry, depth: u32) -> (Mounts, Not
         }
     };
     let path = below(at, &name);
-    let Some(dir) = notes.open_entry(mounts, entry, &path, Unknown::Mounts) else { return (Mounts::new(), notes) };
+    let Some(dir) = notes.open_entry(mounts, entry, &path, Unknown::Mounts) else {
+        // It is there, whatever it says.
+        let is_there = !notes.unreadable.is_empty();
+        return (is_there.then_some((name, NOTHING_KNOWN)).into_iter().collect(), notes);
+    };
     let mount = read_fields(&dir, &path, &mut notes);
     let mut found = Mounts::new();
     if mount.is_none() || name.as_str().contains('-') {
-        let entries = notes.list(&dir, &path, Unknown::Mounts);
+        let entries = notes.list_one(&dir, &path, Unknown::Mounts);
         if entries.is_empty() && notes.unreadable.is_empty() {
             notes.stray(StrayKind::EmptyMount, at, &entry.name, None);
             return (found, notes);
@@ -81,8 +88,10 @@ fn read_mount(mounts: &Dir, at: &str, entry: &Entry, depth: u32) -> (Mounts, Not
         None if !found.is_empty() => {}
         mount => {
             let mount = mount.unwrap_or_else(|| {
-                notes.findings.push(Finding::damage("mount-not-loadable", &path, "mount-id is missing"));
-                Mount { mount_id: None, init_id: None, parent: None }
+                if notes.unreadable.is_empty() {
+                    notes.findings.push(Finding::damage("mount-not-loadable", &path, "mount-id is missing"));
+                }
+                NOTHING_KNOWN
             });
             found.insert(name, mount);
         }
@@ -92,21 +101,22 @@ fn read_mount(mounts: &Dir, at: &str, entry: &Entry, depth: u32) -> (Mounts, Not
 
 /// Reads the files of a mount; `None` where none of them is there.
 fn read_fields(dir: &Dir, at: &str, notes: &mut Notes) -> Option<Mount> {
-    let mut field = |file: &str| notes.line(dir, file, at, Unknown::Mounts);
-    let [mount_id, init_id, parent] = ["mount-id", "init-id", "parent"].map(&mut field);
-    if mount_id.is_none() && init_id.is_none() && parent.is_none() {
+    let [mount_id, init_id, parent] =
+        ["mount-id", "init-id", "parent"].map(|file| notes.line(dir, file, at, Unknown::Mounts));
+    if [&mount_id, &init_id, &parent].into_iter().all(|text| matches!(text, Ok(None))) {
         return None;
     }
     let mut bad = Vec::new();
-    if mount_id.is_none() {
+    if matches!(mount_id, Ok(None)) {
         bad.push("mount-id is missing".to_owned());
     }
-    let mut cache_id = |file: &str, text: Option<Vec<u8>>| {
-        let parsed = CacheId::parse(text?.trim_ascii());
+    // What cannot be read is a finding already.
+    let mut cache_id = |file: &str, text: Result<Option<Vec<u8>>, String>| {
+        let parsed = CacheId::parse(text.ok()??.trim_ascii());
         parsed.inspect_err(|error| bad.push(format!("{file}: {error}"))).ok()
     };
     let (mount_id, init_id) = (cache_id("mount-id", mount_id), cache_id("init-id", init_id));
-    let parent = parent.map(|text| parse_digest(&text));
+    let parent = parent.ok().flatten().map(|text| parse_digest(&text));
     let parent = parent.and_then(|parsed| parsed.inspect_err(|error| bad.push(format!("parent: {error}"))).ok());
     if !bad.is_empty() {
         notes.findings.push(Finding::damage("mount-not-loadable", at, bad.join("; ")));

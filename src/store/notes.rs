@@ -1,5 +1,7 @@
 //! What the readers collect beside the facts, and the way they read small files.
 
+use std::collections::BTreeSet;
+
 use super::{Stray, StrayKind, Unknown, Unreadable};
 use crate::error::FsError;
 use crate::finding::Finding;
@@ -19,6 +21,8 @@ pub(crate) struct Notes {
     pub(crate) strays: Vec<Stray>,
     pub(crate) unreadable: Vec<Unreadable>,
     pub(crate) doubtful: Vec<Unreadable>,
+    /// Paths of what says of many things that they are there, and that the file system does not give.
+    pub(crate) unlisted: BTreeSet<String>,
 }
 
 impl Notes {
@@ -28,6 +32,7 @@ impl Notes {
         self.strays.extend(other.strays);
         self.unreadable.extend(other.unreadable);
         self.doubtful.extend(other.doubtful);
+        self.unlisted.extend(other.unlisted);
     }
 
     /// Says that something cannot be read, and what is unknown by that.
@@ -59,15 +64,36 @@ impl Notes {
         self.findings.push(Finding::note("unexpected-entry", below(at, name.escape_ascii()), evidence));
     }
 
+    /// Says that the file system does not give what tells of many things, and what is unknown by that: then that one
+    /// of them was not seen does not say that it is missing.
+    pub(crate) fn unlisted(&mut self, what: Unknown, path: &str, error: FsError) {
+        self.unlisted.insert(path.to_owned());
+        self.unreadable(what, path, error);
+    }
+
     /// Lists the entries of `dir` that are not temporary files; those become strays.
     pub(crate) fn list(&mut self, dir: &Dir, at: &str, what: Unknown) -> Vec<Entry> {
-        let entries = match dir.entries() {
-            Ok(entries) => entries,
+        match dir.entries() {
+            Ok(entries) => self.without_temporary(entries, at),
+            Err(error) => {
+                self.unlisted(what, at, error);
+                Vec::new()
+            }
+        }
+    }
+
+    /// As [`Notes::list`], of the directory of one thing.
+    pub(crate) fn list_one(&mut self, dir: &Dir, at: &str, what: Unknown) -> Vec<Entry> {
+        match dir.entries() {
+            Ok(entries) => self.without_temporary(entries, at),
             Err(error) => {
                 self.unreadable(what, at, error);
-                return Vec::new();
+                Vec::new()
             }
-        };
+        }
+    }
+
+    fn without_temporary(&mut self, entries: Vec<Entry>, at: &str) -> Vec<Entry> {
         let (temporary, rest): (Vec<_>, _) = entries.into_iter().partition(|entry| entry.name.starts_with(TEMP_PREFIX));
         for entry in temporary {
             self.stray(StrayKind::TempFile, at, &entry.name, None);
@@ -80,7 +106,7 @@ impl Notes {
         match FsError::found(parent.dir_across_mounts(name)) {
             Ok(dir) => dir,
             Err(error) => {
-                self.unreadable(what, at, error);
+                self.unlisted(what, at, error);
                 None
             }
         }
@@ -97,15 +123,13 @@ impl Notes {
         }
     }
 
-    /// Reads one small file of `dir`; `None` where it is missing, empty bytes and all.
-    pub(crate) fn line(&mut self, dir: &Dir, name: &str, at: &str, what: Unknown) -> Option<Vec<u8>> {
-        match FsError::found(dir.read(name, LINE_LIMIT)) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.unreadable(what, &below(at, name), error);
-                None
-            }
-        }
+    /// Reads one small file of `dir`; `Ok(None)` where it is missing, empty bytes and all. Where it cannot be read, says
+    /// so and returns why.
+    pub(crate) fn line(&mut self, dir: &Dir, name: &str, at: &str, what: Unknown) -> Result<Option<Vec<u8>>, String> {
+        FsError::found(dir.read(name, LINE_LIMIT)).map_err(|error| {
+            self.unreadable(what, &below(at, name), &error);
+            format!("{name}: {error}")
+        })
     }
 }
 

@@ -120,7 +120,7 @@ pub(super) fn read(image: &Dir, at: &str) -> (BTreeMap<String, ImageId>, Notes) 
         Ok(Some(bytes)) => bytes,
         Ok(None) => return (BTreeMap::new(), notes),
         Err(error) => {
-            notes.unreadable(Unknown::References, &path, error);
+            notes.unlisted(Unknown::References, &path, error);
             return (BTreeMap::new(), notes);
         }
     };

@@ -152,5 +152,6 @@ impl Snapshot {
         self.strays = notes.strays;
         self.unreadable = notes.unreadable;
         self.doubtful = notes.doubtful;
+        self.unlisted = notes.unlisted;
     }
 }

@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use super::layout::mapping;
-use crate::error::{Error, Result};
+use crate::error::{Error, FsError, Result};
 use crate::fsx::{self, Dir, IdRange, UserNamespace};
 
 /// Longest of the host's tables that is read.
@@ -23,7 +23,7 @@ const USUAL_LENGTH: u32 = 65536;
 /// It belongs to a user of whom the host does not say which ids are his.
 pub(super) fn find(root: &Dir, path: &Path) -> Result<Option<UserNamespace>> {
     if let Some((uid, gid)) = path.file_name().and_then(|name| mapping(name.as_encoded_bytes())) {
-        let (uids, gids) = (remapped(&table("subuid"), uid), remapped(&table("subgid"), gid));
+        let (uids, gids) = (remapped(&table("subuid")?, uid), remapped(&table("subgid")?, gid));
         return Ok((uid != 0).then_some(UserNamespace { uids, gids, is_rootless: false }));
     }
     let owner = root.attrs(".")?;
@@ -32,24 +32,24 @@ pub(super) fn find(root: &Dir, path: &Path) -> Result<Option<UserNamespace>> {
     if owner.uid == 0 || !is_his || rustix::process::geteuid().as_raw() != 0 {
         return Ok(None);
     }
-    let names = [Some(owner.uid.to_string()), name_of(&table("passwd"), owner.uid)];
-    let uids = rootless(&table("subuid"), &names, owner.uid);
-    let gids = rootless(&table("subgid"), &names, owner.gid);
+    let names = [Some(owner.uid.to_string()), name_of(&table("passwd")?, owner.uid)];
+    let uids = rootless(&table("subuid")?, &names, owner.uid);
+    let gids = rootless(&table("subgid")?, &names, owner.gid);
     match (uids, gids) {
         (Some(uids), Some(gids)) => Ok(Some(UserNamespace { uids, gids, is_rootless: true })),
         _ => Err(Error::UnknownIds { root: path.to_owned(), uid: owner.uid }),
     }
 }
 
-/// Reads a table in `/etc`; one that cannot be read says nothing.
-fn table(name: &str) -> String {
+/// Reads a table in `/etc`; one that is not there says nothing.
+fn table(name: &str) -> Result<String, FsError> {
+    let path = Path::new("/etc").join(name);
     let mut text = Vec::new();
     // A container may have it mounted.
-    let read = fsx::open_input(&Path::new("/etc").join(name)).map(|file| file.take(LIMIT).read_to_end(&mut text));
-    match read {
-        Ok(Ok(_)) => String::from_utf8_lossy(&text).into_owned(),
-        _ => String::new(),
+    if let Some(file) = FsError::found(fsx::open_input(&path))? {
+        file.take(LIMIT).read_to_end(&mut text).map_err(|error| FsError::new("read", &path, error))?;
     }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Finds a user's name in the text of `passwd`.

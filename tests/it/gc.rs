@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::command::{Outcome, run};
-use crate::support::store::{Contents, driver_of, names, project, temp_dir, unpack};
+use crate::support::store::{Contents, dirs, driver_of, names, project, temp_dir, unpack};
 use crate::support::tree::{Allow, Tree, assert_same};
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd";
@@ -70,8 +70,12 @@ impl Lab {
 
     /// Makes a directory of the driver with `size` bytes in it.
     fn dir(&self, name: &str, size: usize) -> PathBuf {
-        let dir = self.at(&format!("{}/{name}", self.driver));
-        let tree = if self.driver == "overlay2" { "diff" } else { "root" };
+        let dir = dirs(&self.root(), &self.driver).join(name);
+        let tree = match self.driver.as_str() {
+            "overlay2" => "diff",
+            "vfs" => "",
+            _ => "root",
+        };
         self.write(&dir.join(tree).join("data"), &"x".repeat(size));
         if self.driver == "overlay2" {
             let short = name.to_uppercase().replace('-', "I");

@@ -17,6 +17,8 @@ mod daemons;
 mod damage;
 #[cfg(feature = "cli")]
 mod drivers;
+#[cfg(all(feature = "cli", feature = "crash-points"))]
+mod faults;
 #[cfg(feature = "cli")]
 mod foreign;
 #[cfg(feature = "cli")]
@@ -79,7 +81,10 @@ fn every_file_is_listed() {
             let name = entry.expect("an entry").file_name().into_string().expect("a name");
             let module = name.trim_end_matches(".rs");
             let is_listed = listed.lines().any(|line| line.ends_with(&format!("mod {module};")));
-            assert!(name == list || name == "snapshots" || is_listed, "{name} is not listed in {list}");
+            assert!(
+                name == list || matches!(name.as_str(), "snapshots" | "faults") || is_listed,
+                "{name} is not listed in {list}"
+            );
         }
     }
 }

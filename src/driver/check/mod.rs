@@ -34,7 +34,7 @@ pub(crate) struct Checker<'a> {
     /// Where the driver directories lie.
     dirs: &'a Dir,
     /// Owner and group of the home: those of every directory in it.
-    owner: Option<(u32, u32)>,
+    owner: (u32, u32),
     /// Short names (`overlay2`).
     links: Option<Dir>,
     /// Whether the engine that made the store marks parents with `committed`.
@@ -43,19 +43,27 @@ pub(crate) struct Checker<'a> {
 
 impl<'a> Checker<'a> {
     /// Prepares to check directories of `driver`, which lie in `dirs` in its home; `some` are some of them.
-    pub(crate) fn new(driver: &'a str, home: &'a Dir, dirs: &'a Dir, some: impl Iterator<Item = &'a CacheId>) -> Self {
-        let owner = home.attrs(".").ok().map(|found| (found.uid, found.gid));
-        let mut some = some;
-        let has_mark =
-            |id: &CacheId| dirs.dir(id.as_str()).is_ok_and(|dir| matches!(dir.find("committed"), Ok(Some(_))));
-        Self {
-            driver,
-            home,
-            dirs,
-            owner,
-            links: home.dir("l").ok(),
-            marks_parents: matches!(driver, "overlay2" | "fuse-overlayfs") && some.any(has_mark),
+    ///
+    /// # Errors
+    /// The file system does not give what all of them are held against.
+    pub(crate) fn new(
+        driver: &'a str,
+        home: &'a Dir,
+        dirs: &'a Dir,
+        some: impl Iterator<Item = &'a CacheId>,
+    ) -> Result<Self, FsError> {
+        let own = home.attrs(".")?;
+        let has_links = matches!(driver, "overlay2" | "fuse-overlayfs");
+        let mut marks_parents = false;
+        for id in some.filter(|_| has_links) {
+            let dir = FsError::found(dirs.dir(id.as_str()))?;
+            marks_parents = dir.map(|dir| dir.find("committed")).transpose()?.flatten().is_some();
+            if marks_parents {
+                break;
+            }
         }
+        let links = if has_links { FsError::found(home.dir("l"))? } else { None };
+        Ok(Self { driver, home, dirs, owner: (own.uid, own.gid), links, marks_parents })
     }
 
     /// Checks what all directories need.
@@ -88,9 +96,14 @@ impl<'a> Checker<'a> {
         Ok(one.findings)
     }
 
-    /// Returns where a short name leads to.
-    fn target(&self, link: &LinkId) -> Option<Vec<u8>> {
-        self.links.as_ref()?.read_link(link.as_str()).ok()
+    /// Returns where a short name leads to, where it leads anywhere.
+    fn target(&self, link: &LinkId) -> Result<Option<Vec<u8>>, FsError> {
+        let Some(links) = &self.links else { return Ok(None) };
+        match links.read_link(link.as_str()) {
+            // It is there and no link.
+            Err(error) if error.source.kind() == std::io::ErrorKind::InvalidInput => Ok(None),
+            target => FsError::found(target),
+        }
     }
 }
 
@@ -122,7 +135,8 @@ impl One<'_> {
             self.warn("driver-mode", format!("{shown}: expected mode {:o}, found {:o}", modes[0], found.mode));
         }
         let owner = (found.uid, found.gid);
-        if let Some(expected) = self.checker.owner.filter(|expected| *expected != owner) {
+        let expected = self.checker.owner;
+        if expected != owner {
             let evidence =
                 format!("{shown}: expected owner {}:{}, found {}:{}", expected.0, expected.1, owner.0, owner.1);
             self.warn("driver-owner", evidence);

@@ -3,6 +3,7 @@
 use crate::driver::read_text;
 use crate::error::FsError;
 use crate::fsx::Kind;
+use crate::id::CacheId;
 
 use super::One;
 
@@ -22,14 +23,20 @@ impl One<'_> {
         let Some(found) = self.made("lower-id", Kind::File, "driver-lower-missing")? else { return Ok(()) };
         self.attributes("lower-id", &found, &[0o600, 0o644]);
         let Some(below) = &self.implied.below else { return Ok(()) };
-        let has_root = |id: &str| self.checker.dirs.dir(format!("{id}/root")).is_ok();
-        // What is nearer than the first whole tree stands in `upper`, if it is there at all.
-        let is_whole = |id: &str| has_root(id) || self.checker.dirs.dir(format!("{id}/upper")).is_ok();
-        if !below.iter().all(|id| is_whole(id.as_str())) {
-            return Ok(());
+        let has = |id: &CacheId, tree: &str| -> Result<bool, FsError> {
+            Ok(FsError::found(self.checker.dirs.dir(format!("{id}/{tree}")))?.is_some())
+        };
+        let mut nearest = None;
+        for id in below {
+            if has(id, "root")? {
+                nearest = nearest.or(Some(id));
+            } else if !has(id, "upper")? {
+                // What is nearer than the first whole tree stands in `upper`, if it is there at all.
+                return Ok(());
+            }
         }
         let lower = String::from_utf8_lossy(&lower_id.unwrap_or_default()).into_owned();
-        match below.iter().find(|id| has_root(id.as_str())) {
+        match nearest {
             Some(expected) if expected.as_str() == lower => {}
             Some(expected) => {
                 let evidence = format!("lower-id names {}, and {expected} is below", lower.escape_debug());

@@ -47,7 +47,7 @@ impl One<'_> {
                 if let Some(found) = self.dir.find("lower")? {
                     self.attributes("lower", &found, &[0o644, 0o666]);
                 }
-                self.compare_lower(text);
+                self.compare_lower(text)?;
             }
             (None, false) => {}
         }
@@ -59,37 +59,38 @@ impl One<'_> {
     }
 
     /// Compares the short names in `lower`, each by where its link leads to, with what is implied.
-    fn compare_lower(&mut self, text: &[u8]) {
-        let Some(below) = &self.implied.below else { return };
+    fn compare_lower(&mut self, text: &[u8]) -> Result<(), FsError> {
+        let Some(below) = &self.implied.below else { return Ok(()) };
         let names: Option<Vec<LinkId>> = text
             .split(|byte| *byte == b':')
             .map(|part| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok()))
             .collect();
         // What cannot be parsed is told by the reader of the home.
-        let Some(names) = names else { return };
+        let Some(names) = names else { return Ok(()) };
         if names.len() != below.len() {
             let evidence = format!("lower names {} directories, and {} are below", names.len(), below.len());
             self.damage("driver-lower-mismatch", evidence);
-            return;
+            return Ok(());
         }
-        let own_link = |id: &CacheId| {
-            let text = self.checker.dirs.read(format!("{id}/link"), super::super::FILE_LIMIT).ok()?;
-            LinkId::parse(text.trim_ascii()).ok()
+        let own_link = |id: &CacheId| -> Result<Option<LinkId>, FsError> {
+            let text = FsError::found(self.checker.dirs.read(format!("{id}/link"), super::super::FILE_LIMIT))?;
+            Ok(text.and_then(|text| LinkId::parse(text.trim_ascii()).ok()))
         };
         // A short name is right by what the directory says of itself, or by where its link leads to. That the two
         // differ is a finding of that directory, not of this one.
-        let leads_to = |name: &LinkId, id: &CacheId| {
-            self.checker.target(name).is_some_and(|target| target == format!("../{id}/diff").into_bytes())
-        };
-        let wrong =
-            names.iter().zip(below).find(|(name, id)| own_link(id).as_ref() != Some(*name) && !leads_to(name, id));
-        if let Some((name, id)) = wrong {
-            let leads = match self.checker.target(name) {
+        for (name, id) in names.iter().zip(below) {
+            if own_link(id)?.as_ref() == Some(name) {
+                continue;
+            }
+            let leads = match self.checker.target(name)? {
+                Some(target) if target == format!("../{id}/diff").into_bytes() => continue,
                 Some(target) => target.escape_ascii().to_string(),
                 None => "nothing".to_owned(),
             };
             let evidence = format!("lower names l/{name}, which leads to {leads}, where {id} is below");
             self.damage("driver-lower-mismatch", evidence);
+            break;
         }
+        Ok(())
     }
 }

@@ -32,7 +32,20 @@ const SELF_TESTS: [&str; 5] =
     ["check-overlayfs-support", "opaque-bug-check", "metacopy-check", "userxattr-check", "fsutils-dummy"];
 
 /// Short names, and where they lead.
-type Links = HashMap<LinkId, CacheId>;
+#[derive(Default)]
+struct Links {
+    found: HashMap<LinkId, CacheId>,
+    /// The file system gave all of them.
+    is_whole: bool,
+}
+
+/// A short name that cannot be taken for one.
+enum Bad {
+    /// It is none that the driver makes.
+    Name(String),
+    /// The file system does not give it.
+    Unreadable(FsError),
+}
 
 /// Parses a `lower` file: short names, nearest first. Text that names none is an error.
 pub(crate) fn parse_lower(text: &[u8]) -> Result<Vec<LinkId>, ParseError> {
@@ -51,7 +64,10 @@ fn parse_target(target: &[u8]) -> Result<CacheId, ParseError> {
 struct Raw {
     id: CacheId,
     link: Option<LinkId>,
-    lower: Vec<LinkId>,
+    /// `None` where that is unknown.
+    lower: Option<Vec<LinkId>>,
+    /// The file system gave both.
+    is_whole: bool,
 }
 
 /// Lists the home of `driver`, which is `at` below the data root. How bad a lost file is depends on what uses the
@@ -93,25 +109,32 @@ fn is_layer(at: &str, entry: &Entry, notes: &mut Notes) -> bool {
 fn read_links(home: &Dir, at: &str) -> (Links, Notes) {
     let mut notes = Notes::default();
     let at = format!("{at}/l");
-    let Some(dir) = notes.open(home, "l", &at, Unknown::DriverDirs) else { return (Links::new(), notes) };
+    let Some(dir) = notes.open(home, "l", &at, Unknown::DriverDirs) else {
+        let is_whole = notes.unreadable.is_empty();
+        return (Links { is_whole, ..Links::default() }, notes);
+    };
     let entries = notes.list(&dir, &at, Unknown::DriverDirs);
     let read = |entry: &Entry| {
-        let name = LinkId::parse(&entry.name).map_err(|error| error.to_string())?;
-        let target = dir.read_link(&entry.name).map_err(|error| error.to_string())?;
-        Ok((name, parse_target(&target).map_err(|error| error.to_string())?))
+        let name = LinkId::parse(&entry.name).map_err(|error| Bad::Name(error.to_string()))?;
+        if entry.kind != Kind::Symlink {
+            return Err(Bad::Name("expected a symbolic link".to_owned()));
+        }
+        let Some(target) = FsError::found(dir.read_link(&entry.name)).map_err(Bad::Unreadable)? else {
+            return Ok(None);
+        };
+        let id = parse_target(&target).map_err(|error| Bad::Name(error.to_string()))?;
+        Ok(Some((name, id)))
     };
     let read: Vec<_> = entries.par_iter().map(|entry| (entry, read(entry))).collect();
-    let mut links = Links::new();
+    let mut links = Links { is_whole: notes.unreadable.is_empty(), ..Links::default() };
     for (entry, link) in read {
         match link {
-            Ok((name, id)) => {
-                links.insert(name, id);
+            Ok(found) => links.found.extend(found),
+            Err(Bad::Name(evidence)) => notes.unexpected(&at, &entry.name, evidence),
+            Err(Bad::Unreadable(error)) => {
+                links.is_whole = false;
+                notes.unreadable(Unknown::DriverDirs, &format!("{at}/{}", entry.name.escape_ascii()), error);
             }
-            Err(evidence) if matches!(dir.find(&entry.name), Ok(Some(_))) => {
-                let evidence: String = evidence;
-                notes.unexpected(&at, &entry.name, evidence);
-            }
-            Err(_) => {}
         }
     }
     (links, notes)
@@ -123,45 +146,52 @@ fn read_dir(home: &Dir, at: &str, entry: &Entry) -> Option<(Raw, Notes)> {
     let link = notes.line(home, &format!("{id}/link"), at, Unknown::DriverDirs);
     let lower = FsError::found(home.read(format!("{id}/lower"), LOWER_LIMIT));
     let path = format!("{at}/{id}");
-    if link.is_none() && matches!(home.find(&entry.name), Ok(None)) {
+    if matches!(link, Ok(None)) && matches!(home.find(&entry.name), Ok(None)) {
         return None;
     }
+    // What cannot be read is a finding already.
+    let (is_known, link) = (link.is_ok(), link.ok().flatten());
     let link = match link.as_deref().map(<[u8]>::trim_ascii) {
         None => Err("link is missing".to_owned()),
         Some(text) => LinkId::parse(text).map_err(|error| format!("link: {error}")),
     };
-    let link = link.inspect_err(|evidence| notes.findings.push(Finding::warning("driver-link-lost", &path, evidence)));
+    let lost = |evidence: &String| Finding::warning("driver-link-lost", &path, evidence);
+    let link = link.inspect_err(|evidence| notes.findings.extend(is_known.then(|| lost(evidence))));
+    let is_whole = is_known && lower.is_ok();
     let lower = lower.map_err(|error| error.to_string()).and_then(|text| {
         text.map(|text| parse_lower(&text))
             .transpose()
             .map(Option::unwrap_or_default)
             .map_err(|error| error.to_string())
     });
-    let lower = lower.unwrap_or_else(|reason| {
-        notes.unreadable(Unknown::DriverDirs, &format!("{path}/lower"), reason);
-        Vec::new()
-    });
-    Some((Raw { id, link: link.ok(), lower }, notes))
+    let unknown = |reason: &String| notes.unreadable(Unknown::DriverDirs, &format!("{path}/lower"), reason);
+    let lower = lower.inspect_err(unknown).ok();
+    Some((Raw { id, link: link.ok(), lower, is_whole }, notes))
 }
 
-/// Looks the short names up, and finds those that lead nowhere or that nothing needs.
+/// Looks the short names up, and finds those that lead nowhere or that nothing needs. What the file system did not give
+/// makes nothing lost.
 fn resolve(at: &str, raw: Vec<Raw>, links: &Links, mut notes: Notes) -> Listing {
     let ids: HashSet<&CacheId> = raw.iter().map(|dir| &dir.id).collect();
     // What a directory calls itself helps where its symbolic link is lost.
     let own: HashMap<&LinkId, &CacheId> = raw.iter().filter_map(|dir| Some((dir.link.as_ref()?, &dir.id))).collect();
     let by_id: HashMap<&CacheId, &LinkId> = own.iter().map(|(link, id)| (*id, *link)).collect();
     let mut needed: HashSet<&LinkId> = HashSet::new();
+    let all_listed = notes.unlisted.is_empty() && links.is_whole;
+    let all_read = all_listed && raw.iter().all(|dir| dir.is_whole);
+    let Links { found: links, .. } = links;
     let mut dirs = BTreeMap::new();
     for dir in &raw {
         let mut found = DriverDir { link: dir.link.clone(), ..DriverDir::default() };
-        for name in &dir.lower {
+        for name in dir.lower.iter().flatten() {
             needed.insert(name);
             match links.get(name).filter(|id| ids.contains(id)).or(own.get(name).copied()) {
                 Some(id) => found.lower.push(id.clone()),
-                None => found.lost.push(name.clone()),
+                None if all_read => found.lost.push(name.clone()),
+                None => {}
             }
         }
-        if let Some(link) = dir.link.as_ref().filter(|link| links.get(link) != Some(&dir.id)) {
+        if let Some(link) = dir.link.as_ref().filter(|link| all_listed && links.get(link) != Some(&dir.id)) {
             let evidence = format!("l/{link} does not lead to it");
             notes.findings.push(Finding::warning("driver-short-name-lost", format!("{at}/{}", dir.id), evidence));
         }
@@ -179,7 +209,7 @@ fn resolve(at: &str, raw: Vec<Raw>, links: &Links, mut notes: Notes) -> Listing 
     }
     for (name, id) in links.iter().filter(|(name, _)| !needed.contains(name)) {
         let owner_says_otherwise = by_id.get(id).is_some_and(|link| *link != name);
-        if !ids.contains(id) || owner_says_otherwise {
+        if all_listed && (!ids.contains(id) || owner_says_otherwise) {
             notes.stray(StrayKind::DanglingLink, &format!("{at}/l"), name.as_str().as_bytes(), None);
         }
     }

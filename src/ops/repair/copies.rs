@@ -88,13 +88,18 @@ impl Copies<'_> {
         // `link` and the rest of what the driver keeps are of no matter here, but for how the tree was made.
         let facts = self.driver.facts(&parts.layer).map_err(text)?;
         old.facts = DriverFacts { merged: false, ..facts };
-        let parent = old.parent.and_then(|parent| {
+        let below = old.parent.and_then(|parent| {
             let built = self.plan.layers.iter().find(|layer| layer.layer.record.chain == parent);
-            let id = built.map(|layer| &layer.layer.record.cache_id).or_else(|| self.plan.stands_on.get(&parent))?;
-            let dir = self.dirs.dir(id.as_str()).ok()?;
-            let has_base = !driver::has_whole_trees(self.driver.name()) || self.driver.base(&old.facts, &dir).is_ok();
-            has_base.then_some(dir)
+            built.map(|layer| &layer.layer.record.cache_id).or_else(|| self.plan.stands_on.get(&parent))
         });
+        let mut parent = None;
+        if let Some(id) = below
+            && let Some(dir) = FsError::in_place(self.dirs.dir(id.as_str())).map_err(text)?
+        {
+            let has_base = !driver::has_whole_trees(self.driver.name())
+                || FsError::in_place(self.driver.base(&old.facts, &dir)).map_err(text)?.is_some();
+            parent = has_base.then_some(dir);
+        }
         let fail = |error: crate::ops::save::DifferencesError| error.to_string();
         let prediction = parts.prediction(self.driver, &old, parent.as_ref()).map_err(fail)?;
         let compared = parts.compared(self.driver, &old, parent.as_ref(), &prediction).map_err(fail)?;

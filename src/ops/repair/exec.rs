@@ -44,9 +44,10 @@ impl RepairPlan {
     /// Verifies a store and plans to repair what is wrong, with the help of `source`. Changes nothing and needs no lock.
     ///
     /// # Errors
-    /// The store cannot be looked at, or the observer wanted to stop.
+    /// The store cannot be looked at, the file system does not give what it holds, or the observer wanted to stop.
     pub fn make(store: &Store, source: Option<&Source>, observer: &dyn Observer) -> Result<Self> {
         let snapshot = store.snapshot()?;
+        refuse(store, &snapshot)?;
         let report = verify::verify(store, &snapshot, &Request::default(), observer)?;
         let survey = Survey::take(store, &snapshot, &report, source, observer)?;
         let mut plan = Planner::new(store.driver(), &snapshot, &survey, source).plan(&report);
@@ -143,6 +144,15 @@ impl RepairPlan {
         }
         touched
     }
+}
+
+/// Fails where the file system does not give what says of many things that they are there: what was not seen is not
+/// lost then.
+fn refuse(store: &Store, snapshot: &Snapshot) -> Result<()> {
+    let unlisted = snapshot.unreadable.iter().find(|file| snapshot.unlisted.contains(&file.path));
+    unlisted.map_or(Ok(()), |file| {
+        Err(Error::Unreadable { path: store.path().join(&file.path), reason: file.reason.clone() })
+    })
 }
 
 /// Moves what has not moved yet. What belongs together with something that cannot move, or that is in use, stays as it is.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::driver::{self, GraphDriver};
 use crate::error::{FsError, Result};
 use crate::fsx::{Dir, Kind};
-use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId, LinkId};
+use crate::id::{CacheId, ChainId, DiffId, ImageId, LinkId};
 use crate::json::{self, fields};
 use crate::layer::{Content, MemberKind, Members};
 use crate::ops::load::is_early;
@@ -14,7 +14,7 @@ use crate::ops::verify::{Found, Report, is_proved};
 use crate::progress::Observer;
 use crate::reference::Reference;
 use crate::store::layerdb::Fields;
-use crate::store::{Layer, Notes, Snapshot, Store, repositories};
+use crate::store::{Layer, Notes, Snapshot, Store, below, repositories};
 use crate::tarsplit::{Entries, Segments};
 
 use super::lost;
@@ -103,12 +103,12 @@ impl Survey {
             survey.look_at_home(store.driver(), home, snapshot)?;
         }
         for found in &report.findings {
-            survey.look_at_entry(store, found);
+            survey.look_at_entry(store, found)?;
             survey.look_at_owner(store, found)?;
         }
         survey.find_directories(store, snapshot, report, observer)?;
         survey.measure(store);
-        survey.look_for_references(store, snapshot);
+        survey.look_for_references(store, snapshot)?;
         if let (Some(dirs), Some(driver)) = (store.dirs(), driver::by_name(store.driver())) {
             survey.is_early = is_early(dirs, driver, snapshot)?;
         }
@@ -120,17 +120,17 @@ impl Survey {
     fn look_at_home(&mut self, driver: &str, home: &Dir, snapshot: &Snapshot) -> Result<(), FsError> {
         if driver == "overlay" {
             for id in snapshot.driver_dirs.keys() {
-                if home.dir(format!("{id}/root")).is_ok() {
+                if FsError::in_place(home.dir(format!("{id}/root")))?.is_some() {
                     self.whole_trees.insert(id.clone());
                 }
-                let lower = home.read(format!("{id}/lower-id"), 4096).ok();
+                let lower = read_known(snapshot, home, driver, &format!("{id}/lower-id"), 4096)?;
                 if let Some(lower) = lower.and_then(|text| CacheId::parse(text.trim_ascii()).ok()) {
                     self.lower_ids.insert(id.clone(), lower);
                 }
             }
             return Ok(());
         }
-        if let Ok(links) = home.dir("l") {
+        if let Some(links) = FsError::in_place(home.dir("l"))? {
             let mut found = BTreeMap::new();
             for entry in links.entries()?.into_iter().filter(|entry| entry.kind == Kind::Symlink) {
                 let Ok(name) = LinkId::parse(&entry.name) else { continue };
@@ -145,7 +145,7 @@ impl Survey {
             {
                 self.committed.insert(id.clone());
             }
-            let Ok(text) = home.read(format!("{id}/lower"), 64 << 10) else { continue };
+            let Some(text) = read_known(snapshot, home, driver, &format!("{id}/lower"), 64 << 10)? else { continue };
             let name = |part: &[u8]| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok());
             if let Some(names) = text.trim_ascii().split(|byte| *byte == b':').map(name).collect() {
                 self.lowers.insert(id.clone(), names);
@@ -155,10 +155,11 @@ impl Survey {
     }
 
     /// Reads what is left of an entry of layerdb.
-    fn look_at_entry(&mut self, store: &Store, found: &Found) {
-        let Some(crate::graph::Node::Layer(chain)) = found.object else { return };
-        let Some(image) = store.image() else { return };
-        let Ok(dir) = image.dir(format!("layerdb/sha256/{}", chain.hex())) else { return };
+    fn look_at_entry(&mut self, store: &Store, found: &Found) -> Result<(), FsError> {
+        let Some(crate::graph::Node::Layer(chain)) = found.object else { return Ok(()) };
+        let Some(image) = store.image() else { return Ok(()) };
+        let path = format!("layerdb/sha256/{}", chain.hex());
+        let Some(dir) = FsError::in_place(image.dir(path))? else { return Ok(()) };
         let fields = Fields::read(&dir, "", &mut Notes::default());
         let entry = LayerEntry {
             diff: fields.diff.ok(),
@@ -168,6 +169,7 @@ impl Survey {
             has_tar_split: fields.has_tar_split,
         };
         self.entries.insert(chain, entry);
+        Ok(())
     }
 
     /// Notes what mode and owner the things in a directory have of which a finding says that they are wrong.
@@ -266,17 +268,23 @@ impl Survey {
         }
     }
 
-    fn look_for_references(&mut self, store: &Store, snapshot: &Snapshot) {
-        if let Some(Ok(bytes)) = store.image().map(|image| image.read(repositories::NAME, repositories::LIMIT)) {
+    fn look_for_references(&mut self, store: &Store, snapshot: &Snapshot) -> Result<(), FsError> {
+        let read = |image: &Dir| FsError::in_place(image.read(repositories::NAME, repositories::LIMIT));
+        if let Some(bytes) = store.image().map(read).transpose()?.flatten() {
             self.salvaged = repositories::salvage(&bytes);
             let parsed = repositories::parse(&bytes).map(|parsed| parsed.invalid).unwrap_or_default();
             self.invalid = parsed.into_iter().map(|(name, _)| name).collect();
             self.references = Some(bytes);
         }
-        let mut made: Vec<(String, ImageId, String)> =
-            snapshot.containers.keys().filter_map(|id| made_from(store.root(), id)).collect();
+        let mut made: Vec<(String, ImageId, String)> = Vec::new();
+        for id in snapshot.containers.keys() {
+            let path = format!("containers/{id}/config.v2.json");
+            let text = read_known(snapshot, store.root(), "", &path, CONTAINER_LIMIT)?;
+            made.extend(text.and_then(|text| made_from(&text)));
+        }
         made.sort_by(|one, other| one.2.cmp(&other.2));
         self.of_containers = made.into_iter().map(|(reference, image, _)| (reference, image)).collect();
+        Ok(())
     }
 }
 
@@ -304,6 +312,16 @@ fn wanted(snapshot: &Snapshot, source: Option<&Source>, returning: &BTreeSet<Ima
     images.chain(parents).chain(mounts).chain(back).collect()
 }
 
+/// Reads a file of `dir`, which is `at` below the data root. `None` too where the snapshot tells that it cannot be read:
+/// that is what is to be mended. Another failure says nothing of the file.
+fn read_known(snapshot: &Snapshot, dir: &Dir, at: &str, path: &str, limit: u64) -> Result<Option<Vec<u8>>, FsError> {
+    let is_known = || snapshot.unreadable.iter().any(|file| file.path == below(at, path));
+    match FsError::in_place(dir.read(path, limit)) {
+        Err(_) if is_known() => Ok(None),
+        read => read,
+    }
+}
+
 /// Returns the bytes of all files of a tar, unpacked, and of where its symbolic links lead, where those count.
 fn tree_bytes(entries: Entries<crate::fsx::File>, counts_links: bool) -> Option<u64> {
     let mut members = Members::new(Segments::new(entries), Content::Elided);
@@ -319,7 +337,7 @@ fn tree_bytes(entries: Entries<crate::fsx::File>, counts_links: bool) -> Option<
 }
 
 /// Returns the reference that a container was made by, its image, and when that was.
-fn made_from(root: &Dir, id: &ContainerId) -> Option<(String, ImageId, String)> {
+fn made_from(config: &[u8]) -> Option<(String, ImageId, String)> {
     #[derive(Default)]
     struct Document {
         image: String,
@@ -332,8 +350,7 @@ fn made_from(root: &Dir, id: &ContainerId) -> Option<(String, ImageId, String)> 
     }
     fields!(Document { "Image" => image, "Created" => created, "Config" => config });
     fields!(Inner { "Image" => image });
-    let text = root.read(format!("containers/{id}/config.v2.json"), CONTAINER_LIMIT).ok()?;
-    let Document { image, created, config } = json::read(&text).ok()?.plain().ok()?;
+    let Document { image, created, config } = json::read(config).ok()?.plain().ok()?;
     let (image, word): (ImageId, String) = (image.parse().ok()?, config.image);
     let hex = word.strip_prefix("sha256:").unwrap_or(&word);
     if image.hex().starts_with(hex) {

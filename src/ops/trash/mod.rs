@@ -496,7 +496,7 @@ pub(super) fn discard(store: &Store) -> Result<Vec<Skipped>> {
 /// Removes a transaction's directory, and those above it that are empty then.
 fn clean_up(base: &Dir, name: &str) -> Result<(), FsError> {
     let Some(trash) = FsError::found(base.dir(format!("{WORK}/{TRASH}")))? else { return Ok(()) };
-    if let Ok(dir) = trash.dir(name) {
+    if let Some(dir) = FsError::found(trash.dir(name))? {
         for entry in dir.entries()? {
             match entry.name.as_slice() {
                 // Fails where something is in it.

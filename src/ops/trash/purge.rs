@@ -120,8 +120,7 @@ pub(in crate::ops) fn purge_one(
         PurgeReport { disk: Footprint::freed(done.iter().flatten().copied()).iter().sum(), ..PurgeReport::default() };
     report.skipped.extend(done.into_iter().filter_map(Result::err));
     if !report.skipped.is_empty() {
-        // What is left can still be put back.
-        trash.set_state(State::Kept)?;
+        // Crash here, and without one: what is left is still to be deleted, which the next run tries again.
         return Ok(report);
     }
     // Crash here: an empty transaction, which the next run takes away.

@@ -116,17 +116,28 @@ impl Proof<'_> {
         self.observer.on(Event::Object(&chain.short()));
         // What is not there was found by the look at the structure.
         let (Some(image), Some(dirs)) = (self.store.image(), self.store.dirs()) else { return Ok(()) };
-        let Ok(record) = image.dir(format!("layerdb/sha256/{}", chain.hex())) else { return Ok(()) };
-        let Ok(layer) = dirs.dir(self.layer.cache_id.as_str()) else { return Ok(()) };
-        let Ok(tree) = self.driver.tree(&layer) else { return Ok(()) };
         if !self.layer.has_tar_split {
             return Ok(());
         }
-        let facts = self.driver.facts(&layer);
+        let opened = match Opened::of(image, dirs, chain, self.layer, self.driver) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                self.damage(b"", "tree-unreadable", error);
+                return Ok(());
+            }
+        };
+        let Opened { tree, facts, tar_split } = opened;
         let marks = facts.as_ref().map_or(Marks::None, |facts| self.driver.marks(facts));
-        let parent = facts.as_ref().ok().and_then(|facts| self.parent_tree(facts));
+        let parent = match facts.as_ref().map_or(Ok(None), |facts| self.parent_tree(facts)) {
+            Ok(parent) => parent,
+            Err(error) => {
+                self.damage(b"", "tree-unreadable", error);
+                return Ok(());
+            }
+        };
         let mut sparse = Vec::new();
-        let mut read = self.read(Entries::new(record.file("tar-split.json.gz")?), &tree, marks, parent.clone())?;
+        let mut read = self.read(Entries::new(tar_split), &tree, marks, parent.clone())?;
         match std::mem::replace(&mut read.headers, Ok(None)) {
             Ok(None) => {}
             Ok(Some(mut headers)) => {
@@ -211,17 +222,20 @@ impl Proof<'_> {
         };
         let mut check = TreeCheck::new(headers, plain_files, making);
         let walked = check.run(&tree.0, parent.as_ref());
-        self.found.stamps = if is_copy { check.stamps(&tree.0) } else { Vec::new() };
+        let stamps = if is_copy { check.stamps(&tree.0) } else { Ok(Vec::new()) };
         self.found.nodes += check.files;
         self.found.problems.append(&mut check.problems);
-        walked
+        walked?;
+        self.found.stamps = stamps?;
+        Ok(())
     }
 
     /// Opens the tree of the layer below, which this one began as a copy of.
-    fn parent_tree(&self, facts: &DriverFacts) -> Option<Dir> {
-        let parent = self.snapshot.layers.get(&self.layer.parent?)?;
-        let parent = self.store.dirs()?.dir(parent.cache_id.as_str()).ok()?;
-        self.driver.base(facts, &parent).ok()?
+    fn parent_tree(&self, facts: &DriverFacts) -> Result<Option<Dir>, FsError> {
+        let parent = self.layer.parent.and_then(|parent| self.snapshot.layers.get(&parent));
+        let (Some(parent), Some(dirs)) = (parent, self.store.dirs()) else { return Ok(None) };
+        let Some(parent) = FsError::in_place(dirs.dir(parent.cache_id.as_str()))? else { return Ok(None) };
+        FsError::in_place(self.driver.base(facts, &parent)).map(Option::flatten)
     }
 
     /// Notes what the bytes of the tar say, beyond what was found of the nodes.
@@ -245,6 +259,30 @@ impl Proof<'_> {
                 self.damage(&path, code, what);
             }
         }
+    }
+}
+
+/// A layer's directory and the headers of its tar.
+struct Opened {
+    tree: LayerTree,
+    facts: Result<DriverFacts, FsError>,
+    tar_split: File,
+}
+
+impl Opened {
+    /// Opens them; `None` where one is not there, which the look at the structure says.
+    fn of(
+        image: &Dir,
+        dirs: &Dir,
+        chain: ChainId,
+        layer: &Layer,
+        driver: &dyn GraphDriver,
+    ) -> Result<Option<Self>, FsError> {
+        let path = format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex());
+        let Some(dir) = FsError::in_place(dirs.dir(layer.cache_id.as_str()))? else { return Ok(None) };
+        let Some(tree) = FsError::in_place(driver.tree(&dir))? else { return Ok(None) };
+        let Some(tar_split) = FsError::in_place(image.file(path))? else { return Ok(None) };
+        Ok(Some(Self { tree, facts: driver.facts(&dir), tar_split }))
     }
 }
 

@@ -74,8 +74,9 @@ mod tree;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::finding::{Finding, Severity};
+use crate::fsx::Dir;
 use crate::graph::{Graph, Id, Node};
 use crate::id::{ChainId, ImageId};
 use crate::ops::inspect::View;
@@ -181,7 +182,8 @@ pub(super) fn is_proved(
     layer: &Layer,
     observer: &dyn Observer,
 ) -> Result<bool> {
-    let has_tree = store.dirs().is_some_and(|dirs| dirs.dir(layer.cache_id.as_str()).is_ok());
+    let opened = |dirs: &Dir| FsError::in_place(dirs.dir(layer.cache_id.as_str()));
+    let has_tree = store.dirs().map(opened).transpose()?.flatten().is_some();
     let proved = content::prove(store, snapshot, &[(chain, layer)], observer)?;
     Ok(has_tree && proved.bytes > 0 && proved.problems.iter().all(|(_, problem)| problem.severity == Severity::Note))
 }

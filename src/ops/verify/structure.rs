@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::driver::check::{Checker, Implied};
 use crate::driver::path_of;
+use crate::error::FsError;
 use crate::finding::Finding;
 use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId};
@@ -127,12 +128,17 @@ fn tar_splits(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
     let Some(image) = store.image() else { return Vec::new() };
     let check = |chain: &ChainId| {
         use std::io::Read as _;
-        let mut file = image.file(format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex())).ok()?;
+        let path = format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex());
         let mut start = Vec::new();
-        file.by_ref().take(2).read_to_end(&mut start).ok()?;
-        let evidence = match &start[..] {
-            [] => "tar-split.json.gz is empty",
-            start if *start != GZIP => "tar-split.json.gz is no gzip",
+        let read = FsError::found(image.file(&path)).and_then(|file| match file {
+            Some(file) => (file.take(2).read_to_end(&mut start).map(drop))
+                .map_err(|error| FsError::new("read", image.shown(&path), error)),
+            None => Ok(()),
+        });
+        let evidence = match (&read, &start[..]) {
+            (Err(error), _) => &error.to_string(),
+            (_, []) => "tar-split.json.gz is empty",
+            (_, start) if *start != GZIP => "tar-split.json.gz is no gzip",
             _ => return None,
         };
         Some(Finding::damage("layer-tar-split-damaged", chain, evidence))
@@ -145,7 +151,10 @@ fn tar_splits(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
 /// Compares each directory of the driver with what layerdb implies of it.
 fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
     let (Some(home), Some(dirs)) = (store.home(), store.dirs()) else { return Vec::new() };
-    let checker = Checker::new(store.driver(), home, dirs, snapshot.driver_dirs.keys());
+    let checker = match Checker::new(store.driver(), home, dirs, snapshot.driver_dirs.keys()) {
+        Ok(checker) => checker,
+        Err(error) => return vec![Finding::damage("driver-unreadable", store.driver(), error)],
+    };
     let mut findings = checker.home();
     let implied = implied(snapshot);
     let checked: Vec<Finding> = implied

@@ -365,14 +365,18 @@ impl<'a> TreeCheck<'a> {
     }
 
     /// Returns what hard links to files of a parent did to them.
-    pub(super) fn stamps(&self, tree: &Dir) -> Vec<(Inode, Stamp)> {
+    ///
+    /// # Errors
+    /// One of them cannot be looked at.
+    pub(super) fn stamps(&self, tree: &Dir) -> Result<Vec<(Inode, Stamp)>, FsError> {
         let foreign = self.headers.links.iter().filter(|(_, link)| self.headers.get(&link.target).is_none());
-        foreign
-            .filter_map(|(path, link)| {
-                let found = find(tree, path).ok()??;
-                Some(((found.file_system, found.inode), link.stamp))
-            })
-            .collect()
+        let mut stamps = Vec::new();
+        for (path, link) in foreign {
+            if let Some(found) = find(tree, path)? {
+                stamps.push(((found.file_system, found.inode), link.stamp));
+            }
+        }
+        Ok(stamps)
     }
 }
 
@@ -383,13 +387,8 @@ fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
 
 /// Looks for a node; a directory on the way that is none, or a link, has nothing in it.
 fn find(tree: &Dir, path: &[u8]) -> Result<Option<Attrs>, FsError> {
-    match tree.parent_of(path) {
-        Ok((dir, name)) => dir.find(name),
-        Err(error) if error.is_not_found() => Ok(None),
-        // ENOTDIR, ELOOP
-        Err(error) if matches!(error.source.raw_os_error(), Some(20 | 40)) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let parent = FsError::in_place(tree.parent_of(path))?;
+    parent.map_or(Ok(None), |(dir, name)| dir.find(name))
 }
 
 fn same_content(dir: &Dir, parent: &Dir, name: &[u8]) -> Result<bool, FsError> {
