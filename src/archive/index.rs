@@ -5,10 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::DriverFacts;
-use crate::id::{BlobDigest, CacheId, ChainId, DiffId, ImageId};
+use crate::id::{CacheId, ChainId, DiffId, ImageId};
 
 /// Number of the format that this dockpack writes, and the newest that it reads.
 pub const FORMAT: u64 = 1;
+
+/// Longest `dockpack/archive.json`, in bytes: of forty thousand layers. What is made of it in memory is up to ten times as
+/// long.
+pub(crate) const INDEX_LIMIT: u64 = 16 << 20;
+
+/// Most sections.
+const SECTIONS_LIMIT: usize = 1 << 20;
 
 /// The index of an archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,14 +30,32 @@ pub struct ArchiveIndex {
     /// The layers, parents before children.
     pub layers: Vec<LayerRecord>,
     /// How many of the layers each section holds, in order; section 0 of an archive is the metadata.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "sections")]
     pub sections: Vec<usize>,
-    /// `distribution/diffid-by-digest` for these layers.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub diff_id_by_digest: BTreeMap<BlobDigest, DiffId>,
-    /// `distribution/v2metadata-by-diffid` for these layers, as the text that was there.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub v2_metadata_by_diff_id: BTreeMap<DiffId, String>,
+}
+
+/// Reads no more numbers than an archive can have sections.
+fn sections<'d, D: serde::Deserializer<'d>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    struct Numbers;
+    impl<'d> serde::de::Visitor<'d> for Numbers {
+        type Value = Vec<usize>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "at most {SECTIONS_LIMIT} sections")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'d>>(self, mut numbers: A) -> Result<Self::Value, A::Error> {
+            let mut sections = Vec::new();
+            while let Some(number) = numbers.next_element()? {
+                if sections.len() == SECTIONS_LIMIT {
+                    return Err(serde::de::Error::invalid_length(sections.len() + 1, &self));
+                }
+                sections.push(number);
+            }
+            Ok(sections)
+        }
+    }
+    deserializer.deserialize_seq(Numbers)
 }
 
 impl ArchiveIndex {
@@ -57,7 +82,7 @@ impl ArchiveIndex {
 pub struct ImageRecord {
     /// Its ID.
     pub id: ImageId,
-    /// Tags and digests, as `repositories.json` writes them.
+    /// Tags, as `repositories.json` writes them.
     pub references: Vec<String>,
     /// Content of its layers, bottom first.
     pub diff_ids: Vec<DiffId>,
@@ -70,9 +95,6 @@ pub struct ImageRecord {
     /// Text of `imagedb/metadata/…/lastUpdated`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_updated: Option<String>,
-    /// Text of `imagedb/metadata/…/builtLocally`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub built_locally: Option<String>,
 }
 
 impl ImageRecord {
@@ -82,7 +104,7 @@ impl ImageRecord {
         ChainId::of_stack(&self.diff_ids)
     }
 
-    /// Returns its tags, without its digests.
+    /// Returns its tags. What is none is refused, where an archive has it.
     pub fn tags(&self) -> impl Iterator<Item = &str> {
         self.references.iter().map(String::as_str).filter(|reference| !reference.contains('@'))
     }

@@ -9,8 +9,9 @@ use crate::fsx::Dir;
 
 use super::{SUMS, header, is_member_name, padding};
 
-/// Longest list of members that is read, in bytes.
-const SUMS_LIMIT: u64 = 256 << 20;
+/// Longest list of members that is read, in bytes, and most members that it may name.
+const SUMS_LIMIT: u64 = 64 << 20;
+const MEMBERS_LIMIT: usize = 1 << 19;
 
 /// Gives out the members of an unpacked archive as the tar they would be, so that there is one way to read both.
 pub struct LayoutReader {
@@ -42,8 +43,16 @@ impl LayoutReader {
             }
             sums => sums?,
         };
-        let line_name = |line: &str| line.split_once("  ").map(|(_, name)| name.to_owned());
-        let mut names: VecDeque<String> = String::from_utf8_lossy(&sums).lines().filter_map(line_name).collect();
+        let line_name = |line: &[u8]| {
+            let (_, name) = std::str::from_utf8(line).ok()?.split_once("  ")?;
+            Some(name.to_owned())
+        };
+        let lines = sums.split(|byte| *byte == b'\n').filter_map(line_name);
+        let mut names: VecDeque<String> = lines.take(MEMBERS_LIMIT + 1).collect();
+        if names.len() > MEMBERS_LIMIT {
+            let reason = format!("{SUMS} names more than {MEMBERS_LIMIT} members");
+            return Err(Error::Archive { name: path.display().to_string(), reason });
+        }
         names.push_back(SUMS.to_owned());
         Ok(Self { dir, names, current: Box::new(io::empty()) })
     }

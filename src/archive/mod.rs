@@ -42,6 +42,7 @@ pub mod seek;
 mod writer;
 
 pub use ahead::Piece;
+pub(crate) use index::INDEX_LIMIT;
 pub use index::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
 pub use input::Input;
 pub use layout::LayoutReader;

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
 use crate::error::Error;
 use crate::fsx::File;
 use crate::id::{ChainId, ImageId, Sha256};
@@ -10,14 +13,20 @@ use crate::reference::Reference;
 use crate::store::imagedb;
 
 use super::ahead::{Piece, ReadAhead};
-use super::index::{ArchiveIndex, FORMAT};
+use super::index::{ArchiveIndex, FORMAT, INDEX_LIMIT};
 use super::input::Input;
-use super::oci::{Descriptor, documents, oci_manifest};
+use super::oci::{DOCUMENTS, Descriptor, oci_manifest, write_document};
 use super::seek::{self, Frame};
 use super::{INDEX, SUMS, header, is_member_name, padding};
 
-/// Most bytes of metadata that are read of one archive: a thousand images have some ten millions.
-const METADATA_LIMIT: u64 = 512 << 20;
+/// Most bytes of the documents, configurations and manifests of one archive: a thousand images have some ten millions.
+const METADATA_LIMIT: u64 = 64 << 20;
+
+/// Longest member that is read whole, in bytes.
+const MEMBER_LIMIT: u64 = 64 << 20;
+
+/// Most members: three for each layer, and two for each image.
+const MEMBERS_LIMIT: usize = 1 << 19;
 
 /// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -181,9 +190,14 @@ impl ArchiveReader {
     /// Not an archive of dockpack's, one of a newer format, or a damaged one.
     pub fn metadata(&mut self) -> Result<Metadata, Error> {
         let mut documents_read = Vec::new();
-        for expected in ["oci-layout", "index.json", "manifest.json", INDEX] {
+        for expected in DOCUMENTS.into_iter().chain([INDEX]) {
             match self.next_header()? {
-                Some(found) if found == expected => documents_read.push(self.read_whole()?),
+                Some(found) if found == expected => {
+                    if self.length() > INDEX_LIMIT {
+                        return Err(self.bad(format!("{expected} is longer than {INDEX_LIMIT} bytes")));
+                    }
+                    documents_read.push(self.read_metadata()?);
+                }
                 found => return Err(self.not_ours(found.as_deref())),
             }
         }
@@ -193,7 +207,7 @@ impl ArchiveReader {
         for _ in 0..index.images.len() * 2 {
             match self.next_member()? {
                 Some(MemberName::Blob(digest)) => {
-                    let bytes = self.read_whole()?;
+                    let bytes = self.read_metadata()?;
                     if Sha256::of(&bytes) != digest {
                         return Err(self.bad(format!("blob {digest} is not what its name says")));
                     }
@@ -216,6 +230,7 @@ impl ArchiveReader {
     /// reference leads to one image.
     fn prove_images(&self, metadata: &Metadata) -> Result<(), Error> {
         let (mut ids, mut references) = (BTreeSet::new(), BTreeSet::new());
+        let circles = own_ancestors(&metadata.index);
         for image in &metadata.index.images {
             let bad = |reason: String| self.bad(format!("image {}: {reason}", image.id.short()));
             let config = metadata.blobs.get(&image.id.0).cloned().unwrap_or_default();
@@ -226,13 +241,16 @@ impl ArchiveReader {
             if !ids.insert(image.id) {
                 return Err(bad(format!("{INDEX} has it twice")));
             }
-            if is_own_ancestor(&metadata.index, image.id) {
+            if circles.contains(&image.id) {
                 return Err(bad("it is built from itself".to_owned()));
             }
             for reference in &image.references {
                 let shown = reference.escape_debug();
                 if !Reference::is_key(reference) {
                     return Err(bad(format!("\"{shown}\" is no reference to an image")));
+                }
+                if reference.contains('@') {
+                    return Err(bad(format!("no manifest proves {shown}")));
                 }
                 if !references.insert(reference) {
                     return Err(bad(format!("{shown} leads to another image too")));
@@ -250,16 +268,26 @@ impl ArchiveReader {
     }
 
     fn parse_index(&self, bytes: &[u8]) -> Result<ArchiveIndex, Error> {
-        let value: serde_json::Value =
-            serde_json::from_slice(bytes).map_err(|error| self.bad(format!("{INDEX}: {error}")))?;
-        if value["driver"].as_str().is_none_or(str::is_empty) {
+        /// What is looked at before it is known that the rest can be read.
+        #[derive(Deserialize)]
+        struct Beginning<'a> {
+            #[serde(borrow)]
+            driver: Option<&'a RawValue>,
+            #[serde(borrow)]
+            format: Option<&'a RawValue>,
+        }
+        let unread = |error: serde_json::Error| self.bad(format!("{INDEX}: {error}"));
+        let beginning: Beginning<'_> = serde_json::from_slice(bytes).map_err(unread)?;
+        let text = |value: &RawValue| serde_json::from_str::<String>(value.get()).ok();
+        if beginning.driver.and_then(text).is_none_or(|driver| driver.is_empty()) {
             return Err(self.bad(format!("{INDEX}: it names no graph driver")));
         }
-        let found = value["format"].as_u64().ok_or_else(|| self.bad(format!("{INDEX}: it says no format")))?;
+        let number = |value: &RawValue| serde_json::from_str::<u64>(value.get()).ok();
+        let found = beginning.format.and_then(number).ok_or_else(|| self.bad(format!("{INDEX}: it says no format")))?;
         if found > FORMAT {
             return Err(Error::NewerArchive { name: self.name.clone(), found, known: FORMAT });
         }
-        serde_json::from_value(value).map_err(|error| self.bad(format!("{INDEX}: {error}")))
+        serde_json::from_slice(bytes).map_err(unread)
     }
 
     /// Proves that all documents tell of the same images. They were made from the index, so they are made again.
@@ -283,10 +311,11 @@ impl ArchiveReader {
             }
             manifests.push(Descriptor { digest, size: manifest.len() as u64 });
         }
-        for ((name, expected), found) in
-            documents(index, Sha256::of(&documents_read[3]), &manifests).iter().zip(documents_read)
-        {
-            if expected != found {
+        let own = Sha256::of(&documents_read[3]);
+        for (name, found) in DOCUMENTS.into_iter().zip(documents_read) {
+            let mut rest = Same { rest: found };
+            let same = write_document(name, index, own, &manifests, &mut rest);
+            if same.is_err() || !rest.rest.is_empty() {
                 return Err(self.bad(format!("{name} and {INDEX} tell of different images")));
             }
         }
@@ -354,15 +383,23 @@ impl ArchiveReader {
         }
     }
 
+    /// Reads the whole content of a member before the first layer.
+    fn read_metadata(&mut self) -> Result<Vec<u8>, Error> {
+        match self.budget.checked_sub(self.length()) {
+            Some(left) => self.budget = left,
+            None => return Err(self.bad(format!("more than {METADATA_LIMIT} bytes of metadata"))),
+        }
+        self.read_whole()
+    }
+
     /// Reads the whole content of the current member.
     ///
     /// # Errors
     /// It is cut, or too long for a metadata member.
     pub fn read_whole(&mut self) -> Result<Vec<u8>, Error> {
-        let length = self.length();
-        match self.budget.checked_sub(length) {
-            Some(left) => self.budget = left,
-            None => return Err(self.bad(format!("more than {METADATA_LIMIT} bytes of metadata"))),
+        if self.length() > MEMBER_LIMIT {
+            let name = self.open.as_ref().map(|open| open.name.clone()).unwrap_or_default();
+            return Err(self.bad(format!("{name} is longer than {MEMBER_LIMIT} bytes")));
         }
         let mut bytes = Vec::new();
         match self.read_to_end(&mut bytes) {
@@ -411,6 +448,9 @@ impl ArchiveReader {
         }
         if self.sums.contains_key(&path) {
             return Err(self.bad(format!("{path} is in it twice")));
+        }
+        if self.sums.len() == MEMBERS_LIMIT {
+            return Err(self.bad(format!("more than {MEMBERS_LIMIT} members")));
         }
         self.open = Some(Open { name: path.clone(), length, left: length, is_digested: true });
         self.input.begin_digest();
@@ -467,20 +507,39 @@ impl ArchiveReader {
     }
 }
 
-/// Tells whether parents lead from an image back to it.
-fn is_own_ancestor(index: &ArchiveIndex, id: ImageId) -> bool {
+/// Takes only the bytes that are expected.
+struct Same<'a> {
+    rest: &'a [u8],
+}
+
+impl io::Write for Same<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.rest = self.rest.strip_prefix(bytes).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lists the images from which parents lead back to them. Each image is gone through twice at most.
+fn own_ancestors(index: &ArchiveIndex) -> BTreeSet<ImageId> {
     let parents: BTreeMap<ImageId, ImageId> =
         index.images.iter().filter_map(|image| Some((image.id, image.parent?))).collect();
-    let mut at = id;
-    for _ in 0..=parents.len() {
-        match parents.get(&at) {
-            None => return false,
-            Some(parent) if *parent == id => return true,
-            Some(parent) => at = *parent,
+    let (mut seen, mut circles) = (BTreeMap::new(), BTreeSet::new());
+    for (number, start) in parents.keys().enumerate() {
+        let mut at = Some(*start);
+        while let Some(image) = at.filter(|image| !seen.contains_key(image)) {
+            seen.insert(image, number);
+            at = parents.get(&image).copied();
+        }
+        // Back on this walk: from here it goes round.
+        while let Some(image) = at.filter(|image| seen.get(image) == Some(&number) && circles.insert(*image)) {
+            at = parents.get(&image).copied();
         }
     }
-    // In a circle that it is not in itself: one of that is found.
-    false
+    circles
 }
 
 impl Read for ArchiveReader {
@@ -488,5 +547,30 @@ impl Read for ArchiveReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let piece = self.piece(buffer.len())?;
         Ok(piece.copy_to(buffer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::ImageRecord;
+
+    fn image(number: u32, parent: Option<u32>) -> ImageRecord {
+        let id = |number: u32| ImageId(Sha256::of(&number.to_be_bytes()));
+        let (references, diff_ids) = (Vec::new(), Vec::new());
+        let (created, last_updated) = (None, None);
+        ImageRecord { id: id(number), references, diff_ids, created, parent: parent.map(id), last_updated }
+    }
+
+    /// Were each image's line gone along from its beginning, this would take days.
+    #[test]
+    fn circles_are_found_in_long_lines() {
+        const COUNT: u32 = 300_000;
+        let mut images: Vec<ImageRecord> = (0..COUNT).map(|number| image(number, number.checked_sub(1))).collect();
+        let index = |images: &[ImageRecord]| ArchiveIndex { images: images.to_vec(), ..ArchiveIndex::default() };
+        assert!(own_ancestors(&index(&images)).is_empty());
+        images[0] = image(0, Some(9));
+        let wanted: BTreeSet<ImageId> = images[..10].iter().map(|image| image.id).collect();
+        assert_eq!(own_ancestors(&index(&images)), wanted);
     }
 }

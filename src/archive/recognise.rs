@@ -8,12 +8,12 @@ use crate::error::{Error, Result};
 use crate::fsx::{self, Dir, File};
 
 use super::input::{Input, is_skippable, peek};
-use super::{ArchiveReader, INDEX, LayoutReader, header, padding};
+use super::{ArchiveReader, INDEX, INDEX_LIMIT, LayoutReader, header, padding};
 
 /// Members that an archive of dockpack's own begins with.
 const FIRST: [&str; 4] = ["oci-layout", "index.json", "manifest.json", INDEX];
-/// Most bytes that are looked at.
-const LIMIT: u64 = 64 << 20;
+/// Most bytes that are looked at: those of a pipe are kept.
+const LIMIT: u64 = 4 * INDEX_LIMIT;
 
 /// Where an archive is.
 pub enum Source {

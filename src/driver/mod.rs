@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::FsError;
 use crate::fsx::Dir;
 use crate::id::{CacheId, LinkId};
+use crate::layer::claims::Rules;
 use crate::layer::differences::{Expected, Prediction};
 use crate::layer::{Marks, Whiteouts};
 use crate::tarsplit::LayerTree;
@@ -128,6 +129,24 @@ pub(crate) trait GraphDriver: Sync + std::fmt::Debug {
     /// Tells how the layer's tree says that something below it is removed.
     fn marks(&self, facts: &DriverFacts) -> Marks;
 
+    /// Returns the name of the tree in a layer's driver directory; empty where that is the tree.
+    fn tree_name(&self, _facts: &DriverFacts) -> &'static str {
+        ""
+    }
+
+    /// Says what the differences of a layer may be.
+    fn rules(&self, facts: &DriverFacts, id: &CacheId) -> Rules {
+        let marks = self.marks(facts);
+        let in_place = id.as_str().len() == BUILDKIT_NAME;
+        Rules {
+            tree: self.tree_name(facts),
+            marks,
+            whole: marks == Marks::None,
+            in_place,
+            mounted: facts.mounted || in_place && (facts.lower_id.is_some() || marks == Marks::Files),
+        }
+    }
+
     /// Opens the tree of the layer below that this one's began as; `None` where it began empty. A driver that gives one
     /// needs the layer below before it can build this one.
     ///
@@ -224,6 +243,9 @@ pub(crate) fn by_name(name: &str) -> Option<&'static dyn GraphDriver> {
 pub(crate) fn has_whole_trees(name: &str) -> bool {
     matches!(name, "overlay" | "vfs" | "btrfs")
 }
+
+/// Length of the names that BuildKit draws for directories.
+pub(crate) const BUILDKIT_NAME: usize = 25;
 
 /// Longest file of a driver's own that is read, in bytes: `lower` of 128 layers is below 4 KiB.
 const FILE_LIMIT: u64 = 64 << 10;

@@ -73,12 +73,16 @@ impl GraphDriver for Overlay {
         if facts.lower_id.is_some() { Marks::Overlayfs } else { Marks::None }
     }
 
+    fn tree_name(&self, facts: &DriverFacts) -> &'static str {
+        if facts.lower_id.is_some() { "upper" } else { "root" }
+    }
+
     fn base(&self, facts: &DriverFacts, parent: &Dir) -> Result<Option<Dir>, FsError> {
-        FsError::found(parent.dir(tree_name(facts)))
+        FsError::found(parent.dir(self.tree_name(facts)))
     }
 
     fn expect(&self, new: &NewLayer<'_>, prediction: &Prediction, path: &[u8]) -> Result<Option<Expected>, FsError> {
-        let (tree, is_upper) = (tree_name(new.facts).as_bytes(), new.facts.lower_id.is_some());
+        let (tree, is_upper) = (self.tree_name(new.facts).as_bytes(), new.facts.lower_id.is_some());
         let inner = match path.strip_prefix(tree) {
             Some(b"") => Some(&b""[..]),
             Some(rest) => rest.strip_prefix(b"/"),
@@ -117,7 +121,7 @@ impl GraphDriver for Overlay {
     fn begin(&self, at: &Dir, name: &str, new: &NewLayer<'_>) -> Result<Begun, FsError> {
         let layer = at.make_dir(name, 0o710)?;
         layer.own_group()?;
-        let tree = layer.make_dir(tree_name(new.facts), 0o755)?;
+        let tree = layer.make_dir(self.tree_name(new.facts), 0o755)?;
         tree.own()?;
         let Some(lower) = &new.facts.lower_id else {
             let mut copy = Copy::new(CopyFiles::HardLink, KEEPS);
@@ -135,10 +139,6 @@ impl GraphDriver for Overlay {
         let lower = new.lower.expect("because the plan gives a layer with a lower-id its lower directory");
         Ok(Begun { layer, tree, whiteouts: Whiteouts::Above(lower.dir("root")?), linked: Vec::new() })
     }
-}
-
-fn tree_name(facts: &DriverFacts) -> &'static str {
-    if facts.lower_id.is_some() { "upper" } else { "root" }
 }
 
 /// Collects the paths of whiteouts below the directory at `path`.

@@ -81,6 +81,10 @@ impl GraphDriver for Overlay2 {
         self.marks
     }
 
+    fn tree_name(&self, _: &DriverFacts) -> &'static str {
+        "diff"
+    }
+
     fn base(&self, _: &DriverFacts, _: &Dir) -> Result<Option<Dir>, FsError> {
         Ok(None)
     }

@@ -23,7 +23,7 @@ use super::member::{Member, MemberKind};
 use super::shared::Shared;
 
 /// Longest line of a list, in bytes.
-const LINE_LIMIT: u64 = 16 << 20;
+pub(crate) const LINE_LIMIT: u64 = 1 << 20;
 
 /// Extended attributes that the kernel keeps for itself: they name inodes and file systems of one host.
 const BOOKKEEPING: [&[u8]; 6] = [b"origin", b"impure", b"nlink", b"uuid", b"upper", b"index"];
@@ -572,28 +572,49 @@ pub(crate) fn write_list(list: &[Difference]) -> Vec<u8> {
     out
 }
 
-/// Makes a rebuilt layer directory what the list says. `shared` are files of it that are not this layer's to change.
-pub(crate) fn restore(dir: &Dir, list: impl BufRead, shared: &Shared) -> Result<(), RestoreError> {
-    let mut times = Vec::new();
-    let mut list = list.take(u64::MAX);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        list.set_limit(LINE_LIMIT);
-        let read = list.read_until(b'\n', &mut line).map_err(|error| ParseError::because("a list", error))?;
-        if read == 0 {
-            break;
-        }
-        let difference: Difference = serde_json::from_slice(&line)
-            .map_err(|error| ParseError::because("a line of the list of differences", error))?;
-        restore_node(dir, &difference, shared)?;
-        if let Some(mtime) = difference.mtime {
-            times.push((difference.path.0, mtime));
+/// Reads a list, line by line.
+pub(crate) struct Lines<R> {
+    list: std::io::Take<R>,
+    line: Vec<u8>,
+}
+
+impl<R: BufRead> Lines<R> {
+    pub(crate) fn new(list: R) -> Self {
+        Self { list: list.take(0), line: Vec::new() }
+    }
+
+    fn read(&mut self) -> Result<Option<Difference>, ParseError> {
+        self.line.clear();
+        self.list.set_limit(LINE_LIMIT);
+        let read = self.list.read_until(b'\n', &mut self.line);
+        match read.map_err(|error| ParseError::because("a list of differences", error))? {
+            0 => Ok(None),
+            _ => serde_json::from_slice(&self.line)
+                .map(Some)
+                .map_err(|error| ParseError::because("a line of the list of differences", error)),
         }
     }
-    for (path, mtime) in times {
-        let (above, name) = dir.parent_of(&path)?;
-        above.set_times(name, mtime, mtime)?;
+}
+
+impl<R: BufRead> Iterator for Lines<R> {
+    type Item = Result<Difference, ParseError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+/// Makes a rebuilt layer directory what the list says, which was proved: see [`super::claims`]. `shared` are files of it
+/// that are not this layer's to change.
+pub(crate) fn restore(dir: &Dir, list: impl BufRead, shared: &Shared) -> Result<(), RestoreError> {
+    for difference in Lines::new(list) {
+        let difference = difference?;
+        restore_node(dir, &difference, shared)?;
+        // What is made or removed in a directory later leaves its time as it is.
+        if let Some(mtime) = difference.mtime.filter(|_| !difference.gone) {
+            let (above, name) = dir.parent_of(&difference.path.0)?;
+            above.set_times(name, mtime, mtime)?;
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod acl;
 mod apply;
+pub(crate) mod claims;
 pub(crate) mod differences;
 mod follow;
 mod header;

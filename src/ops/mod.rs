@@ -1,5 +1,6 @@
 //! The operations. Each has a plan, which is pure data, and an execution, which consumes it; [`inspect`] only looks.
 
+mod ancestry;
 pub mod gc;
 mod hash;
 pub mod inspect;

@@ -24,8 +24,8 @@ use crate::reference::Reference;
 /// Name of the file below `image/<driver>`.
 pub(crate) const NAME: &str = "repositories.json";
 
-/// Longest file that is read: some hundred thousand references.
-pub(crate) const LIMIT: u64 = 64 << 20;
+/// Longest file that is read: some ninety thousand references. What is made of it in memory is up to ten times as long.
+pub(crate) const LIMIT: u64 = 16 << 20;
 
 /// References, and entries whose value is not an image ID.
 #[derive(Debug, Default, PartialEq, Eq)]

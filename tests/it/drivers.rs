@@ -14,7 +14,7 @@ use crate::support::command::{DOCKPACK, HURRY, load, run, save, try_load};
 use crate::support::disk::Disk;
 use crate::support::engine::Engine;
 use crate::support::store::{
-    Contents, assert_nothing_else, assert_same_images, dirs, names, project, temp_dir, unpack,
+    Contents, assert_nothing_else, assert_same_images, assert_same_names, dirs, names, project, temp_dir, unpack,
 };
 use crate::support::tree::{Allow, assert_same};
 
@@ -95,15 +95,18 @@ impl Source<'_> {
         assert!(!said.stderr.contains("warning"), "{}", said.stderr);
         let [one, other] = [&self.root, &root].map(|root| Contents::read(root, self.driver));
         assert_eq!(one, other);
-        // BuildKit on fuse-overlayfs leaves another name of a changed file, of which the layer's tar knows nothing.
+        // BuildKit on fuse-overlayfs leaves another name of a changed file, and hides what was in a directory that was
+        // removed and made again: the layer's tar knows of neither, so nothing proves it.
+        let unproved = ["app/bin/same", "app/bin/third", "app/data", "app/data/.wh..opq", "app/data/.wh..wh..opq"];
         let counts = |path: &[u8]| {
             self.driver != "fuse-overlayfs"
-                || !(path.ends_with(b"/diff/app/bin/same") || path.ends_with(b"/diff/app/bin/third"))
+                || !unproved.iter().any(|end| path.ends_with(format!("/diff/{end}").as_bytes()))
         };
         let trees =
             [(&one, &self.root), (&other, &root)].map(|(contents, root)| contents.layer_trees(root).only(counts));
         assert_same(&trees[0], &trees[1], Allow::REBUILT);
-        assert_same(&one.metadata(&self.root), &other.metadata(&root), Allow::NOTHING);
+        assert_same(&one.archived(&self.root), &other.archived(&root), Allow::NOTHING);
+        assert_same_names(&self.root, &root, self.driver);
         assert_nothing_else(&root, self.driver);
         let again = self.lab.at(&format!("{}-again.tar.zst", self.driver));
         save(&root, &["--all"], &again);
@@ -143,7 +146,7 @@ impl Source<'_> {
     fn use_it(&self, driver: &str, dir: &Path, wanted: &Contents) {
         let engine = Engine::start(self.lab.version, driver, dir);
         assert_eq!(engine.image_ids(), wanted.images.keys().cloned().collect(), "{driver} from {}", self.driver);
-        for tag in wanted.references.keys().filter(|reference| !reference.contains('@')) {
+        for tag in wanted.references.keys() {
             engine.docker(&["run", "--rm", "--network", "none", tag, "true"]);
         }
         assert_eq!(engine.docker(&["run", "--rm", "--network", "none", "bk:1"]), "built by BuildKit\n");

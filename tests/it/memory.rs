@@ -16,9 +16,9 @@ const MIB: u64 = 1 << 20;
 
 /// What a process took, in bytes.
 #[derive(Debug)]
-struct Taken {
+pub(crate) struct Taken {
     /// Memory, at most.
-    memory: u64,
+    pub(crate) memory: u64,
     /// What it wrote, to whatever.
     written: u64,
 }
@@ -33,7 +33,7 @@ fn watch(arguments: &[&str], stdin: Option<&str>) -> Taken {
 
 /// As [`watch`], whatever comes of it: returns the exit code too.
 #[track_caller]
-fn watch_any(arguments: &[&str], stdin: Option<&str>) -> (Taken, Option<i32>) {
+pub(crate) fn watch_any(arguments: &[&str], stdin: Option<&str>) -> (Taken, Option<i32>) {
     let here = temp_dir();
     let mut command = Command::new(DOCKPACK);
     command.env_clear().env(HURRY, "1").args(arguments).current_dir(here.path());

@@ -18,6 +18,10 @@ use crate::progress::Observer;
 const DEPTH_LIMIT: u32 = 4;
 /// Most manifests that are looked at, however often one is named.
 const MANIFESTS_LIMIT: usize = 10_000;
+/// Most bytes of configurations that are kept, however often one is named.
+const CONFIGS_LIMIT: usize = 64 << 20;
+/// Most names of an image that is told to lack something.
+const NAMES_SHOWN: usize = 100;
 /// Most layers of an image [moby layer/layer_store.go `maxLayerDepth`].
 const LAYERS_LIMIT: usize = 125;
 
@@ -58,7 +62,6 @@ impl ForeignImage {
             created: self.created.clone(),
             parent: self.parent,
             last_updated: None,
-            built_locally: None,
         }
     }
 }
@@ -108,7 +111,7 @@ pub(crate) struct Described {
 
 /// Reads the documents of an archive.
 pub(super) fn describe(catalog: &Catalog, choice: &Choice, observer: &dyn Observer) -> Result<Described, CatalogError> {
-    let mut work = Work { catalog, choice, observer, looked_at: 0, described: Described::default() };
+    let mut work = Work { catalog, choice, observer, looked_at: 0, configs: 0, described: Described::default() };
     // Each later one is there for older readers, or for none that knows the others; an explicit platform needs the index.
     let names: &[&str] = match choice {
         Choice::Only(_) => &[INDEX, MANIFEST, REPOSITORIES],
@@ -148,6 +151,8 @@ struct Work<'a> {
     choice: &'a Choice,
     observer: &'a dyn Observer,
     looked_at: usize,
+    /// Bytes of configurations that are kept.
+    configs: usize,
     described: Described,
 }
 
@@ -178,6 +183,9 @@ impl Work<'_> {
     /// Reads the images that Docker's `manifest.json` lists.
     fn docker(&mut self, saved: Vec<Saved>) -> Result<(), CatalogError> {
         let mut found: Vec<(String, ForeignImage)> = Vec::new();
+        if saved.len() > MANIFESTS_LIMIT {
+            return Err(CatalogError::TooMuch("images", MANIFESTS_LIMIT as u64));
+        }
         for (number, one) in saved.into_iter().enumerate() {
             let tags = match names(one.repo_tags.unwrap_or_default()) {
                 Ok(tags) => tags,
@@ -186,7 +194,9 @@ impl Work<'_> {
                     continue;
                 }
             };
-            let layers = one.layers.unwrap_or_default().into_iter().map(|path| (digest_in(&path), path)).collect();
+            // One too many tells that there are.
+            let layers = one.layers.unwrap_or_default().into_iter().take(LAYERS_LIMIT + 1);
+            let layers = layers.map(|path| (digest_in(&path), path)).collect();
             let file = one.config.rsplit('/').next().unwrap_or_default();
             let hex = file.strip_prefix("sha256:").unwrap_or(file);
             let named = Sha256::from_hex(hex.strip_suffix(".json").unwrap_or(hex).as_bytes()).ok();
@@ -221,7 +231,8 @@ impl Work<'_> {
                 self.problem("archive-damaged", path_of(&layer.digest), "the layer is encrypted");
                 continue;
             }
-            let layers = one.layers.iter().map(|layer| (digest_of(&layer.digest), path_of(&layer.digest))).collect();
+            let layers = one.layers.iter().take(LAYERS_LIMIT + 1);
+            let layers = layers.map(|layer| (digest_of(&layer.digest), path_of(&layer.digest))).collect();
             let tags = self.tags(one.name.as_deref());
             let config = path.unwrap_or_else(|| one.config.digest.clone());
             if let Some(image) = self.image(&config, digest_of(&one.config.digest), layers, &tags)? {
@@ -333,16 +344,21 @@ impl Work<'_> {
         layers: Vec<(Option<Sha256>, String)>,
         tags: &[String],
     ) -> Result<Option<ForeignImage>, CatalogError> {
-        let image = named.map(|id| (ImageId(id), tags.to_vec()));
+        let shown = || tags.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>();
+        let image = named.map(|id| (ImageId(id), shown()));
         let Some(bytes) = self.catalog.document(config)? else {
             let evidence = missing("the configuration of an image", config);
             let (code, weight, subject) = ("archive-blob-missing", Weight::Fatal, config.to_owned());
             self.described.problems.push(Problem { code, weight, subject, evidence, image });
             return Ok(None);
         };
+        self.configs += bytes.len();
+        if self.configs > CONFIGS_LIMIT {
+            return Err(CatalogError::TooMuch("bytes of configurations", CONFIGS_LIMIT as u64));
+        }
         let id = ImageId(Sha256::of(&bytes));
         let mut tell = |weight, code, subject: String, evidence: String| {
-            let image = Some((named.map_or(id, ImageId), tags.to_vec()));
+            let image = Some((named.map_or(id, ImageId), shown()));
             self.described.problems.push(Problem { code, weight, subject, evidence, image });
         };
         if let Some(named) = named.filter(|named| *named != id.0) {

@@ -19,9 +19,11 @@ use super::content::{Content, Digests, Stream};
 /// Longest document that is read, in bytes; registries take 4 MiB.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
 /// Most bytes of documents that are kept in memory: a thousand images have some ten millions.
-const DOCUMENTS_LIMIT: u64 = 256 << 20;
+const DOCUMENTS_LIMIT: u64 = 64 << 20;
 /// Most members that an archive may have. One of Docker's has some hundred for each image.
 const MEMBERS_LIMIT: usize = 1 << 20;
+/// Most bytes of all names of members together, and of what links lead to.
+const NAMES_LIMIT: usize = 64 << 20;
 /// Most links that lead to a member, one to the other.
 const LINKS_LIMIT: u32 = 8;
 /// Where blobs lie in an OCI image layout.
@@ -75,6 +77,8 @@ pub(super) struct Catalog {
     dir: Option<Dir>,
     spool: Option<Dir>,
     documents: u64,
+    /// Bytes of names.
+    names: usize,
 }
 
 impl Catalog {
@@ -174,6 +178,13 @@ impl Catalog {
         self.count += 1;
         if self.count > MEMBERS_LIMIT {
             return Err(CatalogError::TooMuch("members", MEMBERS_LIMIT as u64));
+        }
+        self.names += name.len();
+        if let MemberKind::HardLink(target) | MemberKind::Symlink(target) = &member.kind {
+            self.names += target.len();
+        }
+        if self.names > NAMES_LIMIT {
+            return Err(CatalogError::TooMuch("bytes of names", NAMES_LIMIT as u64));
         }
         // Of several members of one name the last one counts, as where they are unpacked one after the other.
         match &member.kind {

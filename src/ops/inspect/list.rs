@@ -292,7 +292,6 @@ mod tests {
             created: Some("2020-01-01T00:00:00Z".to_owned()),
             parent: Some(ImageId(Sha256::of(b"base"))),
             last_updated: None,
-            built_locally: None,
         };
         let base = ImageRecord {
             id: ImageId(Sha256::of(b"base")),

@@ -163,13 +163,12 @@ impl Staging<'_> {
         self.store.namespace()?;
         self.driver.takes(self.store.root())?;
         self.configs(metadata)?;
-        let dirs = self.store.dirs().cloned();
-        let stage = Stage::new(self.plan, self.driver, self.dir, dirs, self.snapshot, self.observer)?;
+        let stage = Stage::new(self.plan, self.driver, self.dir, self.store, self.snapshot, self.observer)?;
         write_back(self.dir, || match archive {
             Layers::Own(archive) => {
                 let wanted: BTreeSet<ChainId> = self.plan.layers.iter().map(|layer| layer.record.chain).collect();
                 archive.only(&metadata.index, |chain| wanted.contains(&chain))?;
-                stage.run(archive)
+                stage.run(archive, &metadata.index)
             }
             Layers::Foreign(archive) => stage.run_foreign(archive),
         })?;

@@ -2,7 +2,7 @@
 //!
 //! Everything is first made in `<root>/.dockpack/load/`, proved and made durable; then a journal is written, which
 //! is the point of no return; then each piece is renamed into its place, in the order in which dockerd would look
-//! for it: driver directories, layerdb, imagedb, distribution, and last `repositories.json`. A crash before the
+//! for it: driver directories, layerdb, imagedb, and last `repositories.json`. A crash before the
 //! journal leaves the store as it was, with garbage that the next run takes away; a crash after it is finished
 //! by the next run. No dockerd, started at any moment, sees an image whose layers are not there.
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::{ArchiveIndex, ImageRecord, LayerRecord};
 use crate::driver::{self, DriverFacts, GraphDriver};
 use crate::error::{Error, Result};
-use crate::id::{BlobDigest, CacheId, ChainId, DiffId, ImageId, LinkId, Sha256};
+use crate::id::{CacheId, ChainId, ImageId, LinkId, Sha256};
 use crate::ops::trash::Identity;
 use crate::reference::Reference;
 use crate::store::Snapshot;
@@ -36,10 +36,6 @@ pub struct LoadPlan {
     pub displaced: BTreeMap<ChainId, Identity>,
     /// References to be written.
     pub references: Vec<Tagging>,
-    /// Records to be written to `distribution/diffid-by-digest`.
-    pub diff_id_by_digest: BTreeMap<BlobDigest, DiffId>,
-    /// Records to be written to `distribution/v2metadata-by-diffid`.
-    pub v2_metadata_by_diff_id: BTreeMap<DiffId, String>,
 }
 
 /// A layer that will be built.
@@ -171,8 +167,6 @@ impl LoadPlan {
             layers_present: wanted.intersection(&target.whole).copied().collect(),
             displaced: BTreeMap::new(),
             references: references(&images, snapshot),
-            diff_id_by_digest: BTreeMap::new(),
-            v2_metadata_by_diff_id: BTreeMap::new(),
             images,
         };
         let mut placed: BTreeMap<CacheId, CacheId> = BTreeMap::new();
@@ -183,7 +177,6 @@ impl LoadPlan {
                 placed.insert(record.cache_id.clone(), layer.cache_id.clone());
             }
         }
-        plan.add_distribution(index, snapshot);
         plan.check(&wanted)?;
         Ok(plan)
     }
@@ -200,8 +193,6 @@ impl LoadPlan {
             layers_present: BTreeSet::new(),
             displaced: BTreeMap::new(),
             references: Vec::new(),
-            diff_id_by_digest: BTreeMap::new(),
-            v2_metadata_by_diff_id: BTreeMap::new(),
         }
     }
 
@@ -245,23 +236,6 @@ impl LoadPlan {
         // the layer becomes a whole tree, as `docker load` makes it.
         facts.lower_id = archived.lower_id.and_then(|lower| placed.get(&lower).cloned());
         facts
-    }
-
-    fn add_distribution(&mut self, index: &ArchiveIndex, snapshot: &Snapshot) {
-        let diffs: BTreeSet<DiffId> = self.images.iter().flat_map(|image| &image.diff_ids).copied().collect();
-        let have = &snapshot.distribution;
-        self.diff_id_by_digest = index
-            .diff_id_by_digest
-            .iter()
-            .filter(|(digest, diff)| diffs.contains(diff) && !have.diff_id_by_digest.contains_key(digest))
-            .map(|(digest, diff)| (*digest, *diff))
-            .collect();
-        self.v2_metadata_by_diff_id = index
-            .v2_metadata_by_diff_id
-            .iter()
-            .filter(|(diff, _)| diffs.contains(diff) && !have.v2_metadata_by_diff_id.contains_key(diff))
-            .map(|(diff, text)| (*diff, text.clone()))
-            .collect();
     }
 
     /// Proves that the index is one: each layer's identity is that of its parent and content, parents come first.
@@ -313,8 +287,6 @@ impl LoadPlan {
             && self.references.is_empty()
             && self.images.iter().all(|image| self.images_present.contains(&image.id))
             && self.parents.is_empty()
-            && self.diff_id_by_digest.is_empty()
-            && self.v2_metadata_by_diff_id.is_empty()
     }
 }
 

@@ -39,9 +39,6 @@ impl<'a> Publish<'a> {
         self.images(&places)?;
         // Crash here: images without a name, whose layers are all there.
         crash_point("load:images");
-        self.distribution(&places)?;
-        // Crash here: records of layers that are there.
-        crash_point("load:distribution");
         self.references(&places)?;
         // Crash here: all is there; the next run finds nothing left to do but to clean up.
         crash_point("load:references");
@@ -116,11 +113,7 @@ impl<'a> Publish<'a> {
                 continue;
             }
             let parent = image.parent.map(|parent| parent.to_string());
-            let files = [
-                ("parent", parent.as_deref()),
-                ("lastUpdated", image.last_updated.as_deref()),
-                ("builtLocally", image.built_locally.as_deref()),
-            ];
+            let files = [("parent", parent.as_deref()), ("lastUpdated", image.last_updated.as_deref())];
             for (file, text) in files.iter().filter_map(|(file, text)| Some((file, (*text)?))) {
                 let dir = places.metadata.ensure_dir(&name, 0o700)?;
                 dir.write_file(file, text.as_bytes(), 0o600)?;
@@ -134,24 +127,6 @@ impl<'a> Publish<'a> {
         }
         places.contents.sync()?;
         Ok(places.metadata.sync()?)
-    }
-
-    fn distribution(&self, places: &Places) -> Result<()> {
-        if !self.plan.diff_id_by_digest.is_empty() {
-            let dir = places.distribution.ensure_dir("diffid-by-digest", 0o755)?.ensure_dir("sha256", 0o755)?;
-            for (digest, diff) in &self.plan.diff_id_by_digest {
-                dir.write_file(&digest.hex(), diff.to_string().as_bytes(), 0o644)?;
-            }
-            dir.sync()?;
-        }
-        if !self.plan.v2_metadata_by_diff_id.is_empty() {
-            let dir = places.distribution.ensure_dir("v2metadata-by-diffid", 0o755)?.ensure_dir("sha256", 0o755)?;
-            for (diff, text) in &self.plan.v2_metadata_by_diff_id {
-                dir.write_file(&diff.hex(), text.as_bytes(), 0o644)?;
-            }
-            dir.sync()?;
-        }
-        Ok(())
     }
 
     /// The commit: from here on the images have their names.
@@ -200,7 +175,6 @@ struct Places {
     layers: Dir,
     contents: Dir,
     metadata: Dir,
-    distribution: Dir,
 }
 
 impl Places {
@@ -217,6 +191,8 @@ impl Places {
         }
         let imagedb = image.ensure_dir("imagedb", 0o700)?;
         let layerdb = image.ensure_dir("layerdb", 0o700)?;
+        // As dockerd makes it at its first start; nothing of an archive goes into it.
+        image.ensure_dir("distribution", 0o700)?;
         for name in ["mounts", "tmp"] {
             layerdb.ensure_dir(name, 0o755)?;
         }
@@ -224,7 +200,6 @@ impl Places {
             layers: layerdb.ensure_dir("sha256", 0o755)?,
             contents: imagedb.ensure_dir("content", 0o700)?.ensure_dir("sha256", 0o700)?,
             metadata: imagedb.ensure_dir("metadata", 0o700)?.ensure_dir("sha256", 0o700)?,
-            distribution: image.ensure_dir("distribution", 0o700)?,
             dirs,
             home,
             image,

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read, Write};
 
 use crate::archive::foreign::ForeignArchive;
-use crate::archive::{ArchiveReader, LayerRecord, MemberName};
+use crate::archive::{ArchiveIndex, ArchiveReader, LayerRecord, MemberName};
 use crate::driver::{self, GraphDriver, NewLayer};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId};
 use crate::layer::Shared;
+use crate::layer::claims::LIST_LIMIT;
+use crate::ops::ancestry::Claims;
 use crate::progress::{Event, Observer};
-use crate::store::Snapshot;
+use crate::store::{Snapshot, Store};
 
 use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, TAR_SPLIT, Tar, Unfilled};
 use super::builders::{Builders, Built};
@@ -30,6 +32,8 @@ pub(in crate::ops) struct Stage<'a> {
     spool: Dir,
     /// Where the target has its driver directories, where it has any.
     dirs: Option<Dir>,
+    /// `image/<driver>` of the target, where it has that.
+    image: Option<Dir>,
     /// Driver directories of layers that the target has.
     present: BTreeMap<ChainId, CacheId>,
     /// Layers that are built, or being built.
@@ -44,7 +48,7 @@ impl<'a> Stage<'a> {
         plan: &'a LoadPlan,
         driver: &'static dyn GraphDriver,
         staging: &Dir,
-        dirs: Option<Dir>,
+        store: &Store,
         snapshot: &Snapshot,
         observer: &'a dyn Observer,
     ) -> Result<Self> {
@@ -58,7 +62,8 @@ impl<'a> Stage<'a> {
             driver,
             layers: staging.ensure_dir("layers", 0o700)?,
             spool: staging.ensure_dir(SPOOL, 0o700)?,
-            dirs,
+            dirs: store.dirs().cloned(),
+            image: store.image().cloned(),
             present,
             built: BTreeSet::new(),
             shared: Shared::default(),
@@ -67,10 +72,11 @@ impl<'a> Stage<'a> {
     }
 
     /// Reads the archive to its end and builds every planned layer.
-    pub(in crate::ops) fn run(mut self, archive: &mut ArchiveReader) -> Result<()> {
+    pub(in crate::ops) fn run(mut self, archive: &mut ArchiveReader, index: &ArchiveIndex) -> Result<()> {
+        let claims = (Claims::new(index), index);
         std::thread::scope(|threads| {
             let mut builders = Builders::new(threads, self.observer);
-            let read = self.read(archive, &mut builders);
+            let read = self.read(archive, &claims, &mut builders);
             // What is wrong with a layer came by before what ended the reading.
             self.settle_all(&mut builders, archive)?;
             read
@@ -81,7 +87,12 @@ impl<'a> Stage<'a> {
         }
     }
 
-    fn read<'scope>(&mut self, archive: &mut ArchiveReader, builders: &mut Builders<'scope, '_>) -> Result<()>
+    fn read<'scope>(
+        &mut self,
+        archive: &mut ArchiveReader,
+        claims: &(Claims, &ArchiveIndex),
+        builders: &mut Builders<'scope, '_>,
+    ) -> Result<()>
     where
         'a: 'scope,
     {
@@ -96,7 +107,18 @@ impl<'a> Stage<'a> {
                     copy_to(archive, &record, TAR_SPLIT)?;
                 }
                 MemberName::Differences(chain) if self.planned(chain).is_some() => {
-                    copy_to(archive, &self.layers.dir(chain.hex())?, DIFFERENCES)?;
+                    let staged = self.layers.dir(chain.hex())?;
+                    if archive.length() > LIST_LIMIT {
+                        return Err(
+                            archive.bad(format!("layer {}: its list of differences is too long", chain.short()))
+                        );
+                    }
+                    copy_to(archive, &staged, DIFFERENCES)?;
+                    let list = || staged.file(DIFFERENCES).map(BufReader::new).map_err(|error| error.to_string());
+                    claims
+                        .0
+                        .prove(claims.1, chain, &list, &|chain| self.tar_split(chain))
+                        .map_err(|reason| archive.bad(format!("layer {}: {reason}", chain.short())))?;
                     self.build_spooled(chain, archive)?;
                 }
                 MemberName::Blob(diff) => self.blob(DiffId(diff), archive, builders)?,
@@ -126,6 +148,17 @@ impl<'a> Stage<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Opens the tar-split of a layer that has come by, or that the target has.
+    fn tar_split(&self, chain: ChainId) -> Result<Box<dyn Read>, String> {
+        let staged = FsError::found(self.layers.file(format!("{}/{RECORD_DIR}/{TAR_SPLIT}", chain.hex())));
+        let file = match (staged.map_err(|error| error.to_string())?, &self.image) {
+            (Some(file), _) => Ok(file),
+            (None, Some(image)) => image.file(format!("layerdb/sha256/{}/{TAR_SPLIT}", chain.hex())),
+            (None, None) => return Err(format!("the tar-split of layer {} is not there", chain.short())),
+        };
+        file.map(|file| Box::new(file) as Box<dyn Read>).map_err(|error| error.to_string())
     }
 
     fn planned(&self, chain: ChainId) -> Option<&'a PlannedLayer> {

@@ -96,7 +96,7 @@ impl Source {
                 }
                 Archive::Foreign(source) => {
                     let (archive, metadata) = open_foreign(source, &self.name, observer)?;
-                    Ok(Reading { index: metadata.index, layers: Layers::Foreign(archive) })
+                    Ok(Reading { index: metadata.index, layers: Layers::Foreign(Box::new(archive)) })
                 }
             },
             From::Store(other) => {
@@ -136,7 +136,7 @@ pub(super) struct Reading {
 
 enum Layers {
     Own(Box<ArchiveReader>, Option<JoinHandle<Result<()>>>),
-    Foreign(ForeignArchive),
+    Foreign(Box<ForeignArchive>),
 }
 
 impl Reading {
@@ -144,7 +144,7 @@ impl Reading {
     pub(super) fn build(self, stage: Stage<'_>) -> Result<()> {
         match self.layers {
             Layers::Own(mut reader, save) => {
-                let done = stage.run(&mut reader);
+                let done = stage.run(&mut reader, &self.index);
                 // Whoever still writes gets to know that nobody reads.
                 drop(reader);
                 match (done, save) {

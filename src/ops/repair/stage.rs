@@ -57,12 +57,8 @@ impl Staging<'_> {
                 |reseed| reseed.from_itself,
                 |own| own.iter().try_for_each(|reseed| copies.build(reseed, self.observer)),
             )?;
-            waiting = self.ready(
-                driver,
-                waiting,
-                |reseed| !reseed.from_itself,
-                |given| self.given(driver, dirs, build, given),
-            )?;
+            waiting =
+                self.ready(driver, waiting, |reseed| !reseed.from_itself, |given| self.given(driver, build, given))?;
             if waiting.len() == rest {
                 let reason = "it lies below itself".to_owned();
                 let chain = waiting[0].layer.record.chain.to_string();
@@ -109,7 +105,7 @@ impl Staging<'_> {
     }
 
     /// Builds the layers that the source has.
-    fn given(&self, driver: &'static dyn GraphDriver, dirs: &Dir, build: &Dir, given: &[&Reseed]) -> Result<()> {
+    fn given(&self, driver: &'static dyn GraphDriver, build: &Dir, given: &[&Reseed]) -> Result<()> {
         let mut layers: Vec<PlannedLayer> = given.iter().map(|reseed| reseed.layer.clone()).collect();
         let source = self.source.expect("because only a source gives layers");
         let wanted: BTreeSet<ChainId> = layers.iter().map(|layer| layer.record.chain).collect();
@@ -132,7 +128,7 @@ impl Staging<'_> {
                 below.layers.insert(*chain, layer);
             }
         }
-        let stage = Stage::new(&plan, driver, build, Some(dirs.clone()), &below, self.observer)?;
+        let stage = Stage::new(&plan, driver, build, self.store, &below, self.observer)?;
         if !driver::has_whole_trees(driver.name()) {
             self.stand_ins(&build.dir("layers")?, &wanted)?;
         }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
 
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::archive::{ArchiveWriter, Descriptor, INDEX, LayerRecord, blob, documents, oci_manifest};
+use crate::archive::{ArchiveWriter, Descriptor, INDEX, INDEX_LIMIT, LayerRecord, blob, documents, oci_manifest};
 use crate::driver::{self, GraphDriver};
 use crate::error::{Error, FsError, Result};
 use crate::id::{DiffId, Sha256};
@@ -53,6 +54,12 @@ impl SavePlan {
         observer: &dyn Observer,
     ) -> Result<SaveReport> {
         let begun = Instant::now();
+        if let Some(first) = self.unproved.first() {
+            let count = self.unproved.len();
+            let text =
+                format!("{count} references by digest are left out ({first}): no manifest in the archive proves them");
+            observer.on(Event::Warning(&text));
+        }
         let driver = driver::by_name(store.driver())
             .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
         // Owners are saved as containers see them.
@@ -66,7 +73,8 @@ impl SavePlan {
         observer.on(Event::Begin { what: "saving", total: Some(bytes_in) });
         let mut save = Save { plan: &self, archive, name, observer };
         save.metadata().map_err(failed)?;
-        let reader = Reader { plan: &self, store, driver, observer };
+        let stamped = OnceLock::new();
+        let reader = Reader { plan: &self, store, driver, observer, stamped: &stamped };
         std::thread::scope(|threads| {
             let ((list, lists), (piece, pieces)) = (sync_channel(0), sync_channel(AHEAD));
             let (spare, back) = channel();
@@ -158,6 +166,9 @@ impl<W: Write> Save<'_, W> {
             blobs.insert(digest, manifest);
         }
         let own = serde_json::to_vec(index).map_err(io::Error::other)?;
+        if own.len() as u64 > INDEX_LIMIT {
+            return Err(io::Error::other("too many images and layers for one archive: save fewer at once"));
+        }
         for (name, bytes) in documents(index, Sha256::of(&own), &manifests) {
             self.archive.add(name, &bytes)?;
         }

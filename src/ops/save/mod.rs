@@ -1,5 +1,6 @@
 //! `save`: from a store to an archive, in one streaming pass with no temp file.
 
+mod directory;
 mod exec;
 mod measure;
 mod order;

@@ -1,13 +1,14 @@
 //! What of a damaged store can be saved: layers are proved before anything is written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::archive::LayerRecord;
 use crate::driver::{self, DriverFacts};
-use crate::error::{Error, Result};
+use crate::error::{Error, FsError, Result};
 use crate::graph::Selected;
 use crate::id::{ChainId, ImageId};
 use crate::ops::hash::Hash;
@@ -15,6 +16,7 @@ use crate::progress::{Event, Observer};
 use crate::store::{Snapshot, Store};
 use crate::tarsplit::{Beside, assemble};
 
+use super::directory::Directories;
 use super::measure::Source;
 
 /// An image that cannot be saved.
@@ -45,8 +47,13 @@ pub fn provable(
     let layers: BTreeMap<ChainId, LayerRecord> =
         selected.iter().filter_map(|one| snapshot.images.get(&one.image)).flat_map(records(snapshot)).collect();
     observer.on(Event::Begin { what: "proving", total: Some(layers.values().map(|layer| layer.size).sum()) });
+    let driver = driver::by_name(store.driver())
+        .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
+    store.namespace()?;
+    let stamped = OnceLock::new();
+    let proof = Proof { snapshot, directories: Directories { store, driver, stamped: &stamped }, observer };
     let proved: Vec<(ChainId, Result<Result<(), String>>)> =
-        layers.par_iter().map(|(chain, layer)| (*chain, prove(store, layer, observer))).collect();
+        layers.par_iter().map(|(chain, layer)| (*chain, proof.prove(layer))).collect();
     observer.on(Event::End);
     let mut bad: BTreeMap<ChainId, String> = BTreeMap::new();
     for (chain, proof) in proved {
@@ -110,21 +117,43 @@ fn reason(snapshot: &Snapshot, bad: &BTreeMap<ChainId, String>, chain: ChainId) 
     }
 }
 
-/// Assembles a layer's tar and compares its digest with the diff ID.
-fn prove(store: &Store, layer: &LayerRecord, observer: &dyn Observer) -> Result<Result<(), String>> {
-    let driver = driver::by_name(store.driver())
-        .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
-    observer.on(Event::Object(&layer.chain.short()));
-    let mut hash = Beside::new(Hash::new(observer));
-    let assembled = Source::open(store, layer).and_then(|source| Ok((driver.tree(&source.layer)?, source.entries()?)));
-    let assembled = assembled
-        .map_err(|error| error.to_string())
-        .and_then(|(tree, entries)| assemble(entries, &tree, &mut hash).map_err(|error| error.to_string()));
-    if observer.wants_stop() {
-        return Err(Error::Stopped);
+/// The proof of layers.
+struct Proof<'a> {
+    snapshot: &'a Snapshot,
+    directories: Directories<'a>,
+    observer: &'a dyn Observer,
+}
+
+impl Proof<'_> {
+    /// Assembles a layer's tar, compares its digest with the diff ID, and its tree with what the tar says.
+    fn prove(&self, layer: &LayerRecord) -> Result<Result<(), String>> {
+        self.observer.on(Event::Object(&layer.chain.short()));
+        let (store, driver) = (self.directories.store, self.directories.driver);
+        let source = match Source::open(store, layer) {
+            Ok(source) => source,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let mut hash = Beside::new(Hash::new(self.observer));
+        let opened = driver.tree(&source.layer).and_then(|tree| Ok((tree, source.entries()?)));
+        let assembled = opened
+            .map_err(|error| error.to_string())
+            .and_then(|(tree, entries)| assemble(entries, &tree, &mut hash).map_err(|error| error.to_string()));
+        if self.observer.wants_stop() {
+            return Err(Error::Stopped);
+        }
+        Ok(assembled.and_then(|_| match hash.out.finish().0 {
+            found if found == layer.diff.0 => self.tree(layer, &source),
+            found => Err(format!("its tar has the digest {found}, not its diff ID {}", layer.diff)),
+        }))
     }
-    Ok(assembled.and_then(|_| match hash.out.finish().0 {
-        found if found == layer.diff.0 => Ok(()),
-        found => Err(format!("its tar has the digest {found}, not its diff ID {}", layer.diff)),
-    }))
+
+    fn tree(&self, layer: &LayerRecord, source: &Source) -> Result<(), String> {
+        let text = |error: FsError| error.to_string();
+        let layer = LayerRecord { facts: self.directories.driver.facts(&source.layer).map_err(text)?, ..layer.clone() };
+        let find = |chain| self.snapshot.layers.get(&chain).map(|layer| (layer.parent, layer.cache_id.clone()));
+        let below = layer.parent.and_then(|parent| self.snapshot.layers.get(&parent));
+        let dirs = self.directories.store.dirs().zip(below);
+        let parent = dirs.map(|(dirs, below)| dirs.dir(below.cache_id.as_str())).transpose().map_err(text)?;
+        self.directories.look(source, &layer, parent.as_ref(), find).map(|_| ())
+    }
 }

@@ -6,7 +6,7 @@ use crate::archive::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
 use crate::driver::DriverFacts;
 use crate::error::{Error, Result};
 use crate::graph::Selected;
-use crate::id::{ChainId, DiffId, ImageId};
+use crate::id::{ChainId, ImageId};
 use crate::reference::Reference;
 use crate::store::{Image, Snapshot};
 
@@ -19,13 +19,14 @@ pub struct SavePlan {
     pub(super) index: ArchiveIndex,
     /// Configurations, byte for byte.
     pub(super) configs: BTreeMap<ImageId, Vec<u8>>,
+    /// References by digest that are left out.
+    pub(super) unproved: Vec<String>,
     /// For each layer, what uses it in this store: for messages.
     pub(super) used_by: BTreeMap<ChainId, Vec<String>>,
 }
 
 impl SavePlan {
-    /// Plans to save these images of a store of `driver`. An image that was selected by its ID keeps all its
-    /// references; one selected by a tag also keeps the digests of that repository that lead to it.
+    /// Plans to save these images of a store of `driver`. An image that was selected by its ID keeps all its tags.
     ///
     /// # Errors
     /// A layer of an image is not in the store.
@@ -34,6 +35,7 @@ impl SavePlan {
         let mut plan = Self {
             index: ArchiveIndex { format: FORMAT, driver: Some(driver.to_owned()), ..ArchiveIndex::default() },
             configs: BTreeMap::new(),
+            unproved: Vec::new(),
             used_by: used_by(snapshot),
         };
         let mut seen = BTreeSet::new();
@@ -43,10 +45,12 @@ impl SavePlan {
                 .get(&one.image)
                 .ok_or_else(|| Error::NoSuchImage { wanted: one.image.to_string(), near: Vec::new() })?;
             plan.add_layers(snapshot, image, &mut seen)?;
-            plan.index.images.push(record(snapshot, one, image, &wanted));
+            let mut image_record = record(snapshot, one, image, &wanted);
+            // A digest is that of a manifest, which the store does not have.
+            plan.unproved.extend(image_record.references.extract_if(.., |reference| reference.contains('@')));
+            plan.index.images.push(image_record);
             plan.configs.insert(one.image, image.config.clone());
         }
-        plan.add_distribution(snapshot);
         Ok(plan)
     }
 
@@ -111,23 +115,6 @@ impl SavePlan {
             used_by: self.used_by.get(&chain).cloned().unwrap_or_default(),
         }
     }
-
-    fn add_distribution(&mut self, snapshot: &Snapshot) {
-        let diffs: BTreeSet<DiffId> = self.index.layers.iter().map(|layer| layer.diff).collect();
-        let records = &snapshot.distribution;
-        self.index.diff_id_by_digest = records
-            .diff_id_by_digest
-            .iter()
-            .filter(|(_, diff)| diffs.contains(diff))
-            .map(|(digest, diff)| (*digest, *diff))
-            .collect();
-        self.index.v2_metadata_by_diff_id = records
-            .v2_metadata_by_diff_id
-            .iter()
-            .filter(|(diff, _)| diffs.contains(diff))
-            .map(|(diff, text)| (*diff, text.clone()))
-            .collect();
-    }
 }
 
 fn record(snapshot: &Snapshot, one: &Selected, image: &Image, wanted: &BTreeSet<ImageId>) -> ImageRecord {
@@ -139,7 +126,6 @@ fn record(snapshot: &Snapshot, one: &Selected, image: &Image, wanted: &BTreeSet<
         created: image.created.clone(),
         parent: image.parent.filter(|parent| wanted.contains(parent)),
         last_updated: text(&image.last_updated),
-        built_locally: text(&image.built_locally),
     }
 }
 

@@ -1,20 +1,22 @@
 //! Reads what an archive is made of, ahead of what is compressed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read as _, Write};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use crate::archive::{LayerRecord, blob};
 use crate::driver::GraphDriver;
 use crate::error::{Error, FsError, Result};
-use crate::fsx::Dir;
+use crate::fsx::{Dir, Inode};
 use crate::id::ChainId;
 use crate::layer::differences;
 use crate::progress::{Event, Observer};
 use crate::store::Store;
 use crate::tarsplit::{AssembleError, Sink, assemble};
 
-use super::measure::{DifferencesError, Source};
+use super::directory::{Beyond, Directories};
+use super::measure::Source;
 use super::plan::SavePlan;
 
 /// Bytes of a piece.
@@ -119,6 +121,8 @@ pub(super) struct Reader<'a> {
     pub(super) store: &'a Store,
     pub(super) driver: &'static dyn GraphDriver,
     pub(super) observer: &'a dyn Observer,
+    /// See [`Directories`].
+    pub(super) stamped: &'a OnceLock<HashSet<Inode>>,
 }
 
 impl<'a> Reader<'a> {
@@ -198,32 +202,48 @@ impl<'a> Reader<'a> {
             None => None,
             Some(chain) => Some(self.directory(chain)?),
         };
-        let compared = match source.differences(self.driver, layer, parent.as_ref()) {
-            Ok(compared) => compared,
-            Err(DifferencesError::Fs(error)) => return Err(self.plan.layer_error(layer.chain, error)),
-            Err(DifferencesError::Tar(error)) => {
-                // The tar itself is proved below; only the directory around it will not be quite the same.
-                let text = format!("layer {}: {error}; its attributes are saved from its tar", layer.chain.short());
-                self.observer.on(Event::Warning(&text));
-                return Ok(Vec::new());
-            }
+        let directories = Directories { store: self.store, driver: self.driver, stamped: self.stamped };
+        let find = |chain| self.record(chain).map(|layer| (layer.parent, layer.cache_id.clone()));
+        let beyond = directories
+            .look(&source, layer, parent.as_ref(), find)
+            .map_err(|reason| self.plan.layer_error(layer.chain, reason))?;
+        self.warn(layer, &beyond);
+        Ok(differences::write_list(&beyond.list))
+    }
+
+    /// Tells what of a layer's directory is left out.
+    fn warn(self, layer: &LayerRecord, beyond: &Beyond) {
+        let warn = |text: String| {
+            self.observer.on(Event::Warning(&format!("layer {}: {text}", layer.chain.short())));
         };
-        if let Some(first) = compared.foreign.first() {
-            let text = format!(
-                "layer {}: {} files in its directory are no part of it and are left out ({}, …)",
-                layer.chain.short(),
-                compared.foreign.len(),
-                first.escape_ascii()
-            );
-            self.observer.on(Event::Warning(&text));
+        if let Some(error) = &beyond.unknown {
+            // The tar itself is proved below; only the directory around it will not be quite the same.
+            warn(format!("{error}; its attributes are saved from its tar"));
         }
-        Ok(differences::write_list(&compared.differences))
+        if let Some(first) = beyond.foreign.first() {
+            let count = beyond.foreign.len();
+            let first = first.escape_ascii();
+            warn(format!("{count} files in its directory are no part of it and are left out ({first}, …)"));
+        }
+        if let Some(first) = beyond.unproved.first() {
+            let count = beyond.unproved.len();
+            let (path, reason) = (first.path.escape_ascii(), &first.reason);
+            warn(format!(
+                "its directory differs from its tar in what nothing proves, {count} times, which is left out ({path}: {reason})"
+            ));
+        }
+        if beyond.has_no_times {
+            warn("too many times differ from its tar: it is saved with those of its tar".to_owned());
+        }
+    }
+
+    fn record(self, chain: ChainId) -> Option<&'a LayerRecord> {
+        self.plan.index.layers.iter().find(|layer| layer.chain == chain)
     }
 
     /// Opens the driver directory of a layer of the plan.
     fn directory(self, chain: ChainId) -> Result<Dir> {
-        let layer = self.plan.index.layers.iter().find(|layer| layer.chain == chain);
-        Ok(self.open(layer.expect("because a plan has the parents of its layers"))?.layer)
+        Ok(self.open(self.record(chain).expect("because a plan has the parents of its layers"))?.layer)
     }
 
     fn tar(self, source: &Source, layer: &'a LayerRecord, pieces: &mut Pieces<'a>) -> Result<(), Ended> {

@@ -1,7 +1,7 @@
 //! Proves an archive that dockpack wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Cursor, Read as _};
+use std::io::{Cursor, Read};
 use std::sync::Arc;
 
 use sha2::Digest as _;
@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::graph::Node;
 use crate::id::{ChainId, DiffId, Sha256};
+use crate::layer::claims::LIST_LIMIT;
+use crate::ops::ancestry::Claims;
 use crate::ops::load::select;
 use crate::progress::{Event, Observer};
 use crate::tarsplit::{Entries, Entry, Prover};
@@ -18,6 +20,11 @@ use crate::tarsplit::{Entries, Entry, Prover};
 use super::blast::{Broken, BrokenImage};
 use super::codes::Effect;
 use super::report::{Checked, Found, Report};
+
+/// Most bytes of tar-splits that are kept for the layers above: of a thousand images they have some ten millions.
+const BELOW_LIMIT: usize = 48 << 20;
+/// Most bytes of tar-splits that wait for their tars.
+const WAITING_LIMIT: usize = 80 << 20;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
@@ -60,10 +67,17 @@ pub fn verify_archive(
 struct Proof<'a> {
     observer: &'a dyn Observer,
     index: ArchiveIndex,
+    claims: Claims,
     /// Layers of the images that are to be verified.
     wanted: BTreeSet<ChainId>,
     /// tar-splits whose tar has not come by.
-    tar_splits: BTreeMap<ChainId, Vec<u8>>,
+    tar_splits: BTreeMap<ChainId, Arc<[u8]>>,
+    /// tar-splits that have come by, which prove what the lists of differences of layers above say.
+    below: BTreeMap<ChainId, Arc<[u8]>>,
+    /// Bytes that these may still have.
+    room: usize,
+    /// Bytes of the tar-splits whose tar has not come by.
+    waiting: usize,
     /// Digests of what the tar-splits of proved tars say, by diff ID.
     shapes: BTreeMap<DiffId, Sha256>,
     proved: BTreeSet<ChainId>,
@@ -78,8 +92,12 @@ impl<'a> Proof<'a> {
         Self {
             observer,
             index: ArchiveIndex::default(),
+            claims: Claims::default(),
             wanted: BTreeSet::new(),
             tar_splits: BTreeMap::new(),
+            below: BTreeMap::new(),
+            room: BELOW_LIMIT,
+            waiting: 0,
             shapes: BTreeMap::new(),
             proved: BTreeSet::new(),
             bad: BTreeSet::new(),
@@ -90,6 +108,7 @@ impl<'a> Proof<'a> {
 
     fn read(&mut self, archive: &mut ArchiveReader, images: &[String]) -> Result<()> {
         self.index = archive.metadata()?.index;
+        self.claims = Claims::new(&self.index);
         self.wanted = self.index.layers.iter().map(|layer| layer.chain).collect();
         if !images.is_empty() {
             self.index.images = select(&self.index, images)?;
@@ -103,9 +122,10 @@ impl<'a> Proof<'a> {
             match part {
                 MemberName::TarSplit(chain) => {
                     let bytes = archive.read_whole()?;
-                    self.tar_split(chain, bytes);
+                    self.tar_split(chain, bytes.into(), archive)?;
                 }
                 MemberName::Blob(digest) => self.tar(DiffId(digest), archive)?,
+                MemberName::Differences(chain) if self.wanted.contains(&chain) => self.differences(chain, archive)?,
                 MemberName::Differences(_) | MemberName::Sums => {}
             }
         }
@@ -117,15 +137,47 @@ impl<'a> Proof<'a> {
     }
 
     /// Keeps a tar-split until its tar comes, or compares it with that of a layer with the same tar.
-    fn tar_split(&mut self, chain: ChainId, bytes: Vec<u8>) {
+    fn tar_split(&mut self, chain: ChainId, bytes: Arc<[u8]>, archive: &ArchiveReader) -> Result<()> {
+        if self.layer(chain).is_none() {
+            return Ok(());
+        }
+        if let Some(left) = self.room.checked_sub(bytes.len()) {
+            self.room = left;
+            self.below.insert(chain, bytes.clone());
+        }
         let shape = self.layer(chain).and_then(|layer| self.shapes.get(&layer.diff)).copied();
         match shape {
-            None => drop(self.tar_splits.insert(chain, bytes)),
+            None => {
+                self.waiting += bytes.len();
+                if self.waiting > WAITING_LIMIT {
+                    return Err(archive.bad("too many tar-splits come before their tars"));
+                }
+                self.tar_splits.insert(chain, bytes);
+            }
             Some(shape) if shape_of(&bytes).as_ref() == Ok(&shape) => drop(self.proved.insert(chain)),
             Some(_) => {
                 self.damage(chain, "archive-tar-split-mismatch", "the tar is not the one that its tar-split tells of");
             }
         }
+        Ok(())
+    }
+
+    /// Proves what the list of differences of a layer says by the headers of its tar and of those below it.
+    fn differences(&mut self, chain: ChainId, archive: &mut ArchiveReader) -> Result<()> {
+        if archive.length() > LIST_LIMIT {
+            self.damage(chain, "archive-differences-unproved", "its list of differences is too long");
+            return Ok(());
+        }
+        let bytes = archive.read_whole()?;
+        let open = |chain: ChainId| match self.below.get(&chain) {
+            Some(bytes) => Ok(Box::new(Cursor::new(bytes.clone())) as Box<dyn Read>),
+            None => Err(format!("the tar-split of layer {} is not there", chain.short())),
+        };
+        let proved = self.claims.prove(&self.index, chain, &|| Ok(&bytes[..]), &open);
+        if let Err(reason) = proved {
+            self.damage(chain, "archive-differences-unproved", reason);
+        }
+        Ok(())
     }
 
     /// Proves the tar that comes by against the tar-splits of its layers, and its own name.
@@ -135,6 +187,7 @@ impl<'a> Proof<'a> {
         let mut provers = Vec::new();
         for chain in &chains {
             if let Some(bytes) = self.tar_splits.remove(chain) {
+                self.waiting -= bytes.len();
                 self.shapes.extend(shape_of(&bytes).ok().map(|shape| (diff, shape)));
                 provers.push((*chain, Prover::new(Entries::new(Cursor::new(bytes)))));
             }

@@ -16,11 +16,9 @@ use crate::progress::{Event, Observer};
 use crate::store::{Layer, Snapshot, Store};
 use crate::tarsplit::{AssembleError, Assembler, Beside, Entries, LayerTree, Segments};
 
+use super::attributes::making;
 use super::headers::{Headers, SparseFile, Stamp};
-use super::tree::{Making, Problem, TreeCheck, text};
-
-/// Length of the names that BuildKit draws for directories.
-const BUILDKIT_NAME: usize = 25;
+use super::tree::{Problem, TreeCheck, text};
 
 /// What was found in the layers.
 #[derive(Debug, Default)]
@@ -210,16 +208,8 @@ impl Proof<'_> {
         (tree, parent): (&LayerTree, Option<Dir>),
     ) -> Result<(), FsError> {
         let is_copy = driver::has_whole_trees(self.driver.name());
-        let is_whole = is_copy && facts.lower_id.is_none();
-        let in_place = self.layer.cache_id.as_str().len() == BUILDKIT_NAME;
-        let files = self.driver.marks(facts) == Marks::Files;
-        let making = Making {
-            in_place,
-            whiteouts: !is_copy,
-            files,
-            mounted: files && in_place || facts.mounted,
-            orphan: is_whole && self.layer.parent.is_some() && parent.is_none(),
-        };
+        let (id, has_parent) = (&self.layer.cache_id, self.layer.parent.is_some());
+        let making = making(self.driver, facts, id, has_parent, parent.as_ref());
         let mut check = TreeCheck::new(headers, plain_files, making);
         let walked = check.run(&tree.0, parent.as_ref());
         let stamps = if is_copy { check.stamps(&tree.0) } else { Ok(Vec::new()) };

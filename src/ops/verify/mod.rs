@@ -53,7 +53,7 @@
 //! | `container-unreadable`, `container-without-mount`, `container-image-mount-missing` | a container | itself |
 //! | `container-of-another-store` | a container of another driver, or of the containerd store | nothing |
 //! | `archive-damaged` | an archive is cut or changed | all images that come behind |
-//! | `archive-layer-mismatch`, `archive-layer-missing`, `archive-tar-split-mismatch` | a layer of an archive | loading its images |
+//! | `archive-layer-mismatch`, `archive-layer-missing`, `archive-tar-split-mismatch`, `archive-differences-unproved` | a layer of an archive | loading its images |
 //! | `archive-blob-mismatch`, `archive-blob-missing`, `archive-config-mismatch` | something else in one | loading its images |
 //! | `distribution-mismatch` | the records of a blob contradict each other | pulling it |
 //!
@@ -61,6 +61,7 @@
 //! are in what breaks by it.
 
 mod archive;
+mod attributes;
 mod blast;
 mod codes;
 mod consequences;
@@ -84,6 +85,7 @@ use crate::progress::Observer;
 use crate::store::{Layer, Snapshot, Store};
 
 pub use archive::verify_archive;
+pub(super) use attributes::{Damage, DamageError, Subject, stamped};
 pub use blast::{Broken, BrokenContainer, BrokenImage};
 pub use codes::Effect;
 pub use foreign::verify_foreign;

@@ -32,7 +32,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn new(name: &str, kind: u8) -> Self {
+    pub(crate) fn new(name: &str, kind: u8) -> Self {
         Self {
             name: name.as_bytes().to_vec(),
             kind,
@@ -217,7 +217,7 @@ fn number(value: u64, width: usize) -> Vec<u8> {
 }
 
 /// A header in GNU's form.
-fn header(entry: &Entry) -> Vec<u8> {
+pub(crate) fn header(entry: &Entry) -> Vec<u8> {
     let mut block = vec![0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &entry.name[..entry.name.len().min(100)]);
