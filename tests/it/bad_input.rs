@@ -199,7 +199,7 @@ fn files_that_are_no_archive() {
     let mut tar = tar::Builder::new(fs::File::create(&foreign).expect("a file"));
     tar.append_path_with_name(project("LICENSE"), "manifest.json").expect("a member");
     tar.finish().expect("a tar");
-    expect(try_load(root.path(), &foreign, &[]), 1, &["manifest.json: expected value"]);
+    expect(try_load(root.path(), &foreign, &[]), 1, &["manifest.json: no JSON: expected a value"]);
     assert!(names(root.path()).is_empty(), "nothing is made of nothing");
 }
 

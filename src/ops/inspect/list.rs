@@ -9,7 +9,8 @@ use super::{SCHEMA, View, glob};
 use crate::archive::Metadata;
 use crate::graph::{Edge, Graph, Id, Node, resolve_image};
 use crate::id::{ChainId, ImageId};
-use crate::image_config::ImageConfig;
+use crate::image_config::V1;
+use crate::json;
 use crate::reference::Reference;
 use crate::store::Snapshot;
 
@@ -172,8 +173,8 @@ pub(super) fn platform(os: &str, architecture: &str) -> String {
 
 /// Reads the platform of a configuration.
 fn platform_of(config: &[u8]) -> String {
-    let found = ImageConfig::parse(config).map(|found| found.value.v1);
-    found.map_or_else(|_| String::new(), |found| platform(&found.os, &found.architecture))
+    let found = json::read::<V1>(config);
+    found.map_or_else(|_| String::new(), |found| platform(&found.value.os, &found.value.architecture))
 }
 
 /// Splits references into tags and digests.

@@ -56,7 +56,12 @@ impl Check<'_> {
                 images: described.images.iter().map(ForeignImage::record).collect(),
                 ..ArchiveIndex::default()
             };
-            let wanted: BTreeSet<ImageId> = select(&index, images)?.iter().map(|image| image.id).collect();
+            let is_damaged = described.problems.iter().any(|one| one.weight == Weight::Fatal && one.image.is_none());
+            let wanted: BTreeSet<ImageId> = match select(&index, images) {
+                // What is damaged may be what would tell of it.
+                Err(_) if is_damaged => BTreeSet::new(),
+                wanted => wanted?.iter().map(|image| image.id).collect(),
+            };
             described.images.retain(|image| wanted.contains(&image.id));
             described.problems.retain(|problem| problem.image.as_ref().is_none_or(|(id, _)| wanted.contains(id)));
         }
