@@ -35,7 +35,8 @@ impl Outcome {
     #[track_caller]
     pub(crate) fn failed(self, code: i32) -> Self {
         assert_eq!(self.status.code(), Some(code), "{}: {}", self.status, self.stderr);
-        assert!(self.stderr.starts_with("dockpack: "), "{}", self.stderr);
+        let mut said = self.stderr.lines().skip_while(|line| line.starts_with("warning: "));
+        assert!(said.next().is_some_and(|line| line.starts_with("dockpack: ")), "{}", self.stderr);
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
         self
     }
