@@ -282,10 +282,19 @@ fn a_disk_that_is_full() {
 fn leave(disk: &Disk, bytes: u64) {
     let filler = disk.path().join("filler");
     let _ = fs::remove_file(&filler);
-    // What was removed is free only when the file system has written it.
-    assert!(Command::new("sync").arg("-f").arg(disk.path()).status().expect("sync runs").success());
-    let found = rustix::fs::statvfs(disk.path()).expect("a file system");
-    let free = found.f_bavail * found.f_frsize;
+    // What was removed is free only when the file system has written it, and XFS frees inodes later still.
+    let free = || {
+        assert!(Command::new("sync").arg("-f").arg(disk.path()).status().expect("sync runs").success());
+        let found = rustix::fs::statvfs(disk.path()).expect("a file system");
+        found.f_bavail * found.f_frsize
+    };
+    for _ in 0..100 {
+        if free() > bytes {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let free = free();
     let file = fs::File::create(&filler).expect("a file");
     let length = free.checked_sub(bytes).expect("a disk that is large enough");
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).expect("space");
