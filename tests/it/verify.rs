@@ -105,8 +105,8 @@ impl Roles {
             let bare = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
             let is_digest = bare.len() == 64 && bare.bytes().all(|byte| byte.is_ascii_hexdigit());
             let is_time = bare.len() >= 9 && bare.bytes().all(|byte| byte.is_ascii_digit());
-            let is_column = steady.ends_with("column ");
-            steady += if is_digest || is_time || is_column { "…" } else { bare };
+            let is_place = steady.ends_with("at byte ");
+            steady += if is_digest || is_time || is_place { "…" } else { bare };
             steady += &word[bare.len()..];
         }
         steady
