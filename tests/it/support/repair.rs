@@ -174,9 +174,28 @@ pub(crate) fn assert_as_before(wanted: &Path, found: &Path, driver: &str) {
 
 /// Takes the names away that `repair` gives to images which had none before they were lost.
 pub(crate) fn forget_rescued(root: &Path, driver: &str) {
+    forget(root, driver, |repository, _| repository == "dockpack-rescued");
+}
+
+/// Takes the references by digest away: no manifest proves them, so no archive and no other store gives them back.
+pub(crate) fn forget_digests(root: &Path, driver: &str) {
+    forget(root, driver, |_, reference| reference.contains('@'));
+}
+
+/// Takes references away; the file stays byte for byte where there are none of them.
+fn forget(root: &Path, driver: &str, is_meant: impl Fn(&str, &str) -> bool) {
     let file = root.join("image").join(driver).join("repositories.json");
-    let mut names: Value = serde_json::from_slice(&fs::read(&file).expect("names")).expect("JSON");
-    if names["Repositories"].as_object_mut().is_some_and(|names| names.shift_remove("dockpack-rescued").is_some()) {
-        fs::write(&file, names.to_string()).expect("written");
+    let text = fs::read_to_string(&file).expect("names");
+    let mut names: Value = serde_json::from_str(&text).expect("JSON");
+    let repositories = names["Repositories"].as_object_mut().expect("repositories");
+    repositories.retain(|repository, references| {
+        let references = references.as_object_mut().expect("references");
+        let before = references.len();
+        references.retain(|reference, _| !is_meant(repository, reference));
+        before == 0 || !references.is_empty()
+    });
+    let left = names.to_string();
+    if left.len() < text.trim_end().len() {
+        fs::write(&file, left).expect("written");
     }
 }
