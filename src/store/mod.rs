@@ -220,6 +220,14 @@ impl Snapshot {
         mount.init_id.is_some() || init.is_some_and(|init| self.driver_dirs.contains_key(&init))
     }
 
+    /// Says how it is known that `layerdb/sha256` is lost or not mounted: it is empty, and images have layers.
+    #[must_use]
+    pub fn lost_layers(&self) -> Option<String> {
+        let with_layers = self.images.values().filter(|image| !image.diff_ids.is_empty()).count();
+        let is_lost = self.layers.is_empty() && self.broken_layers.is_empty() && with_layers > 0;
+        is_lost.then(|| format!("it is empty, and {with_layers} images have layers"))
+    }
+
     /// Says how it is known that the driver's home is lost or not mounted: nearly all layers lack their directory.
     #[must_use]
     pub fn lost_home(&self) -> Option<String> {

@@ -100,7 +100,6 @@ fn lost(
     let image = format!("image/{driver}");
     let dirs = snapshot.driver_dirs.len();
     let is_empty = dirs == 0 && snapshot.layers.is_empty() && snapshot.images.is_empty();
-    let needs_layers = snapshot.images.values().filter(|image| !image.diff_ids.is_empty()).count();
     let beside = format!("beside {dirs} directories of layers");
     let missing = [
         (records.references, "repositories.json"),
@@ -119,8 +118,7 @@ fn lost(
         let reason = format!("it is empty, and repositories.json has {names} names of images");
         return Some((format!("{image}/imagedb/content/sha256"), reason));
     }
-    if snapshot.layers.is_empty() && snapshot.broken_layers.is_empty() && needs_layers > 0 {
-        let reason = format!("it is empty, and {needs_layers} images have layers");
+    if let Some(reason) = snapshot.lost_layers() {
         return Some((format!("{image}/layerdb/sha256"), reason));
     }
     if let Some(reason) = snapshot.lost_home() {

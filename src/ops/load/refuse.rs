@@ -18,9 +18,7 @@ pub(super) fn refuse(root: &Path, driver: &str, snapshot: &Snapshot, has_referen
         return Err(Error::NotMounted { path: root.join(driver), reason });
     }
     let image = root.join("image").join(driver);
-    let needs_layers = snapshot.images.values().filter(|image| !image.diff_ids.is_empty()).count();
-    if snapshot.layers.is_empty() && snapshot.broken_layers.is_empty() && needs_layers > 0 {
-        let reason = format!("it is empty, and {needs_layers} images have layers");
+    if let Some(reason) = snapshot.lost_layers() {
         return Err(Error::NotMounted { path: image.join("layerdb/sha256"), reason });
     }
     if !has_references && dirs > 0 {
