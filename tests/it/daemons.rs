@@ -90,6 +90,13 @@ fn rebuilt(fixture: &'static str) {
             image["Containers"].take();
         }
     }
+    // No manifest proves references by digest, so no archive has them.
+    for image in expected["images"].as_array_mut().expect("images") {
+        image["Digest"] = "<none>".into();
+    }
+    for image in expected["inspect"].as_object_mut().expect("images").values_mut() {
+        image["RepoDigests"] = Value::Array(Vec::new());
+    }
     for part in ["version", "driver", "images", "inspect", "layers"] {
         assert_eq!(described[part], expected[part], "{part}");
     }

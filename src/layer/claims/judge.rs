@@ -177,6 +177,8 @@ impl<'a> Judge<'a, '_> {
             let path = self.inner(&line.path.0).to_vec();
             match mark(self.rules, &path, line) {
                 _ if line.gone => {}
+                // One that is not proved takes the place of nothing.
+                Some(_) if line.link.is_some() || !matches!(mark_rights(line), Ok(Ok(()))) => {}
                 Some(Mark::Whiteout(hidden)) => drop(self.whiteouts.insert(hidden)),
                 Some(Mark::Opaque(directory)) => drop(self.opaque.insert(directory)),
                 None if line.xattrs.iter().flatten().any(|(key, _)| is_opaque_key(key.as_bytes())) => {
@@ -297,6 +299,19 @@ impl<'a> Judge<'a, '_> {
         Ok(self.below()?.below(directory).all(|(path, node)| is_own(path, node)))
     }
 
+    /// Tells whether all that lies below a directory is hidden name by name, by whiteouts of the list or by nodes of the
+    /// tar, so that the directory need not be opaque. A daemon that cannot set the mark unpacks layers so.
+    fn is_emptied(&self, directory: &[u8]) -> Result<bool, String> {
+        let is_other = |at: &[u8]| self.own.get(at) == Some(&Node::Other);
+        let is_covered = |at: &[u8]| self.rules.mounted && self.whiteouts.contains(at) || is_other(at);
+        let is_hidden = |path: &[u8], node: &Node| {
+            is_covered(path)
+                || above(path).any(is_covered)
+                || matches!((node, self.own.get(path)), (Node::Directory(_), Some(Node::Directory(_))))
+        };
+        Ok(self.below()?.below(directory).all(|(path, node)| is_hidden(path, node)))
+    }
+
     /// A whiteout of the tar, or of the tree that this one began as, that is not there.
     fn gone(&self, path: &[u8], line: &Difference) -> Judged {
         if path.is_empty() || self.own.get(path).is_some() {
@@ -356,8 +371,7 @@ impl<'a> Judge<'a, '_> {
                 || key.starts_with(b"user.") && !is_plain
                 || key == b"security.selinux"
                 || is_opaque_key(key)
-                    && (self.opaque.contains(path) && self.is_opaque(path)?
-                        || self.below()?.below(path).next().is_none());
+                    && (self.opaque.contains(path) && self.is_opaque(path)? || self.is_emptied(path)?);
             if !is_proved {
                 return no(format!("no attribute {}, which its tar says", name(key)));
             }

@@ -15,6 +15,7 @@
 //! | make a whiteout, where layers are written through a mount | the tar has it in another form, or nothing lies below |
 //! | take a whiteout away | the list has it in another form, or nothing lies below |
 //! | make a directory opaque | the tar hides all that lies below it |
+//! | leave a directory of the tar's not opaque | whiteouts of the list hide all that lies below it, or nothing does |
 //! | narrow the mode of the tree's root | tars do not have it |
 //! | say of the files around the tree what engines make of them | they are the driver's, and root's |
 //!
