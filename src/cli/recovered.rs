@@ -35,6 +35,7 @@ pub(super) fn tell(recovered: &Recovered, ui: &Ui) {
     for report in &recovered.undone {
         ui.note(&format!("finished putting back {}", report.transaction));
         say_skipped(&report.skipped, ui);
+        say_skipped(&report.left, ui);
     }
 }
 

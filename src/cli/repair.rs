@@ -161,9 +161,10 @@ fn put_back(store: &Store, name: Option<&str>, ui: &Ui) -> Result<Exit, Failure>
         ui.print_json(&Document { schema: SCHEMA, plan: None, report: None, undone: Some(&report) })?;
     }
     say_skipped(&report.skipped, ui);
+    say_skipped(&report.left, ui);
     let items = text::count(report.restored, "item", "items");
     ui.sum_up("restored", &format!("{items} to the state before repair {}", report.transaction));
-    Ok(if report.skipped.is_empty() { Exit::Done } else { Exit::Failed })
+    Ok(if report.skipped.is_empty() && report.left.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
 /// Shows what is repaired, object by object, and what is not.

@@ -387,19 +387,23 @@ impl Trash {
         Ok(None)
     }
 
-    /// Deletes what is new, after what was there before is back. What is used stays.
-    fn remove_new(&self, in_use: &InUse) -> Result<(), FsError> {
+    /// Deletes what is new, after what was there before is back. What is used stays, and is returned.
+    fn remove_new(&self, in_use: &InUse) -> Result<Vec<Skipped>, FsError> {
+        let mut left = Vec::new();
         if self.journal.work.kind() == Kind::Repair {
             for moved in self.journal.work.moves() {
-                if self.how_used(in_use, &moved).is_some() {
-                    continue;
-                }
-                for dir in self.slots.all() {
-                    dir.remove_tree(moved.order.to_string())?;
+                match (self.find(&moved)?, self.how_used(in_use, &moved)) {
+                    (None, _) => {}
+                    (Some(_), Some(how)) => left.push(moved.skipped(format!("what was new is {how}"))),
+                    (Some(_), None) => {
+                        for dir in self.slots.all() {
+                            dir.remove_tree(moved.order.to_string())?;
+                        }
+                    }
                 }
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Says how the kernel uses what lies in the trash for a move. A mount of a tree follows renames; what an overlay is

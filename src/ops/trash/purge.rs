@@ -119,8 +119,12 @@ pub(in crate::ops) fn purge_one(
     let mut report =
         PurgeReport { disk: Footprint::freed(done.iter().flatten().copied()).iter().sum(), ..PurgeReport::default() };
     report.skipped.extend(done.into_iter().filter_map(Result::err));
+    if !used.is_empty() {
+        // What is in use can still be put back, once it is no more.
+        trash.set_state(State::Kept)?;
+    }
     if !report.skipped.is_empty() {
-        // Crash here, and without one: what is left is still to be deleted, which the next run tries again.
+        // Crash here, and without one: what could not be deleted is still to be, which the next run tries again.
         return Ok(report);
     }
     // Crash here: an empty transaction, which the next run takes away.

@@ -21,6 +21,9 @@ pub struct UndoReport {
     pub restored: usize,
     /// What could not be put back and is still in the trash.
     pub skipped: Vec<Skipped>,
+    /// What the repair had made and is in use: it is in the trash until a purge.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<Skipped>,
 }
 
 /// Puts back what one transaction moved into the trash: the one of this name, else the last of this kind.
@@ -72,7 +75,7 @@ pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Re
             // Crash here: what was put back is back, and the next run sees the same.
             trash.set_state(State::Kept)?;
         }
-        return Ok(UndoReport { transaction, restored: 0, skipped });
+        return Ok(UndoReport { transaction, skipped, ..UndoReport::default() });
     }
     trash.set_state(State::Undoing)?;
     // Crash here: the next run puts everything back.
@@ -80,7 +83,7 @@ pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Re
     let places = Places::open(store)?;
     let mut moves = trash.journal.work.moves();
     moves.sort_by_key(|moved| std::cmp::Reverse(moved.order));
-    let mut skipped = Vec::new();
+    let (mut skipped, mut left) = (Vec::new(), Vec::new());
     let mut step = None;
     let mut touched: HashMap<&str, Dir> = HashMap::new();
     for moved in moves {
@@ -106,13 +109,13 @@ pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Re
         }
         // Crash here: all is as it was; the next run takes away what is left of the transaction.
         crash_point("trash:undone");
-        trash.remove_new(&in_use)?;
+        left = trash.remove_new(&in_use)?;
     }
     match trash.is_empty()? {
         true => trash.remove(store)?,
         false => trash.set_state(State::Kept)?,
     }
-    Ok(UndoReport { transaction, restored: pieces.saturating_sub(skipped.len()), skipped })
+    Ok(UndoReport { transaction, restored: pieces.saturating_sub(skipped.len()), skipped, left })
 }
 
 /// Returns what a repair has put into directories that are used now, as what stays.
