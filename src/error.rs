@@ -30,6 +30,14 @@ impl FsError {
         self.source.kind() == io::ErrorKind::CrossesDevices
     }
 
+    /// Tells whether the process has no file descriptor or no memory left. That says nothing of the object.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        use rustix::io::Errno;
+        let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
+        self.source.raw_os_error().is_some_and(|code| shortages.contains(&code))
+    }
+
     /// Tells whether there is no room for it: no block, no inode, or no more of a quota.
     #[must_use]
     pub fn is_full(&self) -> bool {

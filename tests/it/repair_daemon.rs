@@ -71,7 +71,8 @@ fn mended_for_a_daemon(version: &'static str, fixture: &'static str) {
         String::new()
     });
     let kinds = kinds.into_inner().expect("not poisoned");
-    assert!(kinds[0].2.len() > 20, "{:?}", kinds[0].2);
+    // References that were lost come back without those by digest, so their stores are of other kinds.
+    assert!(kinds[0].2.len() >= 20, "{:?}", kinds[0].2);
     for (_, root, defects) in kinds {
         works(version, driver, &root, &images, &defects.join(", "));
     }

@@ -120,19 +120,13 @@ impl Proof<'_> {
         let opened = match Opened::of(image, dirs, chain, self.layer, self.driver) {
             Ok(Some(opened)) => opened,
             Ok(None) => return Ok(()),
-            Err(error) => {
-                self.damage(b"", "tree-unreadable", error);
-                return Ok(());
-            }
+            Err(error) => return self.unreadable(error),
         };
         let Opened { tree, facts, tar_split } = opened;
         let marks = facts.as_ref().map_or(Marks::None, |facts| self.driver.marks(facts));
         let parent = match facts.as_ref().map_or(Ok(None), |facts| self.parent_tree(facts)) {
             Ok(parent) => parent,
-            Err(error) => {
-                self.damage(b"", "tree-unreadable", error);
-                return Ok(());
-            }
+            Err(error) => return self.unreadable(error),
         };
         let mut sparse = Vec::new();
         let mut read = self.read(Entries::new(tar_split), &tree, marks, parent.clone())?;
@@ -142,7 +136,7 @@ impl Proof<'_> {
                 sparse = std::mem::take(&mut headers.sparse);
                 let compared =
                     facts.and_then(|facts| self.attributes(&headers, &read.plain_files, &facts, (&tree, parent)));
-                compared.unwrap_or_else(|error| self.damage(b"", "tree-unreadable", error));
+                compared.or_else(|error| self.unreadable(error))?;
             }
             Err(TarError::Read(error)) => {
                 self.damage(b"", "layer-tar-split-damaged", error);
@@ -163,13 +157,27 @@ impl Proof<'_> {
         self.found.problems.push(Problem { path, code, severity: Severity::Damage, evidence, inode: None });
     }
 
+    /// Says that the tree cannot be read, where that is for what lies on the disk.
+    fn unreadable(&mut self, error: FsError) -> Result<()> {
+        if error.is_shortage() {
+            return Err(error.into());
+        }
+        self.damage(b"", "tree-unreadable", error);
+        Ok(())
+    }
+
     /// Reads tar-split once: takes the headers out of it, and assembles the tar for CRC-64 and SHA-256.
     fn read(&self, entries: Entries<File>, tree: &LayerTree, marks: Marks, parent: Option<Dir>) -> Result<Read> {
         let mut sink = Beside::new(Hash::new(self.observer));
         let mut bad_files = Vec::new();
+        let mut shortage = None;
         let mut bad = |name: &[u8], error: AssembleError| {
-            let (code, what) = match &error {
-                AssembleError::Changed { what, .. } => ("file-content", (*what).to_owned()),
+            let (code, what) = match error {
+                AssembleError::File(error) if error.is_shortage() => {
+                    shortage.get_or_insert(error);
+                    return Ok(());
+                }
+                AssembleError::Changed { what, .. } => ("file-content", what.to_owned()),
                 error => ("file-unreadable", error.to_string()),
             };
             bad_files.push((cleaned(name), code, what));
@@ -194,6 +202,9 @@ impl Proof<'_> {
         drop(members);
         if self.observer.wants_stop() {
             return Err(Error::Stopped);
+        }
+        if let Some(error) = shortage {
+            return Err(error.into());
         }
         let (digest, length) = sink.out.finish();
         Ok(Read { headers: headers.map(Some), rest, bad_files, plain_files, digest, length })

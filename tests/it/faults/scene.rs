@@ -148,7 +148,7 @@ impl Scene {
     }
 
     fn read(&self, root: &Path) -> State {
-        State::read(root, &self.known)
+        State::read(root, &self.known, self.arguments[0] == "repair")
     }
 
     fn log(&self) -> String {

@@ -1,7 +1,7 @@
 //! What a store holds, as far as it matters after a fault, read with no code of dockpack's.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, Metadata};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -26,9 +26,17 @@ pub(super) struct State {
 
 impl State {
     /// Reads a store. What a lock is made of is left out.
-    pub(super) fn read(root: &Path, known: &Known) -> Self {
+    ///
+    /// With `any_names` it only counts which images have a name: a repair that could not read what a container says of its
+    /// image gives it one of its own.
+    pub(super) fn read(root: &Path, known: &Known, any_names: bool) -> Self {
         let mut state = Self::default();
         state.add(root, "", known);
+        if any_names {
+            for (path, print) in state.prints.iter_mut().filter(|(path, _)| path.ends_with("/repositories.json")) {
+                *print = named_images(&root.join(path)).unwrap_or(*print);
+            }
+        }
         state
     }
 
@@ -124,6 +132,17 @@ impl State {
         let found: Vec<String> = self.differing(other).iter().map(words).collect();
         (!found.is_empty()).then(|| format!("{} deviations: {}", found.len(), found[..found.len().min(5)].join(", ")))
     }
+}
+
+/// Returns a print of which images a file of references names; `None` where it is damaged.
+fn named_images(file: &Path) -> Option<Print> {
+    let names: serde_json::Value = serde_json::from_slice(&fs::read(file).expect("a file")).ok()?;
+    let repositories = names["Repositories"].as_object()?.values();
+    let images = repositories.filter_map(|references| references.as_object()).flat_map(|names| names.values());
+    let images: BTreeSet<&str> = images.filter_map(|image| image.as_str()).collect();
+    let mut hasher = DefaultHasher::new();
+    images.hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 /// Tells whether this is a name under which a file is written before it takes its place.
