@@ -50,11 +50,6 @@ impl FsError {
         self.source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
     }
 
-    /// Returns how the text of an error ends for which [`FsError::is_link`] holds.
-    pub(crate) fn link_ending() -> String {
-        io::Error::from(rustix::io::Errno::LOOP).to_string()
-    }
-
     /// Tells whether the object does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

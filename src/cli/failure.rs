@@ -97,6 +97,11 @@ fn instead_of_link(path: &Path) -> String {
     )
 }
 
+/// Tells whether a text was made of an error for which [`FsError::is_link`] holds.
+fn is_of_link(reason: &str) -> bool {
+    reason.ends_with(&io::Error::from(rustix::io::Errno::LOOP).to_string())
+}
+
 /// Says what a person can do.
 fn hints(error: &Error) -> Vec<String> {
     match error {
@@ -104,7 +109,7 @@ fn hints(error: &Error) -> Vec<String> {
             vec!["Docker's store belongs to root: try it with sudo".to_owned()]
         }
         Error::Fs(error) if error.is_link() && error.act == "open" => vec![instead_of_link(&error.path)],
-        Error::Unreadable { path, reason } if reason.ends_with(&FsError::link_ending()) => vec![instead_of_link(path)],
+        Error::Unreadable { path, reason } if is_of_link(reason) => vec![instead_of_link(path)],
         Error::Lost { path, .. } if path.ends_with("repositories.json") => vec![
             "--skip untagged-images keeps every image; else bring the file back, or tag the images again".to_owned(),
         ],
