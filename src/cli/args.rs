@@ -295,8 +295,8 @@ pub struct LoadArgs {
 /// left is garbage. Shows the plan and asks; Docker must not run when it goes on.
 ///
 /// What is removed goes to a trash on the same disk and stays there for --keep, so that --undo can bring it back; then the
-/// next gc deletes it. --purge deletes at once: on a full disk, `gc -y --purge` needs no room. Ctrl-C leaves in the trash
-/// what has moved; a run that crashed is finished by the next one. What cannot be read, and what depends on it, is kept and
+/// next gc deletes it. --purge deletes at once: on a full disk, `gc -y --purge` needs no room. Only what containers wrote
+/// goes to the trash even then. Ctrl-C leaves in the trash what has moved; a run that crashed is finished by the next one. What cannot be read, and what depends on it, is kept and
 /// reported; where a part of the store is lost or not mounted, nothing is removed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -336,7 +336,7 @@ pub struct GcArgs {
     /// Put back what is in the trash: the last removal, or the one of this name
     #[arg(long, value_name = "TXN", num_args = 0..=1, conflicts_with_all = ["purge", "older_than", "only", "skip"])]
     pub undo: Option<Option<String>>,
-    /// Delete what is in the trash, for good; with -y or --apply, also what this run removes
+    /// Delete what is in the trash, for good; with -y or --apply, also what this run removes, but for what containers wrote
     #[arg(long)]
     pub purge: bool,
     /// Take only what was last written to longer ago (30m, 24h, 7days)

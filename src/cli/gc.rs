@@ -154,15 +154,18 @@ fn remove(
     let keep = !args.purge && !args.keep.is_zero();
     let which = if args.purge { Which::All } else { Which::Before(ago(args.keep)) };
     if !keep && !plan.entries.is_empty() {
-        ui.note("what is removed is deleted at once, for good");
+        ui.note(match plan.entries.iter().any(|entry| entry.kind.is_written()) {
+            true => "what is removed is deleted at once, for good; what containers wrote goes to the trash",
+            false => "what is removed is deleted at once, for good",
+        });
     }
     interrupt::take();
     let is_idle = plan.entries.is_empty();
-    let done = match is_idle {
-        true => Ok(GcReport::default()),
-        false => plan.clone().execute(store, &lock, keep, ui.observer()),
-    };
-    let done = done.and_then(|report| Ok((report, purge(store, &lock, which, ui.observer())?)));
+    // First what is older: that may make the room in which to work, and what goes now is not yet to be deleted.
+    let done = purge(store, &lock, which, ui.observer()).and_then(|purged| match is_idle {
+        true => Ok((GcReport::default(), purged)),
+        false => Ok((plan.clone().execute(store, &lock, keep, ui.observer())?, purged)),
+    });
     match &done {
         Ok((_, purged)) if is_idle && purged.transactions.is_empty() => lock.abandon()?,
         _ => lock.release(),
@@ -193,6 +196,7 @@ fn tell(plan: &GcPlan, report: &GcReport, keep: Duration, ui: &Ui) -> Result<Exi
     let pieces = text::count(report.removed, "piece of garbage", "pieces of garbage");
     let size = text::size(report.disk);
     match (report.removed, report.kept) {
+        (0, _) if report.written.is_some() => {}
         (0, _) => ui.sum_up("removed", "nothing"),
         (_, true) => {
             let keep = humantime::format_duration(keep);
@@ -202,6 +206,11 @@ fn tell(plan: &GcPlan, report: &GcReport, keep: Duration, ui: &Ui) -> Result<Exi
             ));
         }
         (_, false) => ui.sum_up("removed", &format!("{pieces}, {size}, {:.1} s", report.seconds)),
+    }
+    if let Some(written) = &report.written {
+        let pieces = text::count(written.removed, "piece of what containers wrote", "pieces of what containers wrote");
+        ui.sum_up("moved to the trash", &format!("{pieces}, {}", text::size(written.disk)));
+        ui.note("`dockpack gc --undo` brings it back; `dockpack gc --purge` deletes it");
     }
     let trouble = !report.skipped.is_empty() || plan.kept.iter().any(|kept| kept.why.is_trouble());
     Ok(if trouble { Exit::Failed } else { Exit::Done })

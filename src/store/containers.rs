@@ -95,7 +95,7 @@ pub(crate) fn parse(id: &ContainerId, text: &[u8]) -> Result<Container, ParseErr
     Ok(Container {
         readable: true,
         config_missing: false,
-        has_run: false,
+        was_whole: false,
         name: config.name.trim_start_matches('/').to_owned(),
         image: config.image.parse().ok(),
         driver: config.driver,
@@ -136,7 +136,8 @@ fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, C
     };
     // The listing finds, too, what a crash left beside the file.
     let entries = notes.list_one(&dir, &at, Unknown::Containers);
-    let has_run = entries.iter().any(|entry| is_of_a_start(&entry.name));
+    let has_draft = notes.strays.iter().any(|stray| stray.path.starts_with(&below(&at, ".tmp-config.v2.json")));
+    let was_whole = was_whole(&entries, has_draft);
     let mut unreadable = |reason: String| {
         notes.unreadable(Unknown::Containers, &path, reason);
         Container::default()
@@ -152,12 +153,16 @@ fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, C
         Ok(None) => Container { config_missing: true, ..Container::default() },
         Err(error) => unreadable(error.to_string()),
     };
-    (Some((id, Container { has_run, ..container })), notes)
+    (Some((id, Container { was_whole, ..container })), notes)
 }
 
-/// Tells whether dockerd makes a file of this name when it starts a container: its log, or what it mounts into it.
-fn is_of_a_start(name: &[u8]) -> bool {
-    matches!(name, b"hostname" | b"hosts" | b"resolv.conf" | b"local-logs") || name.ends_with(b".log")
+/// Tells whether the container once had a configuration: what dockerd makes at a start is there, its log or what it mounts
+/// into the container; or `hostconfig.json`, without the draft of the configuration that dockerd keeps until it has written
+/// that one.
+fn was_whole(entries: &[Entry], has_draft: bool) -> bool {
+    let has = |is: &dyn Fn(&[u8]) -> bool| entries.iter().any(|entry| is(&entry.name));
+    has(&|name| matches!(name, b"hostname" | b"hosts" | b"resolv.conf" | b"local-logs") || name.ends_with(b".log"))
+        || has(&|name| name == b"hostconfig.json") && !has_draft
 }
 
 #[cfg(test)]

@@ -190,8 +190,8 @@ pub struct Container {
     pub readable: bool,
     /// There is no `config.v2.json` at all. dockerd neither loads nor removes such a directory.
     pub config_missing: bool,
-    /// There is a file that dockerd makes when it starts a container.
-    pub has_run: bool,
+    /// There is a file that dockerd makes only when there is a `config.v2.json`.
+    pub was_whole: bool,
     /// Name without the leading slash.
     pub name: String,
     /// The image it was made from.
@@ -206,11 +206,11 @@ pub struct Container {
 
 impl Snapshot {
     /// Tells whether a directory of `containers/` is what is left of a create or rm that was cut off: it has no
-    /// configuration, and either no writable layer any more, or one that was never started and is empty.
+    /// configuration, and no writable layer any more; or one that is empty, and never had a configuration.
     #[must_use]
     pub fn is_abandoned(&self, id: &ContainerId) -> bool {
-        let is_used = |has_run| self.mounts.contains_key(id) && (has_run || self.written.contains(id));
-        self.containers.get(id).is_some_and(|container| container.config_missing && !is_used(container.has_run))
+        let is_used = |was_whole| self.mounts.contains_key(id) && (was_whole || self.written.contains(id));
+        self.containers.get(id).is_some_and(|container| container.config_missing && !is_used(container.was_whole))
     }
 
     /// Tells whether a mount is one that a container was made with, not one of a builder: those have no init layer.

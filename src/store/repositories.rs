@@ -24,8 +24,12 @@ use crate::reference::Reference;
 /// Name of the file below `image/<driver>`.
 pub(crate) const NAME: &str = "repositories.json";
 
-/// Longest file that is read: some ninety thousand references. What is made of it in memory is up to ten times as long.
-pub(crate) const LIMIT: u64 = 16 << 20;
+/// Longest file that is read: some forty thousand references. What is made of it in memory, with what `verify` says of each,
+/// is up to forty times as long.
+pub(crate) const LIMIT: u64 = 6 << 20;
+
+/// How many entries may make no sense, until the whole file makes none.
+const MAX_INVALID: usize = 1000;
 
 /// References, and entries whose value is not an image ID.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,6 +63,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<References, ParseError> {
             Ok(image) => {
                 references.valid.insert(reference, image);
             }
+            Err(error) if references.invalid.len() == MAX_INVALID => return Err(error),
             Err(_) => references.invalid.push((reference, image)),
         }
     }

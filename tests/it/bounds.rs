@@ -220,9 +220,19 @@ fn stores() {
         format!("{{\"Repositories\":{{{parts}\"z\":{{}}}}}}")
     };
     let root = root.to_str().expect("text");
-    for (what, content) in
-        [("many more", text(200 << 20, &|number| format!("\"{number:08x}\":{{}},"))), ("zeros", "\0".repeat(300 << 20))]
-    {
+    let limit = 6 << 20;
+    let image = |number: usize| format!("sha256:{number:064x}");
+    let repositories = [
+        (
+            "as many as there may be",
+            text(limit - 64, &|number| format!("\"{number:06x}\":{{\"{number:06x}:1\":\"{}\"}},", image(number))),
+        ),
+        ("of no use", text(limit - 64, &|number| format!("\"{number:06x}\":{{}},"))),
+        ("without sense", text(limit - 64, &|number| format!("\"{number:06x}\":{{\"{number:06x}\":\"\"}},"))),
+        ("many more", text(200 << 20, &|number| format!("\"{number:08x}\":{{}},"))),
+        ("zeros", "\0".repeat(300 << 20)),
+    ];
+    for (what, content) in repositories {
         fs::write(&names, content).expect("written");
         bounded(what, &["--root", root, "ls"], &[0, 1, 3]);
         bounded(what, &["--root", root, "verify", "--quick", "-q"], &[0, 1, 3]);

@@ -103,6 +103,13 @@ impl Lab {
         self.dir(&hex(number + 1), 100);
     }
 
+    /// Removes all garbage for good.
+    pub(crate) fn clean(&self) {
+        let _ = self.gc(&["-y", "--purge"]).done();
+        let _ = self.gc(&["--purge"]).done();
+        assert_eq!(self.leaks(), Vec::<String>::new());
+    }
+
     /// Plants garbage of every kind that is taken by default; returns how many pieces of each there are then.
     pub(crate) fn plant(&self) -> BTreeMap<&'static str, u64> {
         let driver = &self.driver;
@@ -220,8 +227,7 @@ fn exactly_the_garbage(fixture: &str) {
     assert_same(&before, &lab.content(), Allow::NOTHING);
     let gone = paths(&document["plan"]);
 
-    let _ = lab.gc(&["-y", "--purge"]).done();
-    assert_eq!(lab.leaks(), Vec::<String>::new());
+    lab.clean();
     let stays = |path: &[u8]| {
         let path = String::from_utf8_lossy(path);
         !gone.iter().any(|gone| path == gone.as_str() || path.starts_with(&format!("{gone}/")))
@@ -265,9 +271,39 @@ fn undo_puts_everything_back() {
         assert_same(&before, &after, Allow::NOTHING);
         assert_eq!(inodes, self::inodes(&lab.root()));
         lab.gc(&["--undo"]).failed(2);
-        let _ = lab.gc(&["-y"]).done();
-        let _ = lab.gc(&["--purge"]).done();
-        assert_eq!(lab.leaks(), Vec::<String>::new());
+        lab.clean();
+    }
+}
+
+/// Of what containers wrote there is no other copy: also where everything is deleted at once, it is still in the trash.
+#[test]
+fn what_containers_wrote_goes_by_way_of_the_trash() {
+    for fixture in ["20-overlay", "28-overlay2"] {
+        let lab = Lab::new(fixture);
+        lab.plant();
+        let written = |document: &Value| -> BTreeSet<String> {
+            let entries = document["plan"]["entries"].as_array().expect("entries").iter();
+            let is_written = |kind: &Value| *kind == "dead-mounts" || *kind == "dead-containers";
+            let parts = entries
+                .filter(|entry| is_written(&entry["kind"]))
+                .flat_map(|entry| entry["parts"].as_array().expect("parts"));
+            parts.map(|part| part["path"].as_str().expect("a path").to_owned()).collect()
+        };
+        for purge in [&["--purge"][..], &["--keep", "0s"]] {
+            let planned = lab.json(&["--dry-run"]);
+            let (written, all) = (written(&planned), paths(&planned["plan"]));
+            assert!(!written.is_empty() && written.len() < all.len());
+            let done = lab.json(&[&["-y"], purge].concat());
+            let (pieces, entries) = (&done["report"]["written"]["removed"], &planned["plan"]["entries"]);
+            assert_eq!(done["report"]["removed"].as_u64(), entries.as_array().map(|all| (all.len() - 2) as u64));
+            assert_eq!((pieces.as_u64(), &done["report"]["kept"]), (Some(2), &Value::from(false)));
+            assert!(all.iter().all(|path| !lab.at(path).exists()));
+            let _ = lab.gc(&["--undo"]).done();
+            assert!(all.iter().all(|path| lab.at(path).exists() == written.contains(path)));
+            // The next one has something else to delete, too.
+            lab.write(&lab.at("tmp-old/x"), "x");
+        }
+        lab.clean();
     }
 }
 
@@ -326,9 +362,8 @@ fn a_reviewed_plan() {
         let said = done.stderr.lines().find(|line| line.contains(&format!("kept {path}:")));
         assert!(said.is_some_and(|line| line.contains(reason)), "{path}: {}", done.stderr);
     }
-    let short = hex(20).to_uppercase();
-    let left: Vec<String> = lab.leaks();
-    assert_eq!(left, [format!("overlay2/{}", hex(20)), "layerdb/tmp/write-set-124".to_owned()], "{short}");
+    let _ = lab.gc(&["--purge"]).done();
+    assert_eq!(lab.leaks(), [format!("overlay2/{}", hex(20)), "layerdb/tmp/write-set-124".to_owned()]);
     lab.gc(&["--apply", "/dev/null"]).failed(1);
     let text = fs::read_to_string(file).expect("a plan").replace("overlay2\",", "vfs\",");
     fs::write(file, text).expect("a plan");
@@ -474,6 +509,7 @@ fn hostile_stores() {
     }
     assert!(!dir.exists());
     assert_eq!(fs::read_to_string(outside.join("precious")).expect("it is there"), "x");
+    let _ = lab.gc(&["--purge"]).done();
     let left: Vec<String> = lab.leaks();
     assert_eq!(left.len(), kept.len(), "{left:?}");
     assert!(lab.at(&format!("overlay2/l/{}", hex(34).to_uppercase())).symlink_metadata().is_ok());
@@ -584,8 +620,7 @@ fn a_home_that_is_a_mount() {
     assert!(lab.at("overlay2/.dockpack/trash").is_dir());
     let _ = lab.gc(&["--undo"]).done();
     assert_same(&before, &lab.content(), Allow::NOTHING);
-    let _ = lab.gc(&["-y", "--purge"]).done();
-    assert_eq!(lab.leaks(), Vec::<String>::new());
+    lab.clean();
     assert!(!lab.at("overlay2/.dockpack").exists());
 }
 

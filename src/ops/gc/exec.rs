@@ -35,8 +35,23 @@ pub struct GcReport {
     pub skipped: Vec<Skipped>,
     /// What was removed is still in the trash.
     pub kept: bool,
+    /// What is in the trash although the rest was deleted: what containers have written, of which there is no other copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
     /// Time it took, in seconds.
     pub seconds: f64,
+}
+
+/// What a removal that deletes has put into the trash all the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Written {
+    /// Name of the transaction.
+    pub transaction: String,
+    /// Number of pieces of garbage.
+    pub removed: usize,
+    /// Disk space in bytes that will be given back when the trash is emptied.
+    pub disk: u64,
 }
 
 impl GcPlan {
@@ -93,7 +108,7 @@ impl GcPlan {
     }
 
     /// Carries the plan out, which must have been made or checked under this lock. With `keep`, what is removed stays
-    /// in the trash.
+    /// in the trash; without, only what containers have written does.
     ///
     /// # Errors
     /// The file system refuses: what has moved by then is in the trash, and the next run goes on. Or the observer wanted
@@ -102,29 +117,96 @@ impl GcPlan {
     pub fn execute(mut self, store: &Store, lock: &WriteLock, keep: bool, observer: &dyn Observer) -> Result<GcReport> {
         let begun = Instant::now();
         let mut freed = Freed::default();
+        let written = if keep { None } else { self.hold_back(store, lock, &mut freed, observer)? };
+        let mut report = match self.entries.is_empty() {
+            true => GcReport::default(),
+            false => self.run(store, lock, keep, &mut freed, observer)?,
+        };
+        report.removed += freed.entries;
+        report.disk += freed.disk;
+        report.skipped.splice(0..0, freed.skipped);
+        report.written = written;
+        report.seconds = begun.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    /// Moves what containers have written into the trash, where it stays, and takes it out of the plan. Where the disk has
+    /// no room for a trash it deletes what else it can before, and else leaves it where it is.
+    fn hold_back(
+        &mut self,
+        store: &Store,
+        lock: &WriteLock,
+        freed: &mut Freed,
+        observer: &dyn Observer,
+    ) -> Result<Option<Written>> {
+        let written = self.take_written();
+        if written.entries.is_empty() {
+            return Ok(None);
+        }
         let trash = loop {
-            match begin(store, &self, keep) {
+            match begin(store, &written, true) {
+                Ok(trash) => break trash,
+                Err(Error::Fs(error)) if error.is_full() => {
+                    if !freed.make_room(store, self)? {
+                        let reason = "containers wrote it, and the disk has no room for the trash";
+                        let stays = |entry: &GcEntry| Skipped { path: entry.path.clone(), reason: reason.to_owned() };
+                        freed.skipped.extend(written.entries.iter().map(stays));
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let (trash, moved, skipped) = move_into(store, trash, &written, observer)?;
+        let stay: HashSet<&str> = skipped.iter().map(|skipped| skipped.path.as_str()).collect();
+        let gone = written.parts().filter(|part| !stay.contains(part.path.as_str())).map(|part| part.order).collect();
+        self.has_gone(&gone);
+        freed.skipped.extend(skipped);
+        let GcReport { transaction, disk, .. } = finish(store, trash, &written, moved, observer, lock)?;
+        Ok((moved > 0).then_some(Written { transaction, removed: moved, disk }))
+    }
+
+    /// Moves everything in one transaction. Where the disk has no room for it, and nothing is to be kept, it deletes pieces
+    /// where they lie until there is.
+    fn run(
+        &mut self,
+        store: &Store,
+        lock: &WriteLock,
+        keep: bool,
+        freed: &mut Freed,
+        observer: &dyn Observer,
+    ) -> Result<GcReport> {
+        let trash = loop {
+            match begin(store, self, keep) {
                 Err(Error::Fs(error)) if error.is_full() => match keep {
                     true => return Err(Error::TrashFull { root: store.path().to_owned(), source: error }),
-                    false if freed.make_room(store, &mut self)? => {}
+                    false if freed.make_room(store, self)? => {}
                     false => return Err(error.into()),
                 },
                 trash => break trash?,
             }
         };
-        let (moved, skipped) = match move_all(store, &trash, &self, observer) {
-            Err(Error::StoppedRemoval { .. }) if trash.is_empty()? => {
-                trash.remove(store)?;
-                return Err(Error::Stopped);
-            }
-            moved => moved?,
-        };
-        let mut report = finish(store, trash, &self, moved, observer, lock)?;
-        report.removed += freed.entries;
-        report.disk += freed.disk;
-        report.skipped.splice(0..0, freed.skipped.into_iter().chain(skipped));
-        report.seconds = begun.elapsed().as_secs_f64();
+        let (trash, moved, skipped) = move_into(store, trash, self, observer)?;
+        let mut report = finish(store, trash, self, moved, observer, lock)?;
+        report.skipped.splice(0..0, skipped);
         Ok(report)
+    }
+}
+
+/// Moves a plan into its transaction, of which nothing is left where it was asked to stop before anything moved.
+fn move_into(
+    store: &Store,
+    trash: Trash,
+    plan: &GcPlan,
+    observer: &dyn Observer,
+) -> Result<(Trash, usize, Vec<Skipped>)> {
+    match move_all(store, &trash, plan, observer) {
+        Err(Error::StoppedRemoval { .. }) if trash.is_empty()? => {
+            trash.remove(store)?;
+            Err(Error::Stopped)
+        }
+        Err(error) => Err(error),
+        Ok((moved, skipped)) => Ok((trash, moved, skipped)),
     }
 }
 
@@ -159,9 +241,7 @@ impl Freed {
                 Ok(()) => {
                     self.entries += 1;
                     self.disk += entry.disk;
-                    for part in plan.entries.iter_mut().flat_map(|entry| &mut entry.parts) {
-                        part.after.retain(|order| !orders.contains(order));
-                    }
+                    plan.has_gone(&orders);
                     return Ok(true);
                 }
                 Err(skipped) => self.skipped.push(skipped),
@@ -195,7 +275,10 @@ fn move_all(store: &Store, trash: &Trash, plan: &GcPlan, observer: &dyn Observer
     let mut parts: Vec<&Part> = plan.parts().collect();
     parts.sort_by_key(|part| part.order);
     let mut skipped: BTreeMap<String, Skipped> = BTreeMap::new();
-    let mut staying: HashSet<usize> = HashSet::new();
+    // What was to go before this plan and has not.
+    let own: HashSet<usize> = parts.iter().map(|part| part.order).collect();
+    let mut staying: HashSet<usize> =
+        parts.iter().flat_map(|part| &part.after).filter(|order| !own.contains(order)).copied().collect();
     for step in Step::ALL {
         let mut touched: HashMap<&str, Dir> = HashMap::new();
         for part in parts.iter().filter(|part| part.step == step) {

@@ -93,6 +93,12 @@ impl GcKind {
     pub fn is_default(self) -> bool {
         !matches!(self, Self::LeakedBuildCache | Self::DistributionRecords | Self::StaleDriver)
     }
+
+    /// Tells whether containers have written it: of that there is no other copy, so it goes by way of the trash.
+    #[must_use]
+    pub fn is_written(self) -> bool {
+        matches!(self, Self::DeadMounts | Self::DeadContainers)
+    }
 }
 
 impl std::fmt::Display for GcKind {

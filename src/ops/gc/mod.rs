@@ -19,7 +19,8 @@
 //! 3. **Nothing moves before the journal is durable**, and every piece is looked at again right before it moves: the
 //!    same inode, type, time of change and link target as in the plan, or it stays and is named. What stays holds what
 //!    comes after it ([`Part::after`]): a record that cannot be moved keeps its directory. Only where the disk has no room
-//!    for a journal, and what is removed is not to be kept, things are deleted where they lie, in the same order.
+//!    for a journal, and what is removed is not to be kept, things are deleted where they lie, in the same order. What
+//!    containers have written is never among them: it goes by way of the trash, from which only a later purge deletes it.
 //! 4. **Order.** Images, children first; writable layers; layers, children first, by rename out of `sha256/`; short
 //!    names; directories; the rest. Each step is durable before the next. So at no moment does dockerd see an
 //!    image whose layers are not there, or a layer whose directory is not there.
@@ -43,8 +44,8 @@ mod survey;
 mod tests;
 
 pub use candidates::{Candidates, Step};
-pub use exec::GcReport;
 pub(super) use exec::go_on;
+pub use exec::{GcReport, Written};
 pub use kind::GcKind;
 pub use plan::{GcEntry, GcPlan, Kept, KeptWhy, Options, Part, Stale};
 pub use survey::{Facts, Survey};

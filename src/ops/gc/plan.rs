@@ -217,6 +217,36 @@ impl GcPlan {
         self.entries.iter().map(|entry| entry.disk).sum()
     }
 
+    /// Takes what containers have written out of the plan, with whatever has to go before it.
+    pub(super) fn take_written(&mut self) -> Self {
+        let owners: HashMap<usize, usize> = self
+            .entries
+            .iter()
+            .enumerate()
+            .flat_map(|(at, entry)| entry.parts.iter().map(move |part| (part.order, at)))
+            .collect();
+        let mut waiting: Vec<usize> =
+            (0..self.entries.len()).filter(|at| self.entries[*at].kind.is_written()).collect();
+        let mut taken: HashSet<usize> = waiting.iter().copied().collect();
+        while let Some(at) = waiting.pop() {
+            let before =
+                self.entries[at].parts.iter().flat_map(|part| &part.after).filter_map(|order| owners.get(order));
+            waiting.extend(before.copied().filter(|at| taken.insert(*at)));
+        }
+        let entries = std::mem::take(&mut self.entries).into_iter().enumerate();
+        let (written, rest): (Vec<_>, Vec<_>) = entries.partition(|(at, _)| taken.contains(at));
+        self.entries = rest.into_iter().map(|(_, entry)| entry).collect();
+        let entries = written.into_iter().map(|(_, entry)| entry).collect();
+        Self { schema: self.schema, driver: self.driver.clone(), entries, kept: Vec::new(), stale: Vec::new() }
+    }
+
+    /// Tells the plan that parts have gone that were to go before others.
+    pub(super) fn has_gone(&mut self, orders: &BTreeSet<usize>) {
+        for part in self.entries.iter_mut().flat_map(|entry| &mut entry.parts) {
+            part.after.retain(|order| !orders.contains(order));
+        }
+    }
+
     fn build(
         candidates: &Candidates<'_>,
         survey: &Survey,
