@@ -241,6 +241,7 @@ fn show(plan: &LoadPlan, ui: &Ui) -> Result<(), Failure> {
             ui.note(&format!("{} now leads to {}", tagging.reference, was.short()));
         }
     }
+    warn_of_names(plan, "would get", ui);
     let new = text::count(plan.layers.len(), "new layer", "new layers");
     let images = text::count(plan.images.len(), "image", "images");
     let (bytes, present) = (text::size(plan.bytes()), plan.layers_present.len());
@@ -272,8 +273,20 @@ fn say(plan: &LoadPlan, report: &LoadReport, read: Option<u64>, ui: &Ui) -> Resu
             ui.note(&format!("{} led to {} before", tagging.reference, was.short()));
         }
     }
+    warn_of_names(plan, "got", ui);
     ui.sum_up("loaded", &summary(report, read));
     Ok(())
+}
+
+/// Tells of layers that what stands on them calls by a name that is another's.
+fn warn_of_names(plan: &LoadPlan, got: &str, ui: &Ui) {
+    for chain in &plan.called_otherwise {
+        ui.warn(&format!(
+            "layer {} {got} another short name than containers or layers above it say: containers may not \
+             start before `dockpack repair` writes it anew",
+            chain.short()
+        ));
+    }
 }
 
 fn summary(report: &LoadReport, read: Option<u64>) -> String {

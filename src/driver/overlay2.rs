@@ -120,7 +120,7 @@ impl GraphDriver for Overlay2 {
                 layer.make_dir("merged", 0o700)?.own()?;
             }
         }
-        if new.facts.committed {
+        if new.facts.committed && self.commits {
             layer.new_file("committed", b"", 0o600)?;
         }
         let whiteouts = if self.marks == Marks::Files { Whiteouts::Files } else { Whiteouts::Overlayfs };

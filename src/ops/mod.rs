@@ -8,6 +8,7 @@ pub mod load;
 mod recover;
 pub mod repair;
 pub mod save;
+mod short_names;
 pub mod trash;
 pub mod verify;
 

@@ -3,11 +3,13 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::{
-    Notes, Snapshot, Store, Unknown, buildkit, containers, distribution, imagedb, layerdb, mounts, repositories, strays,
+    Notes, Snapshot, Store, Unknown, below, buildkit, containers, distribution, imagedb, layerdb, mounts, repositories,
+    strays,
 };
 use crate::driver;
 use crate::error::{FsError, Result};
 use crate::finding::{Finding, Severity};
+use crate::fsx::Dir;
 use crate::id::{CacheId, ContainerId};
 
 impl Store {
@@ -91,6 +93,16 @@ impl Store {
 }
 
 impl Snapshot {
+    /// Reads a file of `dir`, which is `at` below the data root. `None` too where the snapshot tells that it cannot be read:
+    /// that is what is to be mended. Another failure says nothing of the file.
+    pub(crate) fn read_known(&self, dir: &Dir, at: &str, path: &str, limit: u64) -> Result<Option<Vec<u8>>, FsError> {
+        let is_known = || self.unreadable.iter().any(|file| file.path == below(at, path));
+        match FsError::in_place(dir.read(path, limit)) {
+            Err(_) if is_known() => Ok(None),
+            read => read,
+        }
+    }
+
     /// Says which images that are referred to cannot be understood, and whether all references are gone.
     fn look_for_lost_references(&self, image: &str, notes: &mut Notes) {
         let invalid: HashSet<String> = notes

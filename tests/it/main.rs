@@ -44,6 +44,8 @@ mod inspect;
 #[cfg(feature = "cli")]
 mod live_restore;
 #[cfg(feature = "cli")]
+mod load_below;
+#[cfg(feature = "cli")]
 mod memory;
 #[cfg(feature = "cli")]
 mod mounts;

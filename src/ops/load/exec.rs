@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::archive::foreign::ForeignArchive;
-use crate::archive::{ArchiveReader, ImageRecord, Metadata};
+use crate::archive::{ArchiveIndex, ArchiveReader, ImageRecord, Metadata};
 use crate::crash::crash_point;
 use crate::driver::{self, GraphDriver};
 use crate::error::{Error, FsError, Result};
@@ -17,6 +17,7 @@ use crate::id::{CacheId, ChainId};
 use crate::progress::{Event, Observer};
 use crate::store::{Snapshot, Store, Unknown, WriteLock};
 
+use super::above::Above;
 use super::plan::{LoadPlan, Target};
 use super::publish::Publish;
 use super::refuse::refuse;
@@ -105,7 +106,7 @@ impl LoadPlan {
         }
         let references = store.image().map(|image| image.find("repositories.json")).transpose()?.flatten();
         refuse(store.path(), store.driver(), &snapshot, references.is_some())?;
-        let target = survey(store, driver, &snapshot)?;
+        let target = survey(store, driver, &snapshot, &metadata.index)?;
         let mut plan = Self::new(&metadata.index, images, store.driver(), &snapshot, target)?;
         plan.note_displaced(store, &snapshot)?;
         Ok((plan, snapshot))
@@ -288,7 +289,7 @@ fn one_mount(store: &Store) -> Result<()> {
 }
 
 /// Looks which layers of the target are whole and which names are taken.
-fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Result<Target> {
+fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot, index: &ArchiveIndex) -> Result<Target> {
     let mut target = Target { is_rootless: store.root().is_rootless(), ..Target::default() };
     let own = driver.home_dirs().iter().map(|(name, _)| name.as_bytes().to_vec());
     let there = store.dirs().map(Dir::entries).transpose()?.unwrap_or_default().into_iter().map(|entry| entry.name);
@@ -323,6 +324,11 @@ fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Resul
         if whole {
             target.whole.insert(*chain);
         }
+    }
+    if driver.has_links() {
+        target.above = Above::read(home, snapshot, index, &target.whole)?;
+        // Nothing else gets them.
+        target.links.extend(target.above.keeps.values().cloned());
     }
     Ok(target)
 }

@@ -6,6 +6,7 @@
 //! journal leaves the store as it was, with garbage that the next run takes away; a crash after it is finished
 //! by the next run. No dockerd, started at any moment, sees an image whose layers are not there.
 
+mod above;
 mod build;
 mod builders;
 mod displaced;

@@ -12,6 +12,8 @@ use crate::ops::trash::Identity;
 use crate::reference::Reference;
 use crate::store::Snapshot;
 
+use super::above::Above;
+
 /// What will be written to a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -34,6 +36,10 @@ pub struct LoadPlan {
     /// Records of layers that make room for new ones.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub displaced: BTreeMap<ChainId, Identity>,
+    /// Layers to be built that containers or layers of the target call by another short name than they get: these do not
+    /// start before it is written anew.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub called_otherwise: BTreeSet<ChainId>,
     /// References to be written.
     pub references: Vec<Tagging>,
 }
@@ -74,6 +80,8 @@ pub(super) struct Target {
     pub(super) cache_ids: BTreeSet<CacheId>,
     /// `overlay2`'s short names.
     pub(super) links: BTreeSet<LinkId>,
+    /// `overlay2`: the short names that missing layers are called by.
+    pub(super) above: Above,
     /// Docker 17.03 to 17.09 made it: layers have the directory that they are mounted at, and names of 64 digits.
     pub(super) is_early: bool,
     /// Docker without root made it.
@@ -166,6 +174,7 @@ impl LoadPlan {
             layers: Vec::new(),
             layers_present: wanted.intersection(&target.whole).copied().collect(),
             displaced: BTreeMap::new(),
+            called_otherwise: BTreeSet::new(),
             references: references(&images, snapshot),
             images,
         };
@@ -192,6 +201,7 @@ impl LoadPlan {
             layers,
             layers_present: BTreeSet::new(),
             displaced: BTreeMap::new(),
+            called_otherwise: BTreeSet::new(),
             references: Vec::new(),
         }
     }
@@ -212,6 +222,9 @@ impl LoadPlan {
         target.cache_ids.insert(record.cache_id.clone());
         placed.insert(archived.clone(), record.cache_id.clone());
         let facts = self.facts(&record, target, placed);
+        if target.above.is_called_otherwise(record.chain, facts.link.as_ref()) {
+            self.called_otherwise.insert(record.chain);
+        }
         // What BuildKit made in place is told by its short name: under another one it is as unpacking makes it.
         let keeps_form = !is_short || record.cache_id == archived;
         let keeps_form = keeps_form && (target.is_rootless || !record.facts.mounted);
@@ -227,10 +240,12 @@ impl LoadPlan {
         let archived = if self.same_driver { record.facts.clone() } else { DriverFacts::default() };
         let mut facts = DriverFacts { link: None, merged: target.is_early, ..archived.clone() };
         if driver::by_name(&self.driver).is_some_and(GraphDriver::has_links) {
-            let link = archived.link.filter(|link| !target.links.contains(link));
+            let kept = target.above.keeps.get(&record.chain).cloned();
+            let link = kept.or_else(|| archived.link.filter(|link| !target.links.contains(link)));
             let link = link.unwrap_or_else(|| fresh(&record.chain, LinkId::of_hex, &target.links, 26));
             target.links.insert(link.clone());
             facts.link = Some(link);
+            facts.committed |= target.above.has(record.chain);
         }
         // A layer that BuildKit made in `overlay` needs its lower directory; where that is none of the archive's,
         // the layer becomes a whole tree, as `docker load` makes it.

@@ -3,13 +3,17 @@
 use crate::crash::crash_point;
 use crate::driver::{self, GraphDriver};
 use crate::error::{Error, FsError, Result};
-use crate::fsx::Dir;
+use crate::fsx::{Dir, Kind};
 use crate::id::{ChainId, Sha256};
 use crate::store::{WriteLock, repositories};
 
+use super::above::leads_nowhere;
 use super::build::{DRIVER_DIR, RECORD_DIR};
 use super::displaced::CACHE_ID;
 use super::plan::{LoadPlan, PlannedLayer};
+
+/// Name within a staged layer of a short name that is made anew.
+const LINK: &str = "link";
 
 /// Publishes a load whose staging directory is complete, proved and durable.
 pub(super) struct Publish<'a> {
@@ -53,10 +57,7 @@ impl<'a> Publish<'a> {
                 continue;
             }
             for (path, target) in self.driver.home_links(&record.cache_id, &record.facts) {
-                let (dir, name) = places.home.parent_of(path.as_bytes())?;
-                if dir.find(name)?.is_none() {
-                    dir.make_symlink(name, target.as_bytes())?;
-                }
+                lead(&places.home, &staged, &path, target.as_bytes())?;
             }
             // Crash here: a short name that leads nowhere yet.
             crash_point("load:link");
@@ -149,6 +150,21 @@ impl<'a> Publish<'a> {
     fn staged(&self, chain: ChainId) -> Result<Option<Dir>, FsError> {
         FsError::found(self.staging.dir(format!("layers/{}", chain.hex())))
     }
+}
+
+/// Makes a short name lead to a layer. One that leads nowhere is that of the same layer, whose directory was lost.
+fn lead(home: &Dir, staged: &Dir, path: &str, target: &[u8]) -> Result<(), FsError> {
+    let (dir, name) = home.parent_of(path.as_bytes())?;
+    let Some(found) = dir.find(name)? else { return dir.make_symlink(name, target) };
+    if found.kind != Kind::Symlink || !leads_nowhere(home, &dir.read_link(name)?)? || dir.read_link(name)? == target {
+        return Ok(());
+    }
+    if staged.find(LINK)?.is_none() {
+        staged.make_symlink(LINK, target)?;
+    }
+    // Crash here: the old name leads nowhere, as before.
+    crash_point("load:link-anew");
+    staged.replace(LINK, &dir, name)
 }
 
 /// Moves a broken entry of layerdb aside, under the name by which dockerd takes it for a leftover. Its

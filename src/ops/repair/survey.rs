@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::{self, GraphDriver};
 use crate::error::{FsError, Result};
-use crate::fsx::{Dir, Kind};
-use crate::id::{CacheId, ChainId, DiffId, ImageId, LinkId};
+use crate::fsx::Dir;
+use crate::id::{CacheId, ChainId, DiffId, ImageId};
 use crate::json::{self, fields};
 use crate::layer::{Content, MemberKind, Members};
 use crate::ops::load::is_early;
+use crate::ops::short_names::ShortNames;
 use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report, is_proved};
 use crate::progress::Observer;
 use crate::reference::Reference;
 use crate::store::layerdb::Fields;
-use crate::store::{Layer, Notes, Snapshot, Store, below, repositories};
+use crate::store::{Layer, Notes, Snapshot, Store, repositories};
 use crate::tarsplit::{Entries, Segments};
 
 use super::lost;
@@ -56,10 +57,8 @@ pub(super) struct Survey {
     pub(super) proved: BTreeMap<ChainId, CacheId>,
     /// Sizes of layers whose entry does not say it.
     pub(super) sizes: BTreeMap<ChainId, u64>,
-    /// `overlay2/l`: short names and what they lead to; `None` where it is gone.
-    pub(super) links: Option<BTreeMap<LinkId, String>>,
-    /// `overlay2`: the short names in `lower`, where it can be read.
-    pub(super) lowers: BTreeMap<CacheId, Vec<LinkId>>,
+    /// `overlay2`: what its files say of short names.
+    pub(super) short: ShortNames,
     /// `overlay2`: directories with the file `committed`.
     pub(super) committed: BTreeSet<CacheId>,
     /// Docker 17.03 to 17.09 made the store: each layer has the directory that it is mounted at.
@@ -123,32 +122,20 @@ impl Survey {
                 if FsError::in_place(home.dir(format!("{id}/root")))?.is_some() {
                     self.whole_trees.insert(id.clone());
                 }
-                let lower = read_known(snapshot, home, driver, &format!("{id}/lower-id"), 4096)?;
+                let lower = snapshot.read_known(home, driver, &format!("{id}/lower-id"), 4096)?;
                 if let Some(lower) = lower.and_then(|text| CacheId::parse(text.trim_ascii()).ok()) {
                     self.lower_ids.insert(id.clone(), lower);
                 }
             }
             return Ok(());
         }
-        if let Some(links) = FsError::in_place(home.dir("l"))? {
-            let mut found = BTreeMap::new();
-            for entry in links.entries()?.into_iter().filter(|entry| entry.kind == Kind::Symlink) {
-                let Ok(name) = LinkId::parse(&entry.name) else { continue };
-                let target = links.read_link(name.as_str())?;
-                found.insert(name, String::from_utf8_lossy(&target).into_owned());
-            }
-            self.links = Some(found);
+        self.short = ShortNames::read(home, snapshot)?;
+        if !driver::by_name(driver).is_some_and(GraphDriver::has_links) {
+            return Ok(());
         }
         for id in snapshot.driver_dirs.keys() {
-            if driver::by_name(driver).is_some_and(GraphDriver::has_links)
-                && home.dir(id.as_str())?.find("committed")?.is_some()
-            {
+            if home.dir(id.as_str())?.find("committed")?.is_some() {
                 self.committed.insert(id.clone());
-            }
-            let Some(text) = read_known(snapshot, home, driver, &format!("{id}/lower"), 64 << 10)? else { continue };
-            let name = |part: &[u8]| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok());
-            if let Some(names) = text.trim_ascii().split(|byte| *byte == b':').map(name).collect() {
-                self.lowers.insert(id.clone(), names);
             }
         }
         Ok(())
@@ -249,7 +236,9 @@ impl Survey {
 
     /// Tells whether a directory stands, by its own files, on the directories that a layer stands on.
     fn stands_right(&self, snapshot: &Snapshot, id: &CacheId, layer: &Layer) -> bool {
-        let Some(names) = self.lowers.get(id) else { return layer.parent.is_none() || self.links.is_none() };
+        let Some(names) = self.short.lowers.get(id) else {
+            return layer.parent.is_none() || self.short.links.is_none();
+        };
         let below = std::iter::successors(layer.parent, |chain| self.known.get(chain).and_then(|known| known.parent));
         names.len() == below.count() && snapshot.driver_dirs.contains_key(id)
     }
@@ -279,7 +268,7 @@ impl Survey {
         let mut made: Vec<(String, ImageId, String)> = Vec::new();
         for id in snapshot.containers.keys() {
             let path = format!("containers/{id}/config.v2.json");
-            let text = read_known(snapshot, store.root(), "", &path, CONTAINER_LIMIT)?;
+            let text = snapshot.read_known(store.root(), "", &path, CONTAINER_LIMIT)?;
             made.extend(text.and_then(|text| made_from(&text)));
         }
         made.sort_by(|one, other| one.2.cmp(&other.2));
@@ -310,16 +299,6 @@ fn wanted(snapshot: &Snapshot, source: Option<&Source>, returning: &BTreeSet<Ima
     let theirs = source.into_iter().flat_map(|source| &source.index.images);
     let back = theirs.filter(|image| returning.contains(&image.id)).flat_map(|image| image.chain_ids());
     images.chain(parents).chain(mounts).chain(back).collect()
-}
-
-/// Reads a file of `dir`, which is `at` below the data root. `None` too where the snapshot tells that it cannot be read:
-/// that is what is to be mended. Another failure says nothing of the file.
-fn read_known(snapshot: &Snapshot, dir: &Dir, at: &str, path: &str, limit: u64) -> Result<Option<Vec<u8>>, FsError> {
-    let is_known = || snapshot.unreadable.iter().any(|file| file.path == below(at, path));
-    match FsError::in_place(dir.read(path, limit)) {
-        Err(_) if is_known() => Ok(None),
-        read => read,
-    }
 }
 
 /// Returns the bytes of all files of a tar, unpacked, and of where its symbolic links lead, where those count.

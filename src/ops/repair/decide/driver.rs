@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::archive::LayerRecord;
 use crate::id::{CacheId, ChainId, LinkId, Sha256};
+use crate::ops::short_names::target;
 use crate::ops::trash::Owned;
 use crate::ops::verify::Found;
 use crate::store::Mount;
@@ -87,7 +88,7 @@ impl<'a> Planner<'a> {
             .driver_dirs
             .keys()
             .filter(|above| self.stack_of(above).is_some_and(|stack| stack.contains(id)))
-            .filter(|above| self.survey.lowers.get(*above).is_none_or(|names| !names.contains(name)))
+            .filter(|above| self.survey.short.lowers.get(*above).is_none_or(|names| !names.contains(name)))
             .cloned()
             .collect();
         for above in above {
@@ -127,7 +128,7 @@ impl<'a> Planner<'a> {
             let whole = stack.map(|stack| stack.into_iter().find(|id| self.is_whole_tree(id)));
             return self.is_whole_tree(lower) && whole.is_none_or(|whole| whole.as_ref() == Some(lower));
         }
-        let Some(names) = self.survey.lowers.get(id).cloned() else { return false };
+        let Some(names) = self.survey.short.lowers.get(id).cloned() else { return false };
         if let Some(stack) = stack {
             let says: Vec<String> = names.iter().map(|name| format!("l/{name}")).collect();
             return self.lower_text(&stack) == Some(says.join(":"));
@@ -211,7 +212,7 @@ impl<'a> Planner<'a> {
             if self.driver == "overlay" {
                 return self.survey.lower_ids.get(above).filter(|_| at == 0).cloned();
             }
-            let names = self.survey.lowers.get(above).filter(|names| names.len() == stack.len())?;
+            let names = self.survey.short.lowers.get(above).filter(|names| names.len() == stack.len())?;
             let target = self.leads(&names[at])?.strip_prefix("../")?.strip_suffix("/diff")?;
             CacheId::parse(target.as_bytes()).ok()
         })
@@ -257,18 +258,15 @@ impl<'a> Planner<'a> {
         let leads_here = |name: &&LinkId| self.leads(name) == Some(&target(id));
         let own = dir.and_then(|dir| dir.link.clone()).filter(|name| self.is_free(name, id));
         let by_link = || {
-            let links = self.survey.links.iter().flatten().map(|(name, _)| name);
+            let links = self.survey.short.links.iter().flatten().map(|(name, _)| name);
             let mut leading: Vec<&LinkId> = links.filter(leads_here).collect();
             // Of several, the one that something is stacked on.
-            leading.sort_by_key(|name| !self.survey.lowers.values().any(|lower| lower.contains(name)));
+            leading.sort_by_key(|name| !self.survey.short.lowers.values().any(|lower| lower.contains(name)));
             leading.first().map(|name| (*name).clone())
         };
         let by_lower = || {
-            self.survey.lowers.iter().find_map(|(above, names)| {
-                let stack = self.stack_of(above)?;
-                let at = stack.iter().position(|below| below == id).filter(|_| stack.len() == names.len())?;
-                names.get(at).filter(|name| self.is_free(name, id)).cloned()
-            })
+            let mut said = self.survey.short.of_below(id, |above| self.stack_of(above));
+            said.find(|name| self.is_free(name, id)).cloned()
         };
         own.or_else(by_link).or_else(by_lower)
     }
@@ -288,17 +286,13 @@ impl<'a> Planner<'a> {
     }
 
     fn leads(&self, name: &LinkId) -> Option<&String> {
-        self.survey.links.as_ref()?.get(name)
+        self.survey.short.leads(name)
     }
 
     /// Returns what makes a short name lead to a directory, where it does not.
     pub(super) fn link_piece(&self, id: &CacheId, name: &LinkId) -> Option<(Step, String, Act)> {
-        let links = self.survey.links.as_ref()?;
+        let links = self.survey.short.links.as_ref()?;
         let act = Act::Link { target: target(id) };
         (links.get(name) != Some(&target(id))).then(|| (Step::Link, format!("{}/l/{name}", self.driver), act))
     }
-}
-
-fn target(id: &CacheId) -> String {
-    format!("../{id}/diff")
 }
