@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::FsError;
-use crate::fsx::{Attrs, Dir, Kind};
+use crate::fsx::{Attrs, Dir, Kind, copy_content};
 
 /// Extended attributes that a copy keeps.
 pub(super) type Keeps = &'static [&'static [u8]];
@@ -49,8 +49,8 @@ impl Copy {
                 if let Some((dir, first)) = self.copied.get(&attrs.inode) {
                     return to.hard_link(dir, first, name);
                 }
-                let (mut source, mut copy) = (from.file(name)?, to.make_file(name, 0o600)?);
-                std::io::copy(&mut source, &mut copy).map_err(|error| FsError::new("copy", to.shown(name), error))?;
+                let (source, copy) = (from.file(name)?, to.make_file(name, 0o600)?);
+                copy_content(&source, &copy).map_err(|error| FsError::new("copy", to.shown(name), error))?;
                 if attrs.links > 1 {
                     self.copied.insert(attrs.inode, (to.clone(), name.to_vec()));
                 }

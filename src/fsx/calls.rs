@@ -95,7 +95,13 @@ impl<'b> Listing<'b> {
 }
 
 /// Finds the first byte of a file from `at` on that is not in a hole.
-pub(crate) fn next_data(file: impl AsFd, at: u64) -> Result<u64> {
+pub(super) fn next_data(file: impl AsFd, at: u64) -> Result<u64> {
     fault(Call::Seek)?;
     rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at))
+}
+
+/// Finds the first byte of a file from `at` on that is in a hole, or its end.
+pub(super) fn next_hole(file: impl AsFd, at: u64) -> Result<u64> {
+    fault(Call::Seek)?;
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(at))
 }

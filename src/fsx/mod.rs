@@ -9,6 +9,7 @@ mod btrfs;
 mod calls;
 mod dir;
 mod file;
+mod holes;
 mod namespace;
 mod output;
 mod place;
@@ -20,9 +21,9 @@ mod walk;
 mod xattrs;
 
 pub use attrs::{Attrs, Kind, Stamp, Time, XattrName, numbers};
-pub(crate) use calls::next_data;
 pub use dir::{Dir, Entry};
 pub use file::File;
+pub use holes::{Holes, copy_content, next_data};
 pub use namespace::{IdRange, UserNamespace};
 pub use output::{OutputDir, OutputFile};
 pub use place::{Place, mount_in};

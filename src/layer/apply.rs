@@ -7,7 +7,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use rustix::io::Errno;
 
 use crate::error::FsError;
-use crate::fsx::{Dir, Kind, Stamp, Time};
+use crate::fsx::{Dir, Holes, Kind, Stamp, Time};
 
 use super::follow::follow;
 use super::member::{Member, MemberKind, Members, TarError, TarStream};
@@ -261,10 +261,12 @@ impl Apply<'_> {
         mut file: &crate::fsx::File,
     ) -> Result<(), ApplyError> {
         let failed = |error| FsError::new("write", dir.shown(name), error);
+        // Where Docker writes zeros, what was a hole becomes one again; so does what only is long enough for one.
         let Some(map) = &member.sparse else {
-            return self.copy(member.size, members, |bytes| file.write_all(bytes).map_err(failed));
+            let mut holes = Holes::new(file);
+            self.copy(member.size, members, |bytes| holes.write(bytes).map_err(failed))?;
+            return Ok(holes.finish().map_err(failed)?);
         };
-        // Where Docker writes zeros, holes stay holes.
         file.set_len(map.size).map_err(failed)?;
         for (offset, length) in map.parts.iter().copied() {
             file.seek(SeekFrom::Start(offset)).map_err(failed)?;
@@ -273,7 +275,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Reads the next bytes of content.
+    /// Reads the next bytes of content, and gives them on in pieces of [`CHUNK`].
     fn copy<R: TarStream>(
         &mut self,
         length: u64,
@@ -283,12 +285,15 @@ impl Apply<'_> {
         let mut left = length;
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            let got = members.read_content(&mut self.buffer[..want])?;
-            if got == 0 {
-                return Err(TarError::Cut.into());
+            let mut filled = 0;
+            while filled < want {
+                match members.read_content(&mut self.buffer[filled..want])? {
+                    0 => return Err(TarError::Cut.into()),
+                    got => filled += got,
+                }
             }
-            write(&self.buffer[..got])?;
-            left -= got as u64;
+            write(&self.buffer[..want])?;
+            left -= want as u64;
         }
         Ok(())
     }

@@ -13,10 +13,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 
-use rustix::io::Errno;
-
 use super::member::TarError;
-use crate::fsx::{self, File};
+use crate::fsx::{File, next_data};
 
 /// Most parts that a file may have.
 const PARTS_LIMIT: u64 = 1 << 18;
@@ -147,20 +145,6 @@ impl SparseMap {
             at = offset + length;
         }
         Ok(true)
-    }
-}
-
-/// Finds the first byte from `at` on that is not in a hole; none where that is not before `end`.
-fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<u64>> {
-    if at >= end {
-        return Ok(None);
-    }
-    match fsx::next_data(file, at) {
-        Ok(data) => Ok((data < end).then_some(data)),
-        Err(Errno::NXIO) => Ok(None),
-        // A file system that tells of no holes.
-        Err(Errno::INVAL) => Ok(Some(at)),
-        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -213,3 +213,40 @@ fn daemon_28_saves_them() {
     assert!(saved.stderr.contains("cannot prove layer"), "{}", saved.stderr);
     assert!(!names(temp.path()).contains(&"no.tar".to_owned()));
 }
+
+/// What was a hole when Docker made the layer is zeros in its tar, and becomes a hole again.
+#[test]
+fn zeros_of_plain_files_become_holes() {
+    let temp = temp_dir();
+    // A debug build takes a second for 50 MiB.
+    let length = 256 * MIB;
+    let archive = temp.path().join("holes.tar");
+    let files = temp.path().join("files");
+    fs::create_dir(&files).expect("a directory");
+    let file = File::create(files.join("big")).expect("a file");
+    file.set_len(length).expect("a length");
+    file.write_all_at(b"in the middle", 128 * MIB + 5).expect("written");
+    let layer = temp.path().join("layer.tar");
+    let packed = Command::new("tar").arg("-C").arg(&files).arg("-cf").arg(&layer).arg("big").status();
+    assert!(packed.expect("tar runs").success());
+    fs::write(&archive, tar_of(docker(&[fs::read(&layer).expect("a tar")]))).expect("written");
+    for driver in ["overlay2", "vfs"] {
+        let root = temp.path().join(driver);
+        let again = temp.path().join(format!("{driver}-again"));
+        [&root, &again].into_iter().for_each(|root| fs::create_dir(root).expect("a directory"));
+        let _ = run(&root, ["--driver", driver, "load", "-i", archive.to_str().expect("text")]).done();
+        let own = temp.path().join("own.tar.zst");
+        save(&root, &["--all"], &own);
+        let _ = load(&again, &own, &[]);
+        for root in [&root, &again] {
+            let (record, tree) = only_layer(root, driver);
+            let found = fs::metadata(tree.join("big")).expect("the file");
+            assert_eq!(found.len(), length);
+            assert!(found.blocks() * 512 < 4 * MIB, "{} bytes on disk", found.blocks() * 512);
+            assert_eq!(fs::read_to_string(record.join("size")).expect("a size"), length.to_string());
+            let _ = run(root, ["verify"]).done();
+            fs::remove_dir_all(root).expect("removed");
+        }
+        fs::remove_file(&own).expect("removed");
+    }
+}

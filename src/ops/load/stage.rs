@@ -1,13 +1,13 @@
 //! Builds layers in the staging directory, out of what streams by.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 
 use crate::archive::foreign::ForeignArchive;
 use crate::archive::{ArchiveIndex, ArchiveReader, LayerRecord, MemberName};
 use crate::driver::{self, GraphDriver, NewLayer};
 use crate::error::{Error, FsError, Result};
-use crate::fsx::Dir;
+use crate::fsx::{Dir, Holes};
 use crate::id::{CacheId, ChainId, DiffId};
 use crate::layer::Shared;
 use crate::layer::claims::LIST_LIMIT;
@@ -325,15 +325,23 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Copies the member that is being read to a new file.
+/// Copies the member that is being read to a new file. Long runs of zeros become holes: a layer may be made of them.
 fn copy_to(archive: &mut ArchiveReader, dir: &Dir, name: &str) -> Result<()> {
-    let mut file = dir.make_file(name, 0o644)?;
+    let file = dir.make_file(name, 0o644)?;
+    let failed = |error| FsError::new("write", dir.shown(name), error);
+    let mut holes = Holes::new(&file);
     let mut buffer = vec![0; 256 << 10];
     loop {
-        let got = archive.read(&mut buffer).map_err(|error| archive.read_failed(&error))?;
-        if got == 0 {
-            return Ok(());
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match archive.read(&mut buffer[filled..]).map_err(|error| archive.read_failed(&error))? {
+                0 => break,
+                got => filled += got,
+            }
         }
-        file.write_all(&buffer[..got]).map_err(|error| FsError::new("write", dir.shown(name), error))?;
+        holes.write(&buffer[..filled]).map_err(failed)?;
+        if filled < buffer.len() {
+            return Ok(holes.finish().map_err(failed)?);
+        }
     }
 }
