@@ -32,6 +32,7 @@ pub(super) fn making(
         files,
         mounted: files && in_place || facts.mounted,
         orphan: is_whole && has_parent && parent.is_none(),
+        linked: driver.name() == "overlay" && is_whole,
     }
 }
 

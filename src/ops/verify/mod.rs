@@ -49,6 +49,7 @@
 //! | `file-extra`, `whiteout-missing`, `whiteout-extra` | something that the layer does not have, or hides | all above |
 //! | `node-kind`, `node-mode`, `node-owner`, `node-xattr`, `node-mtime`, `node-target`, `node-device` | an attribute of a node | all above |
 //! | `node-link` | a hard link became a copy | nothing |
+//! | `node-not-shared` | `overlay`: files that were one with those in the layer below became copies | nothing but disk space |
 //! | `mount-not-loadable`, `mount-directory-missing` | a writable layer | its container |
 //! | `container-unreadable`, `container-without-mount`, `container-image-mount-missing` | a container | itself |
 //! | `container-of-another-store` | a container of another driver, or of the containerd store | nothing |

@@ -38,6 +38,16 @@ pub(super) struct Making {
     pub(super) mounted: bool,
     /// The tree began as a copy of one that is not there: what is not in the tar may be from there.
     pub(super) orphan: bool,
+    /// The tree began as hard links to the files of another.
+    pub(super) linked: bool,
+}
+
+/// Files that are copies of those in the layer below, where the driver makes hard links.
+#[derive(Debug, Default)]
+struct Copies {
+    first: Option<Vec<u8>>,
+    files: usize,
+    bytes: u64,
 }
 
 /// Compares trees with headers.
@@ -49,12 +59,13 @@ pub(super) struct TreeCheck<'a> {
     /// Nodes of the tar that were found.
     found: usize,
     pub(super) files: u64,
+    copies: Copies,
     pub(super) problems: Vec<Problem>,
 }
 
 impl<'a> TreeCheck<'a> {
     pub(super) fn new(headers: &'a Headers, plain_files: &'a HashSet<Inode>, making: Making) -> Self {
-        Self { headers, plain_files, making, found: 0, files: 0, problems: Vec::new() }
+        Self { headers, plain_files, making, found: 0, files: 0, copies: Copies::default(), problems: Vec::new() }
     }
 
     /// Walks the layer's tree. `parent` is the one that it began as a copy of.
@@ -67,6 +78,7 @@ impl<'a> TreeCheck<'a> {
         if self.found < self.headers.nodes().len() {
             self.missing(tree)?;
         }
+        self.tell_copies();
         self.hard_links(tree)
     }
 
@@ -266,10 +278,28 @@ impl<'a> TreeCheck<'a> {
         }
         let before = self.problems.len();
         self.compare(dir, name, path, found, &expected)?;
-        if found.kind == Kind::File && self.problems.len() == before && !same_content(dir, parent, name)? {
+        if found.kind != Kind::File || self.problems.len() != before {
+            return Ok(());
+        }
+        if !same_content(dir, parent, name)? {
             self.damage(path, "file-content", "other content than in the layer below it".to_owned());
+        } else if self.making.linked {
+            self.copies.first.get_or_insert_with(|| path.to_vec());
+            self.copies.files += 1;
+            self.copies.bytes += found.size;
         }
         Ok(())
+    }
+
+    /// Tells of files that were one with those below, and are so no more: a copy of the store was made without hard links.
+    fn tell_copies(&mut self) {
+        let Copies { first: Some(first), files, bytes } = std::mem::take(&mut self.copies) else { return };
+        let more = match files - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more: {bytes} bytes"),
+        };
+        let evidence = format!("a copy of the file in the layer below it, and no hard link{more}");
+        self.push(&first, "node-not-shared", Severity::Warning, evidence);
     }
 
     /// Says what of the parent's directory is not in the layer's.

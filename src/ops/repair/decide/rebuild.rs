@@ -153,7 +153,8 @@ impl<'a> Planner<'a> {
         };
         let codes = self.bad.get(&chain).into_iter().flatten().map(|found| found.finding.code);
         let origin = match codes.collect::<Vec<_>>() {
-            codes if codes.is_empty() => Origin::Itself,
+            // Where files only are copies, all else of the directory is right.
+            codes if codes.iter().all(|code| *code == "node-not-shared") => Origin::Itself,
             codes if codes.iter().any(|code| matches!(*code, "node-mode" | "node-owner")) => Origin::Tar,
             _ => Origin::TarAndItself,
         };
