@@ -384,7 +384,10 @@ pub struct VerifyArgs {
 /// Verifies the store, shows what can be repaired and what cannot, and asks; Docker must not run. What the rest of the
 /// store says is rewritten: entries of layerdb, short names, parents, repositories.json. Modes, owners, times and extended
 /// attributes come back from the headers of the layers' tars. What is lost comes from --from: configurations, and whole
-/// layers, which are rebuilt in place, so that all images and containers that depend on them work again.
+/// layers, which are rebuilt in place, so that all images and containers that depend on them work again. An image of which
+/// the configuration and all names are gone comes back, with the names that it has there, where the layers of the store
+/// still tell of it: its topmost one is whole, with all below, and belongs to no other image, container or build. What the
+/// store tells of no more is no damage: `dockpack load` brings it.
 ///
 /// Everything is verified before it replaces what was there, and once more afterwards. What was there stays in the trash:
 /// --undo brings it back, `dockpack gc --purge` deletes it. An interrupted run is finished by the next one.
