@@ -149,6 +149,18 @@ pub enum Error {
         /// What could not be written.
         source: FsError,
     },
+    /// The disk is too full for the layers of an archive.
+    #[error("{source}")]
+    NoRoom {
+        /// The data root.
+        root: PathBuf,
+        /// Bytes of the layers that were to be made.
+        needs: u64,
+        /// Bytes that are free without them.
+        free: u64,
+        /// What could not be written.
+        source: FsError,
+    },
     /// There is no Docker store at the root.
     #[error("no Docker store at {}", root.display())]
     NoStore {

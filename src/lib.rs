@@ -3,6 +3,7 @@
 pub mod archive;
 #[cfg(feature = "cli")]
 pub mod cli;
+mod count;
 mod crash;
 pub mod driver;
 pub mod error;

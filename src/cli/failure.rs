@@ -4,8 +4,10 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::text::size;
 use super::ui::Ui;
 use crate::error::{Error, FsError};
+use crate::store::{DRIVERS, nearby};
 
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,8 @@ impl From<Exit> for ExitCode {
 pub(super) enum Failure {
     /// The library says why.
     Error(Error),
+    /// The library says why, of an archive: what an error of a store would hint at is no help.
+    OfArchive(Error, String),
     /// Standard output takes no more.
     Output(io::Error),
 }
@@ -53,6 +57,15 @@ impl From<FsError> for Failure {
 }
 
 impl Failure {
+    /// Tells that it is an archive in which nothing was found.
+    pub(super) fn of_archive(self, input: Option<&Path>) -> Self {
+        let name = input.map_or_else(|| "FILE".to_owned(), |path| path.display().to_string());
+        match self {
+            Self::Error(error) => Self::OfArchive(error, if name == "-" { "FILE".to_owned() } else { name }),
+            other => other,
+        }
+    }
+
     /// Tells the user, and returns how to exit. Whoever reads standard output no longer knows why.
     pub(super) fn report(&self, ui: &Ui) -> Exit {
         match self {
@@ -61,7 +74,11 @@ impl Failure {
                 ui.fail(&format!("cannot write standard output: {error}"), &[]);
                 Exit::Failed
             }
-            Self::Error(error) => {
+            Self::OfArchive(error @ Error::NoSuchImage { near, .. }, name) if near.is_empty() => {
+                ui.fail(&error.to_string(), &[format!("`dockpack ls -i {name}` shows what is there")]);
+                exit(error)
+            }
+            Self::Error(error) | Self::OfArchive(error, _) => {
                 ui.fail(&error.to_string(), &hints(error));
                 exit(error)
             }
@@ -74,9 +91,48 @@ fn unsupported(driver: &str) -> String {
     let where_to = match driver {
         "zfs" => "its layers are datasets of their own",
         "devicemapper" => "its layers are block devices of a thin pool",
-        _ => "dockpack does not know how it keeps layers",
+        driver if DRIVERS.contains(&driver) => "dockpack does not know how it keeps layers",
+        _ => {
+            return format!(
+                "Docker's graph drivers are {}; on the store of another, a plugin, ls, inspect, why and graph work",
+                DRIVERS.join(", ")
+            );
+        }
     };
     format!("{where_to}: ls, inspect, why and graph work on its store; to save images, use docker save")
+}
+
+/// Says what there is to do where the system does not permit something.
+fn refused(error: &FsError) -> String {
+    if !rustix::process::geteuid().is_root() {
+        return "Docker's store, and what root has saved of it, belongs to root: try it with sudo".to_owned();
+    }
+    let text = match error.act {
+        "make node" => {
+            "marks of removed files are devices: a container needs CAP_MKNOD to make them, and no file system takes them \
+             that is an overlay itself; a volume as data root does, or an empty one with --driver vfs"
+        }
+        "set an extended attribute of" => {
+            "marks of removed directories are attributes that no overlay takes, nor a container without CAP_SYS_ADMIN: a \
+             volume as data root does, or an empty one with --driver vfs"
+        }
+        _ => {
+            "root is refused too: look for a file that may not be changed (lsattr), for capabilities that a container \
+             lacks, or in the log of SELinux or AppArmor"
+        }
+    };
+    text.to_owned()
+}
+
+/// Says how what holds the lock of a store is stopped.
+fn stop(root: &Path, holder: Option<&str>) -> String {
+    let stopped = match holder {
+        Some(holder) if !holder.starts_with("dockerd") => return "wait until it has ended, or stop it".to_owned(),
+        _ if root.starts_with("/var/snap") => "snap stop docker",
+        _ if root.ends_with(".local/share/docker") => "as its user: systemctl --user stop docker.service",
+        _ => "systemctl stop docker.socket docker.service",
+    };
+    format!("stop it first: {stopped}")
 }
 
 fn exit(error: &Error) -> Exit {
@@ -105,9 +161,17 @@ fn is_of_link(reason: &str) -> bool {
 /// Says what a person can do.
 fn hints(error: &Error) -> Vec<String> {
     match error {
-        Error::Fs(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
-            vec!["Docker's store belongs to root: try it with sudo".to_owned()]
+        Error::Fs(error) if error.source.kind() == io::ErrorKind::PermissionDenied => vec![refused(error)],
+        Error::Fs(error) if error.source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            vec!["what only looks works on a file system that is mounted read-only, and so does save; to change it, mount it \
+                 to be written".to_owned()]
         }
+        Error::NoRoom { root, needs, free, .. } => vec![format!(
+            "the layers need about {}, and {} are free in {}",
+            size(*needs),
+            size(*free),
+            root.display()
+        )],
         Error::Fs(error) if error.is_link() && error.act == "open" => vec![instead_of_link(&error.path)],
         Error::Unreadable { path, reason } if is_of_link(reason) => vec![instead_of_link(path)],
         Error::Lost { path, .. } if path.ends_with("repositories.json") => vec![
@@ -121,7 +185,10 @@ fn hints(error: &Error) -> Vec<String> {
             "`dockpack gc -y --purge` deletes what nothing uses where it lies, for good; it needs no room".to_owned(),
         ],
         Error::Lost { .. } => vec!["bring it back from a backup, or load the images again".to_owned()],
-        Error::NoStore { .. } => vec!["--root names another data root".to_owned()],
+        Error::NoStore { root } => match &nearby(root)[..] {
+            [] => vec!["--root names another data root; `docker info` says which a daemon has".to_owned()],
+            found => found.iter().map(|root| format!("there is one at {0}: --root {0}", root.display())).collect(),
+        },
         Error::ContainerdStore { .. } => vec![
             "dockpack reads the stores of graph drivers; `ctr -n moby images export` saves from this one".to_owned(),
         ],
@@ -139,7 +206,11 @@ fn hints(error: &Error) -> Vec<String> {
         },
         Error::AmbiguousPrefix { .. } | Error::Ambiguous { .. } => vec!["write more of it".to_owned()],
         Error::Layer { used_by, .. } if !used_by.is_empty() => {
-            vec![format!("the layer is used by {}", used_by.join(", "))]
+            vec![
+                format!("the layer is used by {}", used_by.join(", ")),
+                "--partial saves the images that are whole; `dockpack repair --dry-run` shows what can be repaired"
+                    .to_owned(),
+            ]
         }
         Error::Fs(error) if error.source.kind() == io::ErrorKind::IsADirectory && error.act == "write" => {
             vec!["end it in / to write an unpacked OCI layout into it".to_owned()]
@@ -147,9 +218,7 @@ fn hints(error: &Error) -> Vec<String> {
         Error::Fs(error) if error.source.kind() == io::ErrorKind::DirectoryNotEmpty && error.act == "write" => {
             vec!["an OCI layout goes into a directory that is empty, or is not there yet".to_owned()]
         }
-        Error::InUse { .. } => {
-            vec!["stop it first: systemctl stop docker.socket docker.service".to_owned()]
-        }
+        Error::InUse { root, holder } => vec![stop(root, holder.as_deref())],
         Error::LayerInUse { .. } => {
             vec!["containers run on without their daemon: start it, stop them, and stop it again".to_owned()]
         }

@@ -199,7 +199,7 @@ fn tell(plan: &GcPlan, report: &GcReport, keep: Duration, ui: &Ui) -> Result<Exi
         (0, _) if report.written.is_some() => {}
         (0, _) => ui.sum_up("removed", "nothing"),
         (_, true) => {
-            let keep = humantime::format_duration(keep);
+            let keep = text::span(keep);
             ui.sum_up("moved to the trash", &format!("{pieces}, {size}, {:.1} s", report.seconds));
             ui.note(&format!(
                 "`dockpack gc --undo` brings it back; `dockpack gc --purge` frees its space, as does a gc in {keep}"

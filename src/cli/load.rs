@@ -34,7 +34,10 @@ struct Document<'a> {
 }
 
 pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
-    let input = args.input.as_deref();
+    load_from(args.input.as_deref(), args, place, ui).map_err(|failure| failure.of_archive(args.input.as_deref()))
+}
+
+fn load_from(input: Option<&Path>, args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let (archive, name) = open(input)?;
     if args.dry_run {
         let (metadata, foreign) = match archive {
@@ -45,11 +48,16 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
             }
         };
         let images = select(&metadata.index, &args.refs)?;
-        let (plan, _) = LoadPlan::make(&target(place, metadata.index.driver.as_deref())?, &metadata, images)?;
+        let store = target(place, metadata.index.driver.as_deref())?;
+        let (plan, _) = LoadPlan::make(&store, &metadata, images)?;
         if let Some(archive) = foreign {
             archive.require(plan.layers.iter().map(|layer| &layer.record.diff))?;
         }
         show(&plan, ui)?;
+        let free = store.root().free()?;
+        if free < plan.bytes() {
+            ui.warn(&format!("the layers need about {}, and {} are free", text::size(plan.bytes()), text::size(free)));
+        }
         return Ok(Exit::Done);
     }
     interrupt::take();
@@ -238,7 +246,12 @@ fn show(plan: &LoadPlan, ui: &Ui) -> Result<(), Failure> {
     ui.print_text(&table.text())?;
     for tagging in &plan.references {
         if let Some(was) = tagging.was {
-            ui.note(&format!("{} now leads to {}", tagging.reference, was.short()));
+            ui.note(&format!(
+                "{} leads to {} and would lead to {}",
+                tagging.reference,
+                was.short(),
+                tagging.image.short()
+            ));
         }
     }
     warn_of_names(plan, "would get", ui);

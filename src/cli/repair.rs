@@ -193,10 +193,7 @@ fn nothing(plan: &RepairPlan, ui: &Ui) {
 }
 
 fn remain(problems: usize) -> String {
-    match problems {
-        1 => "1 problem remains".to_owned(),
-        number => format!("{number} problems remain"),
-    }
+    text::count(problems, "problem remains", "problems remain")
 }
 
 fn sum(plan: &RepairPlan) -> String {

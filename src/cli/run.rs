@@ -90,6 +90,10 @@ impl Place {
     pub(super) fn look(&self, ui: &Ui) -> Result<(Store, Snapshot), Failure> {
         let store = self.open()?;
         let snapshot = store.snapshot()?;
+        for name in store.remapped() {
+            let root = store.path().join(name);
+            ui.note(&format!("a daemon with user namespaces has a store of its own in it: --root {}", root.display()));
+        }
         let mut unknown = snapshot.unreadable.iter().filter(|unreadable| unreadable.what != Unknown::Distribution);
         if let Some(first) = unknown.next() {
             let more = match unknown.count() {

@@ -3,6 +3,7 @@
 use bytesize::ByteSize;
 use jiff::Timestamp;
 
+pub(super) use crate::count::count;
 use crate::graph::Node;
 use crate::ops::inspect::Named;
 
@@ -59,9 +60,17 @@ pub(super) fn one_line(command: &str) -> String {
     }
 }
 
-/// Writes a count with its noun.
-pub(super) fn count(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
+/// Writes a span of time in the largest units in which it is whole (`7 days`, `24 h`, `1 h 30 min`).
+pub(super) fn span(time: std::time::Duration) -> String {
+    const HOUR: u64 = 3600;
+    let seconds = time.as_secs();
+    if seconds >= 48 * HOUR && seconds.is_multiple_of(24 * HOUR) {
+        return format!("{} days", seconds / (24 * HOUR));
+    }
+    let parts = [(seconds / HOUR, "h"), (seconds / 60 % 60, "min"), (seconds % 60, "s")];
+    let parts: Vec<String> =
+        parts.iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number} {unit}")).collect();
+    if parts.is_empty() { "0 s".to_owned() } else { parts.join(" ") }
 }
 
 #[cfg(test)]
@@ -82,6 +91,8 @@ mod tests {
         assert_eq!(one_line("RUN /bin/sh -c echo  a\t&& b # buildkit"), "echo a && b");
         assert_eq!(one_line("/bin/sh -c #(nop) CMD [\"x\"]"), "CMD [\"x\"]");
         assert_eq!(one_line(&"ü".repeat(70)), format!("{}…", "ü".repeat(60)));
+        let spans = [(0, "0 s"), (90, "1 min 30 s"), (24 * 3600, "24 h"), (48 * 3600, "2 days"), (49 * 3600, "49 h")];
+        spans.iter().for_each(|(seconds, said)| assert_eq!(span(std::time::Duration::from_secs(*seconds)), *said));
         assert_eq!(when("2017-03-03T22:03:01.815836512Z", now), "2017-03-03T22:03:01Z (1 week ago)");
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Ui {
     verbose: bool,
     colour: ColorChoice,
     bars: Bars,
+    /// What the user said of the store, as options: commands that are told of are for the same.
+    store: String,
 }
 
 impl Ui {
@@ -44,7 +46,10 @@ impl Ui {
             When::Always => Draw::Lines,
         };
         let bars = Bars::new(draw, global.verbose > 1, colour);
-        Self { json: global.json, quiet: global.quiet, verbose: global.verbose > 0, colour, bars }
+        let root = global.root.as_ref().map(|root| format!("--root {} ", quoted(&root.to_string_lossy())));
+        let driver = global.driver.as_ref().map(|driver| format!("--driver {} ", quoted(driver)));
+        let store = [root, driver].into_iter().flatten().collect();
+        Self { json: global.json, quiet: global.quiet, verbose: global.verbose > 0, colour, bars, store }
     }
 
     /// Tells whether a JSON document was asked for.
@@ -108,7 +113,7 @@ impl Ui {
     /// Says something that is good to know. Not said with `--quiet`.
     pub(super) fn note(&self, text: &str) {
         if !self.quiet {
-            self.bars.say("note", NOTE, text);
+            self.bars.say("note", NOTE, &self.for_store(text));
         }
     }
 
@@ -116,13 +121,13 @@ impl Ui {
     pub(super) fn sum_up(&self, what: &str, text: &str) {
         self.bars.clear();
         if !self.quiet {
-            self.bars.say(what, DONE, text);
+            self.bars.say(what, DONE, &self.for_store(text));
         }
     }
 
     /// Says something that may be wrong.
     pub(super) fn warn(&self, text: &str) {
-        self.bars.say("warning", WARNING, text);
+        self.bars.say("warning", WARNING, &self.for_store(text));
     }
 
     /// Says why a command failed, and what to do.
@@ -133,7 +138,21 @@ impl Ui {
             if at == 0 {
                 self.bars.blank();
             }
-            self.bars.say("hint", NOTE, hint);
+            self.bars.say("hint", NOTE, &self.for_store(hint));
         }
+    }
+
+    /// Lets the commands in a text be for the store that this one is for.
+    fn for_store(&self, text: &str) -> String {
+        text.replace("`dockpack ", &format!("`dockpack {}", self.store))
+    }
+}
+
+/// Writes a word so that a shell reads it as one.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+:@%=,".contains(letter);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', "'\\''")).into(),
     }
 }

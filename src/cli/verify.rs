@@ -23,7 +23,8 @@ const NAMELESS: usize = 3;
 
 pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     if let Some(input) = &args.input {
-        return show(&archive(input, &args.refs, ui)?, ui);
+        let report = archive(input, &args.refs, ui).map_err(|failure| failure.of_archive(Some(input)))?;
+        return show(&report, ui);
     }
     let store = place.open()?;
     let snapshot = store.snapshot()?;
@@ -34,7 +35,11 @@ pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, 
     interrupt::take();
     let request = Request { images, quick: args.quick };
     let report = verify::verify(&store, &snapshot, &request, ui.observer())?;
-    show(&report, ui)
+    let exit = show(&report, ui)?;
+    if report.has_damage() && !ui.json() {
+        ui.note("`dockpack repair --dry-run` shows what can be repaired");
+    }
+    Ok(exit)
 }
 
 /// Verifies an archive, whoever wrote it: all of it, or only these images.
@@ -83,7 +88,9 @@ fn write_object(findings: &[&Found], ui: &Ui, out: &mut dyn Write) -> io::Result
         }
     }
     let mut told: Vec<&Broken> = Vec::new();
-    for broken in findings.iter().flat_map(|found| &found.breaks) {
+    // What is only odd breaks nothing.
+    let damage = findings.iter().filter(|found| found.finding.severity == Severity::Damage);
+    for broken in damage.flat_map(|found| &found.breaks) {
         if !told.contains(&&**broken) {
             told.push(broken);
             writeln!(out, "  breaks: {}{}", ui.clean(&names(broken, ui)), what(broken.effect))?;

@@ -403,6 +403,15 @@ impl Dir {
             .map_err(|errno| self.fail("make node", name, errno))
     }
 
+    /// Returns how many bytes its file system takes.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn free(&self) -> Result<u64> {
+        let found = calls::fstatfs(&self.fd).map_err(|errno| self.fail("look at the file system of", b"", errno))?;
+        Ok(found.f_bavail.saturating_mul(u64::try_from(found.f_bsize).unwrap_or_default()))
+    }
+
     /// Gives `name` in `from` the further name `to` in this directory. A symbolic link is linked itself.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ use crate::error::{Error, FsError, Result};
 use crate::fsx::{self, Dir, Kind, UserNamespace};
 
 /// Graph drivers that dockerd has had on Linux, by the names of their homes.
-const DRIVERS: [&str; 8] = ["overlay2", "fuse-overlayfs", "btrfs", "zfs", "aufs", "overlay", "devicemapper", "vfs"];
+pub const DRIVERS: [&str; 8] = ["overlay2", "fuse-overlayfs", "btrfs", "zfs", "aufs", "overlay", "devicemapper", "vfs"];
 
 /// Docker's data root where nothing else is configured.
 pub(super) const DEFAULT_ROOT: &str = "/var/lib/docker";
@@ -146,6 +146,12 @@ impl Store {
     pub fn is_empty(&self) -> Result<bool> {
         let ours = |name: &[u8]| matches!(name, b"lost+found" | b".dockpack" | b"volumes" | b"image");
         Ok(self.root.entries()?.iter().all(|entry| ours(&entry.name)))
+    }
+
+    /// Returns the names of the data roots for user namespaces that lie in this one, and are of other stores.
+    #[must_use]
+    pub fn remapped(&self) -> Vec<String> {
+        remapped(&self.root)
     }
 
     /// Returns the data root.
@@ -279,14 +285,7 @@ fn is_empty(parent: &Dir, path: &str) -> bool {
 /// Says why there is no store of a graph driver at a root.
 fn why_none(root: &Dir, path: &Path) -> Error {
     let is_there = |path: &str| root.dir_across_mounts(path).is_ok();
-    let below: Vec<String> = root
-        .entries()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|entry| entry.kind == Kind::Directory && mapping(&entry.name).is_some())
-        .filter_map(|entry| String::from_utf8(entry.name).ok())
-        .filter(|name| is_there(&format!("{name}/image")) || is_there(&format!("{name}/containers")))
-        .collect();
+    let below = remapped(root);
     if !below.is_empty() {
         return Error::RemappedRoot { root: path.to_owned(), below };
     }
@@ -300,6 +299,17 @@ fn why_none(root: &Dir, path: &Path) -> Error {
         true => Error::ContainerdStore { root: path.to_owned() },
         false => Error::NoStore { root: path.to_owned() },
     }
+}
+
+/// Lists the data roots of `userns-remap` below a directory.
+fn remapped(root: &Dir) -> Vec<String> {
+    let is_there = |path: &str| root.dir_across_mounts(path).is_ok();
+    let entries = root.entries().unwrap_or_default().into_iter();
+    entries
+        .filter(|entry| entry.kind == Kind::Directory && mapping(&entry.name).is_some())
+        .filter_map(|entry| String::from_utf8(entry.name).ok())
+        .filter(|name| is_there(&format!("{name}/image")) || is_there(&format!("{name}/containers")))
+        .collect()
 }
 
 /// Reads the name of a data root of `userns-remap`, `<uid>.<gid>`.

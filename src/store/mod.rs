@@ -18,6 +18,7 @@ mod lock;
 mod mountinfo;
 mod mounts;
 mod names;
+mod nearby;
 mod notes;
 mod processes;
 pub(crate) mod repositories;
@@ -27,13 +28,15 @@ mod userns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::count::count;
 use crate::driver::DriverDir;
 use crate::finding::Finding;
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId};
 
-pub use layout::{Configured, Store};
+pub use layout::{Configured, DRIVERS, Store};
 pub use live::InUse;
 pub use lock::WriteLock;
+pub use nearby::nearby;
 pub(crate) use notes::{Notes, below};
 
 /// Everything the files of a store say.
@@ -225,7 +228,7 @@ impl Snapshot {
     pub fn lost_layers(&self) -> Option<String> {
         let with_layers = self.images.values().filter(|image| !image.diff_ids.is_empty()).count();
         let is_lost = self.layers.is_empty() && self.broken_layers.is_empty() && with_layers > 0;
-        is_lost.then(|| format!("it is empty, and {with_layers} images have layers"))
+        is_lost.then(|| format!("it is empty, and {}", count(with_layers, "image has layers", "images have layers")))
     }
 
     /// Says how it is known that the driver's home is lost or not mounted: nearly all layers lack their directory.
@@ -233,7 +236,9 @@ impl Snapshot {
     pub fn lost_home(&self) -> Option<String> {
         let all = self.layers.len();
         let lost = self.layers.values().filter(|layer| !self.driver_dirs.contains_key(&layer.cache_id)).count();
-        (lost > 0 && lost * 10 >= all * 9).then(|| format!("of {all} layers {lost} have no directory in it"))
+        let all_said = count(all, "layer", "layers");
+        (lost > 0 && lost * 10 >= all * 9)
+            .then(|| format!("of {all_said} {}", count(lost, "has no directory in it", "have no directory in it")))
     }
 
     /// Returns the containers that dockerd was not removing and whose writable layer is not there, although this driver

@@ -6,6 +6,7 @@ use super::{
     Notes, Snapshot, Store, Unknown, below, buildkit, containers, distribution, imagedb, layerdb, mounts, repositories,
     strays,
 };
+use crate::count::count;
 use crate::driver;
 use crate::error::{FsError, Result};
 use crate::finding::{Finding, Severity};
@@ -119,7 +120,7 @@ impl Snapshot {
         }
         let is_unreadable = notes.unreadable.iter().any(|unreadable| unreadable.what == Unknown::References);
         if self.references.is_empty() && !self.images.is_empty() && !is_unreadable {
-            let evidence = format!("it names nothing, and there are {} images", self.images.len());
+            let evidence = format!("it names nothing, beside {}", count(self.images.len(), "image", "images"));
             notes.findings.push(Finding::note("references-empty", format!("{image}/repositories.json"), evidence));
         }
     }

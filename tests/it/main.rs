@@ -33,6 +33,8 @@ mod gc_crash;
 mod gc_daemon;
 mod gc_unknown;
 #[cfg(feature = "cli")]
+mod hints;
+#[cfg(feature = "cli")]
 mod hostile;
 #[cfg(feature = "cli")]
 mod hostile_foreign;

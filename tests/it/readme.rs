@@ -55,7 +55,8 @@ fn run(shown: &Shown, at: &Path) -> Vec<String> {
         .output()
         .expect("dockpack runs");
     let text = [output.stdout, output.stderr].concat();
-    String::from_utf8(text).expect("text").lines().map(steady).collect()
+    let text = String::from_utf8(text).expect("text").replace(at.to_str().expect("text"), "");
+    text.lines().map(steady).collect()
 }
 
 #[test]

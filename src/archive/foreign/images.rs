@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::archive::ImageRecord;
+use crate::count::count;
 use crate::id::{DiffId, ImageId, Sha256};
 use crate::image_config::ImageConfig;
 use crate::json;
@@ -389,7 +390,7 @@ impl Work<'_> {
         if diff_ids.len() != layers.len() || diff_ids.len() > LAYERS_LIMIT {
             let evidence = match diff_ids.len() {
                 known if known > LAYERS_LIMIT => format!("it has {known} layers; Docker takes {LAYERS_LIMIT}"),
-                known => format!("it has {known} layers, and the manifest names {}", layers.len()),
+                known => format!("it has {}, and the manifest names {}", count(known, "layer", "layers"), layers.len()),
             };
             problem("archive-layer-missing", id.to_string(), evidence);
         }

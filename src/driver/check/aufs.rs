@@ -1,5 +1,6 @@
 //! `aufs`: `layers/<id>` and `mnt/<id>` of a directory.
 
+use crate::count::count;
 use crate::error::FsError;
 use crate::fsx::Kind;
 use crate::id::CacheId;
@@ -29,7 +30,8 @@ impl One<'_> {
         let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
         let is_right = lines.iter().copied().eq(below.iter().map(|id: &&CacheId| id.as_str().as_bytes()));
         if !is_right {
-            let evidence = format!("layers/{id} names {} directories, and others are below", lines.len());
+            let named = count(lines.len(), "directory", "directories");
+            let evidence = format!("layers/{id} names {named}, and others are below");
             self.damage("driver-lower-mismatch", evidence);
         }
         Ok(())

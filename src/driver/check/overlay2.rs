@@ -1,5 +1,6 @@
 //! `overlay2`: `link`, `l/`, `lower`, `work` and `committed` of a directory.
 
+use crate::count::count;
 use crate::driver::read_text;
 use crate::error::FsError;
 use crate::fsx::Kind;
@@ -68,7 +69,8 @@ impl One<'_> {
         // What cannot be parsed is told by the reader of the home.
         let Some(names) = names else { return Ok(()) };
         if names.len() != below.len() {
-            let evidence = format!("lower names {} directories, and {} are below", names.len(), below.len());
+            let named = count(names.len(), "directory", "directories");
+            let evidence = format!("lower names {named}, and {} below", count(below.len(), "is", "are"));
             self.damage("driver-lower-mismatch", evidence);
             return Ok(());
         }

@@ -133,7 +133,13 @@ impl LoadPlan {
         let staged = Staging { plan: &self, store, snapshot, driver, dir: &staging, observer }.fill(metadata, archive);
         if let Err(error) = staged {
             clean_up(root)?;
-            return Err(if observer.wants_stop() { Error::Stopped } else { error });
+            return Err(match error {
+                _ if observer.wants_stop() => Error::Stopped,
+                Error::Fs(source) if source.is_full() => {
+                    Error::NoRoom { root: store.path().to_owned(), needs: self.bytes(), free: root.free()?, source }
+                }
+                error => error,
+            });
         }
         observer.on(Event::End);
         finish(root, &staging, &self, driver, lock).map_err(|error| Error::Unfinished(Box::new(error)))?;

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use crate::count::count;
 use crate::error::{Error, Result};
 use crate::store::Snapshot;
 
@@ -22,7 +23,8 @@ pub(super) fn refuse(root: &Path, driver: &str, snapshot: &Snapshot, has_referen
         return Err(Error::NotMounted { path: image.join("layerdb/sha256"), reason });
     }
     if !has_references && dirs > 0 {
-        let reason = format!("it has no repositories.json, beside {dirs} directories of layers");
+        let dirs = count(dirs, "directory of a layer", "directories of layers");
+        let reason = format!("it has no repositories.json, beside {dirs}");
         return Err(Error::NotMounted { path: image, reason });
     }
     Ok(())

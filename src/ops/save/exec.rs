@@ -55,9 +55,11 @@ impl SavePlan {
     ) -> Result<SaveReport> {
         let begun = Instant::now();
         if let Some(first) = self.unproved.first() {
-            let count = self.unproved.len();
-            let text =
-                format!("{count} references by digest are left out ({first}): no manifest in the archive proves them");
+            let left_out = match self.unproved.len() {
+                1 => format!("the reference by digest {first} is left out"),
+                several => format!("{several} references by digest are left out ({first}, …)"),
+            };
+            let text = format!("{left_out}: no manifest in the archive proves it");
             observer.on(Event::Warning(&text));
         }
         let driver = driver::by_name(store.driver())

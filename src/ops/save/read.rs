@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use crate::archive::{LayerRecord, blob};
+use crate::count::count;
 use crate::driver::GraphDriver;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::{Dir, Inode};
@@ -221,15 +222,17 @@ impl<'a> Reader<'a> {
             warn(format!("{error}; its attributes are saved from its tar"));
         }
         if let Some(first) = beyond.foreign.first() {
-            let count = beyond.foreign.len();
             let first = first.escape_ascii();
-            warn(format!("{count} files in its directory are no part of it and are left out ({first}, …)"));
+            warn(match beyond.foreign.len() {
+                1 => format!("{first} in its directory is no part of it and is left out"),
+                several => format!("{several} files in its directory are no part of it and are left out ({first}, …)"),
+            });
         }
         if let Some(first) = beyond.unproved.first() {
-            let count = beyond.unproved.len();
+            let times = count(beyond.unproved.len(), "time", "times");
             let (path, reason) = (first.path.escape_ascii(), &first.reason);
             warn(format!(
-                "its directory differs from its tar in what nothing proves, {count} times, which is left out ({path}: {reason})"
+                "its directory differs from its tar in what nothing proves, {times}, which is left out ({path}: {reason})"
             ));
         }
         if beyond.has_no_times {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::count::count;
 use crate::id::ImageId;
 use crate::ops::verify::Found;
 use crate::reference::Reference;
@@ -125,11 +126,11 @@ impl<'a> Planner<'a> {
             new.iter().partition(|(name, image)| **name == self.rescue_name(**image));
         let act = match (known.len(), rescued.len()) {
             (0, 0) => "rewrite it without names: there is no image".to_owned(),
-            (number, 0) => format!("rewrite it with the {number} known names"),
+            (known, 0) => format!("rewrite it with the {}", count(known, "known name", "known names")),
             (known, rescued) => format!(
-                "rewrite it with the {known} known names, and name {} {RESCUED}:IMAGE-ID, so that gc keeps what has \
-                 lost its name",
-                if rescued == 1 { "1 other image".to_owned() } else { format!("{rescued} other images") }
+                "rewrite it with the {}, and name {} {RESCUED}:IMAGE-ID, so that gc keeps what has lost its name",
+                count(known, "known name", "known names"),
+                count(rescued, "other image", "other images")
             ),
         };
         self.mend(found, act, [piece]);
