@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::text::size;
-use super::ui::Ui;
+use super::ui::{Ui, quoted};
 use crate::error::{Error, FsError};
+use crate::fsx::link_in;
 use crate::store::{DRIVERS, nearby};
 
 /// How a command ends.
@@ -145,12 +146,17 @@ fn exit(error: &Error) -> Exit {
 }
 
 /// Says how a part of a store that an admin has moved is put where dockpack and Docker both find it.
-fn instead_of_link(path: &Path) -> String {
-    let path = path.display();
-    format!(
+fn instead_of_link(path: &Path) -> Vec<String> {
+    let Some(link) = link_in(path) else { return Vec::new() };
+    let path = link.to_string_lossy();
+    let path = quoted(&path);
+    if link.ends_with(".dockpack") {
+        return vec![format!("dockpack makes this directory itself, on the disk of what goes into it: rm {path}")];
+    }
+    vec![format!(
         "no link is followed below the data root; a mount in its place: \
-         target=$(readlink -f {path}) && rm {path} && mkdir {path} && mount --bind $target {path}"
-    )
+         target=$(readlink -f {path}) && rm {path} && mkdir {path} && mount --bind \"$target\" {path}"
+    )]
 }
 
 /// Tells whether a text was made of an error for which [`FsError::is_link`] holds.
@@ -172,8 +178,8 @@ fn hints(error: &Error) -> Vec<String> {
             size(*free),
             root.display()
         )],
-        Error::Fs(error) if error.is_link() && error.act == "open" => vec![instead_of_link(&error.path)],
-        Error::Unreadable { path, reason } if is_of_link(reason) => vec![instead_of_link(path)],
+        Error::Fs(error) if error.is_link() && error.act == "open" => instead_of_link(&error.path),
+        Error::Unreadable { path, reason } if is_of_link(reason) => instead_of_link(path),
         Error::Lost { path, .. } if path.ends_with("repositories.json") => vec![
             "--skip untagged-images keeps every image; else bring the file back, or tag the images again".to_owned(),
         ],

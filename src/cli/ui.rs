@@ -149,7 +149,7 @@ impl Ui {
 }
 
 /// Writes a word so that a shell reads it as one.
-fn quoted(word: &str) -> Cow<'_, str> {
+pub(super) fn quoted(word: &str) -> Cow<'_, str> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+:@%=,".contains(letter);
     match !word.is_empty() && word.chars().all(is_plain) {
         true => word.into(),

@@ -27,6 +27,6 @@ pub use holes::{Holes, copy_content, next_data};
 pub use namespace::{IdRange, UserNamespace};
 pub use output::{OutputDir, OutputFile};
 pub use place::{Place, mount_in};
-pub use real::{is_dir, open_input, real_path};
+pub use real::{is_dir, link_in, open_input, real_path};
 pub use walk::{Footprint, Inode, Linked};
 pub use xattrs::inode_without_xattrs;

@@ -37,3 +37,10 @@ pub fn is_dir(path: &Path) -> bool {
     #[allow(clippy::disallowed_methods, reason = "this is the place for it")]
     path.is_dir()
 }
+
+/// Returns the last part of a path that is a symbolic link, with what leads to it.
+#[must_use]
+pub fn link_in(path: &Path) -> Option<&Path> {
+    #[allow(clippy::disallowed_methods, reason = "this is the place for it")]
+    path.ancestors().find(|path| path.is_symlink())
+}

@@ -155,6 +155,32 @@ fn commands_in_hints_work_as_printed() {
     assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// A link where an administrator has moved something to another disk is not followed; what is said makes a mount of it.
+#[test]
+fn a_mount_in_place_of_a_link() {
+    let cases = [
+        ("image", "a mount in its place: ", &["ls"][..]),
+        ("containers", "a mount in its place: ", &["gc", "-y"]),
+        (".dockpack", "what goes into it: ", &["gc", "-y"]),
+    ];
+    for (linked, before, arguments) in cases {
+        let temp = temp_dir();
+        let root = temp.path().join("the root");
+        fs::create_dir(&root).expect("a directory");
+        unpack("28-overlay2", &root);
+        let (at, elsewhere) = (root.join(linked), temp.path().join("else where"));
+        fs::create_dir_all(&at).expect("a directory");
+        fs::rename(&at, &elsewhere).expect("moved");
+        std::os::unix::fs::symlink(&elsewhere, &at).expect("a link");
+        let said = run(&root, arguments).failed(1).stderr;
+        let command = said.lines().find_map(|line| line.split_once(before)).expect("a hint").1;
+        let program = crate::support::command::DOCKPACK;
+        let script = format!("{command} && {program} --root '{}' {}", root.display(), arguments.join(" "));
+        let done = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("unshare runs");
+        assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
 /// One is not several.
 #[test]
 fn counts_of_one() {
