@@ -70,6 +70,8 @@ mod repair_images;
 #[cfg(feature = "cli")]
 mod repair_layers;
 #[cfg(feature = "cli")]
+mod repair_random;
+#[cfg(feature = "cli")]
 mod round_trip;
 #[cfg(feature = "cli")]
 mod sparse;

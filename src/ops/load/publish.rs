@@ -205,24 +205,30 @@ impl Places {
         for dir in [&home, &dirs] {
             dir.own_group()?;
         }
-        let imagedb = image.ensure_dir("imagedb", 0o700)?;
-        let layerdb = image.ensure_dir("layerdb", 0o700)?;
-        // As dockerd makes it at its first start; nothing of an archive goes into it.
-        image.ensure_dir("distribution", 0o700)?;
-        for name in ["mounts", "tmp"] {
-            layerdb.ensure_dir(name, 0o755)?;
-        }
-        let places = Self {
-            layers: layerdb.ensure_dir("sha256", 0o755)?,
-            contents: imagedb.ensure_dir("content", 0o700)?.ensure_dir("sha256", 0o700)?,
-            metadata: imagedb.ensure_dir("metadata", 0o700)?.ensure_dir("sha256", 0o700)?,
-            dirs,
-            home,
-            image,
-        };
-        for dir in [&imagedb, &layerdb, &places.image, root] {
+        let (layers, contents, metadata) = make_records(&image)?;
+        let places = Self { layers, contents, metadata, dirs, home, image };
+        for dir in [&places.image, root] {
             dir.sync()?;
         }
         Ok(places)
     }
+}
+
+/// Makes what is missing of the directories in `image/<driver>`, as dockerd makes them at its start. Returns those of layers, and
+/// of the configurations and metadata of images.
+pub(in crate::ops) fn make_records(image: &Dir) -> Result<(Dir, Dir, Dir), FsError> {
+    let imagedb = image.ensure_dir("imagedb", 0o700)?;
+    let layerdb = image.ensure_dir("layerdb", 0o700)?;
+    // As dockerd makes it at its first start; nothing of an archive goes into it.
+    image.ensure_dir("distribution", 0o700)?;
+    for name in ["mounts", "tmp"] {
+        layerdb.ensure_dir(name, 0o755)?;
+    }
+    let layers = layerdb.ensure_dir("sha256", 0o755)?;
+    let contents = imagedb.ensure_dir("content", 0o700)?.ensure_dir("sha256", 0o700)?;
+    let metadata = imagedb.ensure_dir("metadata", 0o700)?.ensure_dir("sha256", 0o700)?;
+    for dir in [&imagedb, &layerdb, image] {
+        dir.sync()?;
+    }
+    Ok((layers, contents, metadata))
 }

@@ -11,6 +11,7 @@ use crate::error::{Error, FsError, Result};
 use crate::finding::Severity;
 use crate::fsx::Dir;
 use crate::id::ChainId;
+use crate::ops::load::make_records;
 use crate::ops::trash::{Draft, How, Kind, Move, Places, Skipped, State, Trash, Work, identify};
 use crate::ops::verify::{self, Found, Request};
 use crate::progress::{Event, Observer};
@@ -90,7 +91,9 @@ impl RepairPlan {
             draft.abandon(store)?;
             return Err(if observer.wants_stop() { Error::Stopped } else { error });
         }
-        // Crash here: the store is as it was, with a transaction that the next run takes away.
+        self.make_places(store)?;
+        // Crash here: the store is as it was, with a transaction that the next run takes away; and with empty directories that
+        // dockerd, too, would make.
         crash_point("repair:staged");
         let trash = draft.begin(store, Work::Repair(self.clone()), true)?;
         let report = go_on(store, &trash, &self, lock)?;
@@ -102,6 +105,18 @@ impl RepairPlan {
             }
         };
         Ok(RepairReport { remaining, seconds: begun.elapsed().as_secs_f64(), ..report })
+    }
+
+    /// Makes the directories anew that records lie in, where one is lost as a whole.
+    fn make_places(&self, store: &Store) -> Result<(), FsError> {
+        let (places, home) = (Places::open(store)?, format!("image/{}/", self.driver));
+        let Some(image) = store.image() else { return Ok(()) };
+        for piece in self.pieces().filter(|piece| piece.path.starts_with(&home)) {
+            if places.parent(&piece.path)?.is_none() {
+                make_records(image)?;
+            }
+        }
+        Ok(())
     }
 
     /// Verifies what the plan has touched, and returns what is wrong and was not left on purpose.
@@ -129,19 +144,29 @@ impl RepairPlan {
         Ok(remaining.into_iter().collect())
     }
 
-    /// Returns the layers that were rebuilt, or whose entry was changed, and those that are compared with them.
+    /// Returns the layers that were rebuilt, or whose entry was changed, and those that are compared with them. Above an entry
+    /// that was damaged nothing was looked at before.
     fn touched(&self, snapshot: &Snapshot) -> BTreeSet<ChainId> {
         let rebuilt = self.layers.iter().map(|reseed| reseed.layer.record.chain);
         let entries = self.pieces().filter(|piece| piece.step == Step::Layer);
-        let entries =
-            entries.flat_map(|piece| piece.path.split('/')).filter_map(|part| ChainId::from_hex(part.as_bytes()).ok());
-        let mut touched: BTreeSet<ChainId> = rebuilt.chain(entries).collect();
+        let entries: BTreeSet<ChainId> = entries
+            .flat_map(|piece| piece.path.split('/'))
+            .filter_map(|part| ChainId::from_hex(part.as_bytes()).ok())
+            .collect();
+        let mut touched: BTreeSet<ChainId> = rebuilt.collect();
         if has_whole_trees(&self.driver) {
             let is_above = |layer: &&Layer| layer.parent.is_some_and(|parent| touched.contains(&parent));
             let above = snapshot.layers.iter().filter(|(_, layer)| is_above(layer)).map(|(chain, _)| *chain);
             let above: Vec<ChainId> = above.collect();
             touched.extend(above);
         }
+        let parent = |chain: &ChainId| snapshot.layers.get(chain).and_then(|layer| layer.parent);
+        let stands_on_entry = |chain: &ChainId| {
+            std::iter::successors(Some(*chain), parent)
+                .take(snapshot.layers.len() + 1)
+                .any(|chain| entries.contains(&chain))
+        };
+        touched.extend(snapshot.layers.keys().filter(|chain| stands_on_entry(chain)));
         touched
     }
 }
