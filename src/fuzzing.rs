@@ -45,7 +45,7 @@ pub fn lower(bytes: &[u8]) -> Result<Vec<LinkId>, ParseError> {
     overlay2::parse_lower(bytes)
 }
 
-/// Walks all buckets of a bolt database, and gives the number of bytes in its keys and values.
+/// Checks a bolt database, walks all its buckets, and gives the number of bytes in its keys and values.
 ///
 /// # Errors
 /// In words why it cannot be read.
@@ -63,6 +63,7 @@ pub fn bolt(bytes: &[u8]) -> Result<usize, String> {
         }
         Ok(sum)
     }
+    let _ = bolt::read(bytes, |bolt| bolt.opens().and_then(|()| bolt.check()));
     bolt::read(bytes, |bolt| walk(bolt, &bolt.root(), 0)).map_err(|error| error.to_string())
 }
 

@@ -8,7 +8,7 @@ use super::text::size;
 use super::ui::{Ui, quoted};
 use crate::error::{Error, FsError};
 use crate::fsx::link_in;
-use crate::store::{DRIVERS, nearby};
+use crate::store::{DRIVERS, databases, nearby};
 
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +180,10 @@ fn hints(error: &Error) -> Vec<String> {
         )],
         Error::Fs(error) if error.is_link() && error.act == "open" => instead_of_link(&error.path),
         Error::Unreadable { path, reason } if is_of_link(reason) => instead_of_link(path),
+        Error::Unreadable { path, .. } | Error::Lost { path, .. }
+            if path.parent().is_some_and(|at| at.ends_with("buildkit")) => {
+            vec![databases::cure("buildkit")]
+        }
         Error::Lost { path, .. } if path.ends_with("repositories.json") => vec![
             "--skip untagged-images keeps every image; else bring the file back, or tag the images again".to_owned(),
         ],

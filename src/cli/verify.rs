@@ -146,6 +146,7 @@ fn what(effect: Effect) -> &'static str {
         Effect::Pull => " (cannot be loaded or pulled)",
         Effect::Save => " (saving and pushing)",
         Effect::Content => " (other content than was built)",
+        Effect::Settings => " (started without its ports and limits, or not at all)",
         Effect::Start => " (cannot be started)",
         Effect::Daemon => " (dockerd does not start)",
     }

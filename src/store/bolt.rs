@@ -16,7 +16,10 @@
 //!
 //! Writing is copy-on-write: transaction *n* + 1 writes no page that the state of *n* has, but *n* + 2 may. So what was
 //! read is whole when the newest transaction is still the same afterwards; where not, all is read again ([`read`]).
-//! Nothing in a file is trusted: not its offsets, not its sizes, not that its trees end.
+//! Nothing in a file is trusted: not its offsets, not its sizes, not that its trees end. Whether all of a file is good
+//! tells [`Bolt::check`].
+
+mod check;
 
 use std::cell::Cell;
 use std::io;
@@ -60,6 +63,9 @@ pub(crate) enum BoltError {
     /// Neither meta page is good.
     #[error("not a bolt database")]
     NoDatabase,
+    /// It is too short for two meta pages, and bbolt does not open it.
+    #[error("the database is cut off after {0} bytes")]
+    Cut(u64),
     /// It was written whenever it was read.
     #[error("the database is being written")]
     Busy,
@@ -115,6 +121,7 @@ pub(crate) struct Bolt<'s, S: Source + ?Sized> {
 struct Meta {
     page_size: u32,
     root: u64,
+    free_list: u64,
     high_water: u64,
     transaction: u64,
 }
@@ -275,6 +282,7 @@ impl Meta {
         Ok(is_good.then(|| Self {
             page_size,
             root: u64_at(meta, 16),
+            free_list: u64_at(meta, 32),
             high_water: u64_at(meta, 40),
             transaction: u64_at(meta, 48),
         }))

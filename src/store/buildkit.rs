@@ -36,6 +36,8 @@ pub(super) struct BuildKit {
     names: HashSet<Key>,
     /// Keys that leases and records keep, and what BuildKit says they are.
     kept: BTreeMap<Key, String>,
+    /// Those that count as kept only because nobody says which are.
+    supposed: HashSet<Key>,
 }
 
 /// A bucket of `snapshots.db`.
@@ -60,7 +62,8 @@ pub(super) fn read(root: &Dir) -> (BuildKit, Notes) {
     let mut kept = records.unwrap_or_default();
     // To 19.03, or where the file was lost, nobody says what is not in use.
     let all = snapshots.iter().flatten().map(|(key, _)| key).filter(|_| leases.is_none());
-    for key in leases.iter().flatten().chain(all) {
+    let supposed: HashSet<Key> = all.filter(|key| !kept.contains_key(*key)).cloned().collect();
+    for key in leases.iter().flatten().chain(&supposed) {
         kept.entry(key.clone()).or_default();
     }
     let names_a_directory = |key: &Key| layer_of(key).is_none();
@@ -69,7 +72,7 @@ pub(super) fn read(root: &Dir) -> (BuildKit, Notes) {
     }
     let snapshots = snapshots.unwrap_or_default();
     let names = snapshots.values().filter_map(|snapshot| snapshot.committed.clone()).collect();
-    (BuildKit { snapshots, names, kept }, notes)
+    (BuildKit { snapshots, names, kept, supposed }, notes)
 }
 
 /// Reads one database; `None` where it is missing, empty or unreadable.
@@ -223,7 +226,11 @@ impl BuildKit {
         for (key, description) in &self.kept {
             let mut record = self.follow(key, &known, &mut reached);
             record.description.clone_from(description);
-            if !(record.layers.is_empty() && record.dirs.is_empty()) {
+            if self.supposed.contains(key) {
+                // It may be what a removal has left.
+                record.lost.clear();
+            }
+            if !(record.layers.is_empty() && record.dirs.is_empty() && record.lost.is_empty()) {
                 records.insert(text(key), record);
             }
         }
@@ -261,6 +268,10 @@ impl BuildKit {
             if let Ok(id) = CacheId::parse(name) {
                 // A record that shares its snapshot has no directory of its own; one that was committed must have one.
                 let is_there = known.is_dir(&id) || (committed.is_some() && chain.is_none());
+                // BuildKit makes the directory before the bucket.
+                if !known.is_dir(&id) && own.or(snapshot).is_some() && chain.is_none() {
+                    record.lost.push(id.clone());
+                }
                 if is_there && !known.of_layers.contains(&id) {
                     record.dirs.push(id);
                 }

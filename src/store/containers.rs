@@ -1,16 +1,20 @@
-//! Reads `containers/`, of which only `config.v2.json` matters here.
+//! Reads `containers/`, of which `config.v2.json` says what a container uses, and `hostconfig.json` how it is started.
 //!
 //! `containers/<64 hex>/config.v2.json` is JSON with a trailing newline, written by dockerd of every version [moby
 //! container/container.go `toDisk`]. dockerd skips a directory whose file it cannot read, or which says another `ID`
 //! than the directory's name, or a graph driver other than the active one; nothing of it is removed. `State` is that of
 //! the last write: after a crash it says `Running` for ever. Image mounts (28.0+) stand in `MountPoints.*.ID`.
+//!
+//! Of `hostconfig.json` dockerd reads the first value [moby container/container.go `readHostConfig`]. A container where that is
+//! no object it leaves out. Where the file is missing it takes an empty one and writes that: 20.10 starts the container with
+//! it, 28 lists it and cannot start it (`no log driver named ''`).
 
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
 use super::notes::{Notes, below};
-use super::{Container, Unknown};
+use super::{Container, Snapshot, Unknown};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
@@ -154,6 +158,53 @@ fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, C
         Err(error) => unreadable(error.to_string()),
     };
     (Some((id, Container { was_whole, ..container })), notes)
+}
+
+/// Finds the containers that dockerd leaves out, or of which it knows no settings, for their `hostconfig.json`.
+///
+/// # Errors
+/// The process has no file descriptor or no memory left.
+pub(crate) fn host_configs(root: &Dir, snapshot: &Snapshot) -> Result<Vec<Finding>, FsError> {
+    let readable: Vec<&ContainerId> =
+        snapshot.containers.iter().filter(|(_, container)| container.readable).map(|(id, _)| id).collect();
+    let found: Vec<Option<Finding>> = readable.par_iter().map(|id| host_config(root, id)).collect::<Result<_, _>>()?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+fn host_config(root: &Dir, id: &ContainerId) -> Result<Option<Finding>, FsError> {
+    let path = format!("containers/{id}/hostconfig.json");
+    let why = match FsError::found(root.dir_across_mounts(below("containers", id))) {
+        // It was removed meanwhile.
+        Ok(None) => return Ok(None),
+        Ok(Some(dir)) => match FsError::found(dir.read("hostconfig.json", LIMIT)) {
+            Ok(Some(text)) => match not_an_object(&text) {
+                Some(why) => why,
+                None => return Ok(None),
+            },
+            Ok(None) => {
+                let evidence = "it is missing: dockerd takes an empty one, without ports, limits and log driver";
+                return Ok(Some(Finding::damage("container-host-config-missing", path, evidence)));
+            }
+            Err(error) if error.is_shortage() => return Err(error),
+            Err(error) => error.to_string(),
+        },
+        Err(error) if error.is_shortage() => return Err(error),
+        Err(error) => error.to_string(),
+    };
+    let evidence = format!("{why}: dockerd leaves the container out, and docker ps -a does not show it");
+    Ok(Some(Finding::damage("container-host-config-unreadable", path, evidence)))
+}
+
+/// Says why a text does not begin with an object.
+fn not_an_object(text: &[u8]) -> Option<String> {
+    if text.trim_ascii().is_empty() {
+        return Some("it is empty".to_owned());
+    }
+    match json::first::<json::Raw>(text) {
+        Ok(value) if value.0.starts_with(b"{") => None,
+        Ok(_) => Some("it is no object".to_owned()),
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 /// Tells whether the container once had a configuration: what dockerd makes at a start is there, its log or what it mounts

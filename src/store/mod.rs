@@ -9,6 +9,7 @@ pub(crate) mod bolt;
 mod buildkit;
 pub(crate) mod containers;
 mod daemon;
+pub(crate) mod databases;
 mod distribution;
 pub(crate) mod imagedb;
 pub(crate) mod layerdb;
@@ -261,6 +262,8 @@ pub struct BuildRecord {
     pub layers: Vec<ChainId>,
     /// Driver directories it keeps besides those of layers, nearest first.
     pub dirs: Vec<CacheId>,
+    /// Driver directories that it needs and that are not there.
+    pub lost: Vec<CacheId>,
     /// Whether a lease or a cache record names it. Where not, BuildKit leaked it.
     pub owned: bool,
     /// What BuildKit says it is (`mount / from exec /bin/sh -c make`), or nothing.

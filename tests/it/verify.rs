@@ -1,5 +1,7 @@
 //! What `verify` says of real stores, whole and with one defect each.
 
+mod daemon;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;

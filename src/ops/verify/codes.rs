@@ -17,6 +17,8 @@ pub enum Effect {
     Save,
     /// Programs see other files, or other attributes of files, than were built.
     Content,
+    /// Containers are started without what they were told, or not at all.
+    Settings,
     /// Images cannot be run, containers cannot be started.
     Start,
     /// dockerd itself does not start.
@@ -47,7 +49,7 @@ pub(super) struct Meaning {
 
 /// Looks up what a finding of `driver` means. A code that is not listed breaks nothing.
 pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> {
-    use Effect::{Content, Daemon, Names, Pull, Save, Start};
+    use Effect::{Content, Daemon, Names, Pull, Save, Settings, Start};
     use Reach::{Above, Everything, Itself, Mounted, Top};
     let one = |effect, reach| vec![Meaning { effect, reach }];
     // Where each layer has the whole tree, what is gone in one of them is still there in those above.
@@ -56,7 +58,7 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
         false => one(effect, Above),
     };
     match code {
-        "references-unreadable" => one(Daemon, Everything),
+        "references-unreadable" | "database-damaged" => one(Daemon, Everything),
         "references-missing" => one(Names, Everything),
         "reference-invalid" => one(Names, Itself),
         "reference-without-image" | "image-invalid" | "image-unreadable" => one(Start, Itself),
@@ -78,6 +80,8 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
         "driver-work-missing" => one(Save, Above),
         "mount-not-loadable" | "mount-unreadable" | "mount-directory-missing" => one(Start, Above),
         "container-unreadable" | "container-without-mount" | "container-image-mount-missing" => one(Start, Itself),
+        "container-host-config-unreadable" => one(Start, Itself),
+        "container-host-config-missing" => one(Settings, Itself),
         "file-missing" => gone(Content),
         "file-size" | "file-content" | "file-unreadable" | "file-extra" | "tree-unreadable" => one(Content, Above),
         "node-kind" | "node-mode" | "node-owner" | "node-xattr" | "node-target" | "node-device" => one(Content, Above),

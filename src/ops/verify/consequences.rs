@@ -33,6 +33,8 @@ struct Causes<'a> {
     lower_lost: BTreeSet<String>,
     /// Paths of what cannot be understood, with a finding that says why.
     explained: BTreeSet<String>,
+    /// Databases that are damaged, and what cannot be read in them for that.
+    databases: BTreeSet<String>,
 }
 
 impl<'a> Causes<'a> {
@@ -70,6 +72,10 @@ impl<'a> Causes<'a> {
             doubtful: doubtful.map(|(_, layer)| &layer.cache_id).collect(),
             lower_lost: subjects("driver-lower-lost"),
             explained: subjects("image-invalid"),
+            databases: ["database-damaged", "database-page-damaged", "database-unreadable"]
+                .into_iter()
+                .flat_map(subjects)
+                .collect(),
         }
     }
 
@@ -87,6 +93,7 @@ impl<'a> Causes<'a> {
                 image.is_some_and(|image| self.bad_images.contains(&image.hex()))
             }
             "image-unreadable" => self.explained.contains(&finding.subject),
+            "buildkit-unreadable" => self.databases.contains(&finding.subject),
             "layer-not-loadable" => self.parent_is_lost(name),
             _ => false,
         }

@@ -14,7 +14,7 @@ use crate::layer::{Content, Marks, Members, TarError};
 use crate::ops::hash::Hash;
 use crate::progress::{Event, Observer};
 use crate::store::{Layer, Snapshot, Store};
-use crate::tarsplit::{AssembleError, Assembler, Beside, Entries, LayerTree, Segments};
+use crate::tarsplit::{AssembleError, Assembler, Beside, Entries, Entry, LayerTree, Segments};
 
 use super::attributes::making;
 use super::headers::{Headers, SparseFile, Stamp};
@@ -136,7 +136,9 @@ impl Proof<'_> {
                 sparse = std::mem::take(&mut headers.sparse);
                 let compared =
                     facts.and_then(|facts| self.attributes(&headers, &read.plain_files, &facts, (&tree, parent)));
-                compared.or_else(|error| self.unreadable(error))?;
+                compared
+                    .and_then(|()| self.size(&headers, read.files, &tree))
+                    .or_else(|error| self.unreadable(error))?;
             }
             Err(TarError::Read(error)) => {
                 self.damage(b"", "layer-tar-split-damaged", error);
@@ -183,11 +185,15 @@ impl Proof<'_> {
             bad_files.push((cleaned(name), code, what));
             Ok(())
         };
+        let mut files = 0_u64;
         let mut plain_files = HashSet::new();
         let mut opened = |file: &File| plain_files.extend(fsx::inode_without_xattrs(file));
         let mut assembler = Assembler::new(tree, &mut sink, &mut bad).on_open(&mut opened);
         let assembled = entries.map(|entry| {
             let entry = entry?;
+            if let Entry::File { size, .. } = &entry {
+                files = files.saturating_add(*size);
+            }
             // Only the sink fails, and only where the observer wants to stop.
             assembler.add(&entry).map_err(|error| ParseError::because("the whole tar", error))?;
             Ok(entry)
@@ -207,7 +213,7 @@ impl Proof<'_> {
             return Err(error.into());
         }
         let (digest, length) = sink.out.finish();
-        Ok(Read { headers: headers.map(Some), rest, bad_files, plain_files, digest, length })
+        Ok(Read { headers: headers.map(Some), rest, bad_files, plain_files, files, digest, length })
     }
 
     /// Compares every node with the headers.
@@ -228,6 +234,24 @@ impl Proof<'_> {
         self.found.problems.append(&mut check.problems);
         walked?;
         self.found.stamps = stamps?;
+        Ok(())
+    }
+
+    /// Compares the size that dockerd noted with the `files` of the tar. Some engines count the targets of symbolic links
+    /// too, or what headers of hard links claim, and some the tree.
+    fn size(&mut self, headers: &Headers, files: u64, tree: &LayerTree) -> Result<(), FsError> {
+        let targets = headers.nodes().filter_map(|(_, node)| node.target.as_ref()).map(|target| target.len() as u64);
+        let linked = headers.links.values().map(|link| headers.get(&link.target).and_then(|file| file.size));
+        let claimed = linked.chain(headers.sparse.iter().map(|_| None)).map(|size| size.unwrap_or(u64::MAX));
+        let most = targets.chain(claimed).fold(files, u64::saturating_add);
+        let noted = self.layer.size;
+        if (files..=most).contains(&noted) || noted == self.driver.layer_size(&tree.0, files)? {
+            return Ok(());
+        }
+        let evidence =
+            format!("expected {files} bytes, which its files have, found {noted}: only listings are wrong by it");
+        let (severity, code) = (Severity::Warning, "layer-size");
+        self.found.problems.push(Problem { path: Vec::new(), code, severity, evidence, inode: None });
         Ok(())
     }
 
@@ -310,6 +334,8 @@ struct Read {
     bad_files: Vec<BadFile>,
     /// Files that were read and have no extended attributes.
     plain_files: HashSet<Inode>,
+    /// Bytes of content in the tar.
+    files: u64,
     /// SHA-256 of the tar.
     digest: Sha256,
     /// Bytes of the tar.

@@ -7,11 +7,11 @@ use rayon::prelude::*;
 
 use crate::driver::check::{Checker, Implied};
 use crate::driver::path_of;
-use crate::error::FsError;
+use crate::error::{FsError, Result};
 use crate::finding::Finding;
 use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId};
-use crate::store::{Layer, Snapshot, Store};
+use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases};
 
 use super::consequences;
 
@@ -19,7 +19,10 @@ use super::consequences;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Finds what is wrong with how things are tied together. Findings that only follow from others are left out.
-pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Vec<Finding> {
+///
+/// # Errors
+/// The process has no file descriptor or no memory left.
+pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result<Vec<Finding>> {
     let mut findings: Vec<Finding> = snapshot.findings.iter().chain(graph.findings()).cloned().collect();
     references(store, snapshot, &mut findings);
     layers(graph, &mut findings);
@@ -29,10 +32,16 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Vec<Fi
     findings.extend(tar_splits);
     findings.extend(directories);
     short_names(store, snapshot, &mut findings);
+    findings.extend(build_cache(snapshot));
+    findings.extend(databases::check(store.root())?);
+    findings.extend(containers::host_configs(store.root(), snapshot)?);
     consequences::leave_out(snapshot, graph, &mut findings);
+    for finding in findings.iter_mut().filter(|finding| finding.code == "buildkit-unreadable") {
+        finding.evidence = format!("{}; {}", finding.evidence, databases::cure(&finding.subject));
+    }
     findings.sort();
     findings.dedup();
-    findings
+    Ok(findings)
 }
 
 /// Tells short names that lead elsewhere from those that are gone.
@@ -121,6 +130,23 @@ fn distribution(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>)
             findings.push(Finding::warning("distribution-mismatch", subject, evidence));
         }
     }
+}
+
+/// Says, once for all records, that directories of the build cache are gone.
+fn build_cache(snapshot: &Snapshot) -> Option<Finding> {
+    // Where the home cannot be listed nothing says what is in it.
+    if snapshot.unreadable.iter().any(|unreadable| unreadable.what == Unknown::DriverDirs) {
+        return None;
+    }
+    let records = snapshot.build_records.values().filter(|record| record.owned && !record.lost.is_empty());
+    let lost: BTreeSet<&CacheId> = records.flat_map(|record| &record.lost).collect();
+    let first = lost.first()?;
+    let named = match lost.len() {
+        1 => format!("its directory {first} is gone"),
+        number => format!("{number} of its directories are gone, {first} first"),
+    };
+    let evidence = format!("{named}: builds that use them fail, until docker builder prune -af forgets them");
+    Some(Finding::damage("build-cache-lost", "buildkit", evidence))
 }
 
 /// Looks at the first bytes of each tar-split.

@@ -39,7 +39,8 @@ fn build_kit(snapshots: &[(&str, &str, &str, &str)], kept: &[&str]) -> BuildKit 
         })
         .collect();
     let names = snapshots.values().filter_map(|snapshot| snapshot.committed.clone()).collect();
-    BuildKit { snapshots, names, kept: kept.iter().map(|name| (key(name), format!("is {name}"))).collect() }
+    let kept = kept.iter().map(|name| (key(name), format!("is {name}"))).collect();
+    BuildKit { snapshots, names, kept, supposed: HashSet::new() }
 }
 
 fn root_with(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
@@ -62,8 +63,8 @@ fn snapshots_that_are_layers_keep_the_layer_alone() {
         &["top"],
     );
     let records = build.records(&store(&["dir-top", "dir-low"], &["dir-top", "dir-low"]));
-    let expected =
-        BuildRecord { layers: vec![chain("dir-top")], dirs: vec![], owned: true, description: "is top".to_owned() };
+    let (layers, description) = (vec![chain("dir-top")], "is top".to_owned());
+    let expected = BuildRecord { layers, description, owned: true, ..BuildRecord::default() };
     assert_eq!(records.into_iter().collect::<Vec<_>>(), [("top".to_owned(), expected)]);
 }
 
@@ -95,6 +96,20 @@ fn records_that_share_a_snapshot_have_no_directory_and_lost_ones_are_said() {
     let records = build.records(&store(&[], &[]));
     assert_eq!(records.keys().collect::<Vec<_>>(), ["lost"]);
     assert_eq!(records["lost"].dirs, [dir("dir-lost")]);
+    assert_eq!(records["lost"].lost, [dir("dir-lost")]);
+}
+
+/// Of what is kept each directory that BuildKit made must be there; of what is supposed to be kept it may be removed.
+#[test]
+fn directories_that_are_gone() {
+    let snapshots =
+        [("top", "low", "", ""), ("low", "image", "", ""), ("image", "", "", "image"), ("there", "", "", "")];
+    let mut build = build_kit(&snapshots, &["top", "there", "sharing"]);
+    let records = build.records(&store(&["there"], &[]));
+    assert_eq!(records.keys().collect::<Vec<_>>(), ["there", "top"]);
+    assert_eq!((&records["top"].lost[..], &records["there"].lost[..]), (&[dir("top"), dir("low")][..], &[][..]));
+    build.supposed.insert(key("top"));
+    assert_eq!(build.records(&store(&["there"], &[])).get("top").map_or(0, |top| top.lost.len()), 0);
 }
 
 #[test]

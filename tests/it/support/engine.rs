@@ -57,6 +57,13 @@ impl Engine {
         command.output().expect("ci/engine runs")
     }
 
+    /// Builds the Dockerfile in a directory with BuildKit, without a name for the image.
+    pub(crate) fn buildkit(&self, context: &Path) -> Output {
+        let mut command = Command::new(project("ci/engine"));
+        command.args(["docker", self.version]).arg(&self.dir).args(["build", "-q"]).arg(context);
+        command.env("DOCKER_BUILDKIT", "1").stdin(Stdio::null()).output().expect("ci/engine runs")
+    }
+
     /// Says what the engine says of its store, as in `fixtures/stores/NAME.expected.json`.
     #[must_use]
     pub(crate) fn describe(&self) -> Value {

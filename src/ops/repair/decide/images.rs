@@ -4,7 +4,7 @@ use crate::finding::Finding;
 use crate::graph::Node;
 use crate::id::{CacheId, ImageId};
 use crate::ops::verify::Found;
-use crate::store::Mount;
+use crate::store::{Mount, databases};
 
 use super::super::plan::{Act, Step};
 use super::Planner;
@@ -37,6 +37,14 @@ impl<'a> Planner<'a> {
                     "nothing else says how it was made: take the file from a backup, or remove the directory",
                 );
             }
+            "container-host-config-unreadable" | "container-host-config-missing" => {
+                self.leave(found, "nothing else says how it was started: take the file from a backup");
+            }
+            "database-damaged" | "database-page-damaged" | "build-cache-damaged" | "buildkit-unreadable" => {
+                self.leave(found, databases::cure(subject));
+            }
+            "build-cache-lost" => self.leave(found, "docker builder prune -af, once Docker runs again"),
+            "layer-size" => self.leave(found, "nothing: only listings of Docker's show another size by it"),
             "distribution-mismatch" => {
                 let piece = (Step::Distribution, subject.clone(), Act::Remove);
                 self.mend(found, "forget which layer the blob is: pulling it finds out", [piece]);

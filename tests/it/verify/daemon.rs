@@ -1,0 +1,204 @@
+//! `verify` against daemons: what it calls damaged fails with one, what it advises cures it, and beside one it says nothing
+//! that is not so.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{findings, text, verify};
+use crate::support::engine::Engine;
+use crate::support::store::{temp_dir, unpack};
+
+/// Zeroes a file, from a byte on.
+fn zero(path: &Path, from: usize) {
+    let mut bytes = fs::read(path).expect("a file");
+    bytes[from..].fill(0);
+    fs::write(path, bytes).expect("writes");
+}
+
+fn cut(path: &Path) {
+    fs::File::options().write(true).open(path).and_then(|file| file.set_len(5000)).expect("is cut");
+}
+
+/// Returns the finding with a code.
+#[track_caller]
+fn finding<'d>(document: &'d Value, code: &str) -> &'d Value {
+    let found = findings(document).iter().find(|found| text(found, "code") == code);
+    found.unwrap_or_else(|| panic!("no {code}: {document:#}"))
+}
+
+/// Does what a finding advises: moves a part of the store away.
+fn move_away(root: &Path, finding: &Value) {
+    let (_, advice) = text(finding, "evidence").split_once("move ").expect("advice");
+    let path = root.join(advice.split_whitespace().next().expect("a path"));
+    fs::rename(&path, path.with_extension("damaged")).expect("is moved away");
+}
+
+/// Every database in turn, in every way: dockerd does not start, and does where it was moved away.
+fn databases(version: &'static str, paths: &[&str]) {
+    let temp = temp_dir();
+    let dir = temp.path().join("engine");
+    let root = dir.join("root");
+    let ways: [fn(&Path); 3] = [|path| zero(path, 0), cut, |path| zero(path, 2 * 4096)];
+    for path in paths {
+        for way in ways {
+            unpack(&format!("{version}-overlay2"), &root);
+            way(&root.join(path));
+            let (code, document) = verify(&root, &["--quick"]);
+            let found = finding(&document, "database-damaged");
+            assert_eq!((code, text(found, "subject")), (3, *path));
+            assert_eq!(text(&found["breaks"][0], "effect"), "daemon");
+            assert!(Engine::try_start(version, "overlay2", &dir).is_err(), "{path}: the daemon starts");
+            move_away(&root, found);
+            assert_eq!(verify(&root, &["--quick"]).0, 0, "{path}");
+            drop(Engine::start(version, "overlay2", &dir));
+            fs::remove_dir_all(&dir).expect("removes");
+        }
+        // An empty one is as good as none.
+        unpack(&format!("{version}-overlay2"), &root);
+        fs::write(root.join(path), "").expect("writes");
+        assert_eq!(verify(&root, &["--quick"]).0, 0, "{path}");
+        drop(Engine::start(version, "overlay2", &dir));
+        fs::remove_dir_all(&dir).expect("removes");
+    }
+}
+
+#[test]
+fn databases_with_which_daemon_28_does_not_start() {
+    databases(
+        "28",
+        &["volumes/metadata.db", "network/files/local-kv.db", "buildkit/history.db", "buildkit/metadata_v2.db"],
+    );
+}
+
+#[test]
+fn databases_with_which_daemon_20_does_not_start() {
+    databases("20", &["volumes/metadata.db", "network/files/local-kv.db", "buildkit/containerdmeta.db"]);
+}
+
+/// The cache's own database: daemon 28 puts it aside where it does not open.
+#[test]
+fn a_build_cache_that_daemon_28_puts_aside() {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    unpack("28-overlay2", &root);
+    zero(&root.join("buildkit/cache.db"), 0);
+    let (code, document) = verify(&root, &["--quick"]);
+    assert_eq!((code, document["summary"]["broken_images"].as_u64()), (3, Some(0)));
+    finding(&document, "build-cache-damaged");
+    Engine::start("28", "overlay2", temp.path()).stop();
+    assert_eq!(verify(&root, &["--quick"]).0, 0);
+}
+
+/// Returns the directory of a container.
+fn container(root: &Path, name: &str) -> PathBuf {
+    let all = fs::read_dir(root.join("containers")).expect("containers").map(|entry| entry.expect("one").path());
+    let is_it = |path: &PathBuf| {
+        let config = fs::read_to_string(path.join("config.v2.json")).expect("a configuration");
+        config.contains(&format!(r#""Name":"/{name}""#))
+    };
+    all.into_iter().find(is_it).expect("a container")
+}
+
+/// What a daemon makes of a `hostconfig.json` that is damaged or gone.
+fn host_configs(version: &'static str, starts_without: bool) {
+    for text_of_file in [Some(""), Some("\0\0\0\0"), Some(r#"{"Binds":"#), Some("[]"), None] {
+        let temp = temp_dir();
+        let root = temp.path().join("root");
+        unpack(&format!("{version}-overlay2"), &root);
+        let file = container(&root, "changed").join("hostconfig.json");
+        match text_of_file {
+            Some(text) => fs::write(&file, text).expect("writes"),
+            None => fs::remove_file(&file).expect("removes"),
+        }
+        let (code, document) = verify(&root, &["--quick"]);
+        assert_eq!((code, document["summary"]["broken_containers"].as_u64()), (3, Some(1)), "{document:#}");
+        finding(
+            &document,
+            match text_of_file {
+                Some(_) => "container-host-config-unreadable",
+                None => "container-host-config-missing",
+            },
+        );
+        let engine = Engine::start(version, "overlay2", temp.path());
+        let is_listed = engine.docker(&["ps", "-a", "--format", "{{.Names}}"]).contains("changed");
+        let starts = engine.try_docker(&["start", "changed"], std::process::Stdio::null()).status.success();
+        assert_eq!((is_listed, starts), (text_of_file.is_none(), text_of_file.is_none() && starts_without));
+    }
+}
+
+#[test]
+fn containers_that_daemon_28_leaves_out() {
+    host_configs("28", false);
+}
+
+#[test]
+fn containers_that_daemon_20_leaves_out() {
+    host_configs("20", true);
+}
+
+/// A size that is not that of the layer's files is a warning.
+#[test]
+fn a_wrong_size_of_a_layer() {
+    let temp = temp_dir();
+    unpack("28-overlay2", temp.path());
+    let layerdb = temp.path().join("image/overlay2/layerdb/sha256");
+    for entry in fs::read_dir(&layerdb).expect("layerdb") {
+        fs::write(entry.expect("a layer").path().join("size"), "123456789012").expect("writes");
+    }
+    let (code, document) = verify(temp.path(), &[]);
+    let sizes = findings(&document).iter().filter(|found| text(found, "code") == "layer-size").count();
+    // Of two of its layers no greatest size is known.
+    assert_eq!((code, sizes), (0, fs::read_dir(&layerdb).expect("layerdb").count() - 2));
+}
+
+/// Directories that only BuildKit names are removed: a build that needs one fails, and after the prune none does.
+fn build_cache(version: &'static str) {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    let build = |engine: &Engine, name: &str| {
+        let context = temp.path().join("context");
+        let dockerfile = format!("FROM scratch AS a\nCOPY x /x\nFROM scratch\nCOPY --from=a /x /{name}\n");
+        fs::create_dir_all(&context).expect("a directory");
+        fs::write(context.join("x"), "x").expect("writes");
+        fs::write(context.join("Dockerfile"), dockerfile).expect("writes");
+        engine.buildkit(&context).status.success()
+    };
+    let engine = Engine::start(version, "overlay2", temp.path());
+    assert!(build(&engine, "y"));
+    engine.stop();
+    assert_eq!(verify(&root, &[]).0, 0);
+    let layerdb = root.join("image/overlay2/layerdb/sha256");
+    let layers: Vec<String> = fs::read_dir(layerdb)
+        .expect("layerdb")
+        .map(|entry| fs::read_to_string(entry.expect("a layer").path().join("cache-id")).expect("a name"))
+        .collect();
+    for entry in fs::read_dir(root.join("overlay2")).expect("the home") {
+        let entry = entry.expect("a directory");
+        let name = entry.file_name().into_string().expect("text");
+        if name != "l" && !layers.contains(&name) {
+            fs::remove_dir_all(entry.path()).expect("removes");
+        }
+    }
+    let (code, document) = verify(&root, &[]);
+    let found = finding(&document, "build-cache-lost");
+    assert_eq!(code, 3);
+    assert!(text(found, "evidence").contains("docker builder prune -af"), "{found}");
+    let engine = Engine::start(version, "overlay2", temp.path());
+    assert!(!build(&engine, "z"), "the build cache is whole");
+    engine.docker(&["builder", "prune", "-af"]);
+    assert!(build(&engine, "z") && build(&engine, "w"));
+    engine.stop();
+    assert_eq!(verify(&root, &[]).0, 0);
+}
+
+#[test]
+fn a_build_cache_that_daemon_28_misses() {
+    build_cache("28");
+}
+
+#[test]
+fn a_build_cache_that_daemon_20_misses() {
+    build_cache("20");
+}
