@@ -165,7 +165,8 @@ impl Roles {
             };
             let wanted: BTreeSet<&str> =
                 self.stacks.iter().filter(|(_, stack)| uses(stack)).map(|(id, _)| id.as_str()).collect();
-            let breaks_nothing = ["driver-mode", "driver-owner", "driver-committed-missing"].contains(&code);
+            let breaks_nothing =
+                ["driver-mode", "driver-owner", "driver-committed-missing", "node-mtime"].contains(&code);
             let wanted = if breaks_nothing { BTreeSet::new() } else { wanted };
             let sets = found["breaks"].as_array().expect("a list").iter();
             let images = sets.flat_map(|broken| broken["images"].as_array().expect("images"));
@@ -276,6 +277,42 @@ fn quick_finds_what_is_not_in_files() {
         assert_eq!(codes.first().map(|found| text(found, "code")), code);
         assert_eq!(document["checked"]["bytes"], 0);
     }
+}
+
+/// A whiteout that hides something is damage; one under which nothing lies hides nothing.
+#[test]
+fn whiteouts_that_hide_nothing() {
+    let temp = temp_dir();
+    unpack("28-overlay2", temp.path());
+    let contents = Contents::read(temp.path(), "overlay2");
+    let layers = stack(&contents.images[&contents.references["nginx:alpine"]]);
+    let tree = temp.path().join("overlay2").join(&contents.layers[&layers[5].0]).join("diff");
+    let mark = |name: &str| {
+        let made = Command::new("mknod").arg(tree.join(name)).args(["c", "0", "0"]).status();
+        assert!(made.expect("mknod").success());
+    };
+    mark("tt");
+    let (code, document) = verify(temp.path(), &[]);
+    let found = findings(&document).iter().find(|found| found["file"] == "tt").expect("the mark is found");
+    assert_eq!((code, text(found, "severity"), text(found, "code")), (0, "note", "whiteout-needless"));
+    mark("bin");
+    let (code, document) = verify(temp.path(), &[]);
+    let found = findings(&document).iter().find(|found| found["file"] == "bin").expect("the mark is found");
+    assert_eq!((code, text(found, "code")), (3, "whiteout-extra"));
+}
+
+/// A time that differs is no other content.
+#[test]
+fn a_time_that_differs() {
+    let temp = temp_dir();
+    unpack("28-overlay2", temp.path());
+    let contents = Contents::read(temp.path(), "overlay2");
+    let layers = stack(&contents.images[&contents.references["nginx:alpine"]]);
+    let tree = temp.path().join("overlay2").join(&contents.layers[&layers[0].0]).join("diff");
+    assert!(Command::new("touch").arg(tree.join("etc/passwd")).status().expect("touch").success());
+    let outcome = run(temp.path(), ["verify"]).done();
+    let said = String::from_utf8(outcome.stdout).expect("text");
+    assert!(said.contains("node-mtime") && !said.contains("content"), "{said}");
 }
 
 /// One image is verified: damage elsewhere is not told, damage in what it shares with others is.

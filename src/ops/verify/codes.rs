@@ -85,7 +85,7 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
         "file-missing" => gone(Content),
         "file-size" | "file-content" | "file-unreadable" | "file-extra" | "tree-unreadable" => one(Content, Above),
         "node-kind" | "node-mode" | "node-owner" | "node-xattr" | "node-target" | "node-device" => one(Content, Above),
-        "node-mtime" | "whiteout-missing" | "whiteout-extra" => one(Content, Above),
+        "whiteout-missing" | "whiteout-extra" => one(Content, Above),
         // Whose records these are is not known: images that are here are whole.
         "distribution-mismatch" => one(Pull, Itself),
         _ => Vec::new(),

@@ -17,6 +17,7 @@ use crate::store::{Layer, Snapshot, Store};
 use crate::tarsplit::{AssembleError, Assembler, Beside, Entries, Entry, LayerTree, Segments};
 
 use super::attributes::making;
+use super::below::Below;
 use super::headers::{Headers, SparseFile, Stamp};
 use super::tree::{Problem, TreeCheck, text};
 
@@ -230,10 +231,34 @@ impl Proof<'_> {
         let mut check = TreeCheck::new(headers, plain_files, making);
         let walked = check.run(&tree.0, parent.as_ref());
         let stamps = if is_copy { check.stamps(&tree.0) } else { Ok(Vec::new()) };
+        let weighed = self.whiteouts(&mut check.problems);
         self.found.nodes += check.files;
         self.found.problems.append(&mut check.problems);
         walked?;
+        weighed?;
         self.found.stamps = stamps?;
+        Ok(())
+    }
+
+    /// Tells whiteouts that hide nothing from those that hide what lies below.
+    fn whiteouts(&self, problems: &mut [Problem]) -> Result<(), FsError> {
+        let mut extra = problems.iter_mut().filter(|problem| problem.code == "whiteout-extra").peekable();
+        if extra.peek().is_none() {
+            return Ok(());
+        }
+        let Some(below) = Below::of(self.store, self.snapshot, self.driver, self.layer)? else { return Ok(()) };
+        for problem in extra {
+            if !below.has(&unmarked(&problem.path))? {
+                let evidence = "a mark of something removed, and nothing lies below".to_owned();
+                *problem = Problem {
+                    code: "whiteout-needless",
+                    severity: Severity::Note,
+                    evidence,
+                    path: std::mem::take(&mut problem.path),
+                    inode: problem.inode,
+                };
+            }
+        }
         Ok(())
     }
 
@@ -285,6 +310,12 @@ impl Proof<'_> {
             }
         }
     }
+}
+
+/// Returns the path that a whiteout hides: a device has the name itself, a file has it behind `.wh.`.
+fn unmarked(path: &[u8]) -> Vec<u8> {
+    let (above, name) = path.split_at(path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1));
+    [above, name.strip_prefix(b".wh.").unwrap_or(name)].concat()
 }
 
 /// A layer's directory and the headers of its tar.

@@ -47,8 +47,10 @@
 //! | `driver-work-missing` | `work` is gone | saving; starting, of a container's |
 //! | `driver-committed-missing`, `driver-mode`, `driver-owner` | a file of the driver's is not as dockerd makes it | nothing yet |
 //! | `file-missing`, `file-size`, `file-content`, `file-unreadable` | a file of a layer | all above |
+//! | `whiteout-needless` | a whiteout that hides nothing, as fuse-overlayfs leaves them | nothing |
 //! | `file-extra`, `whiteout-missing`, `whiteout-extra` | something that the layer does not have, or hides | all above |
-//! | `node-kind`, `node-mode`, `node-owner`, `node-xattr`, `node-mtime`, `node-target`, `node-device` | an attribute of a node | all above |
+//! | `node-kind`, `node-mode`, `node-owner`, `node-xattr`, `node-target`, `node-device` | an attribute of a node | all above |
+//! | `node-mtime` | the time of a node | nothing |
 //! | `node-link` | a hard link became a copy | nothing |
 //! | `node-not-shared` | `overlay`: files that were one with those in the layer below became copies | nothing but disk space |
 //! | `mount-not-loadable`, `mount-directory-missing` | a writable layer | its container |
@@ -68,6 +70,7 @@
 
 mod archive;
 mod attributes;
+mod below;
 mod blast;
 mod codes;
 mod consequences;
