@@ -229,6 +229,16 @@ pub enum Error {
         /// Images of the archive that need the layer, as references or IDs.
         used_by: Vec<String>,
     },
+    /// An image of an archive has more layers than Docker takes.
+    #[error("image {image} has {layers} layers; Docker takes {most}")]
+    TooManyLayers {
+        /// Its first reference, or its short ID.
+        image: String,
+        /// How many it has.
+        layers: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// No image answers to this reference.
     #[error("no image {wanted}")]
     NoSuchImage {

@@ -248,6 +248,7 @@ fn hints(error: &Error) -> Vec<String> {
             "needed by {}: name the others, or load with --driver vfs, btrfs or overlay",
             used_by.join(", ")
         )],
+        Error::TooManyLayers { .. } => vec!["name the images that you want: the others can be loaded".to_owned()],
         Error::Stopped => vec!["nothing is left half done; it can be run again".to_owned()],
         Error::StoppedRemoval { kept: true, .. } => vec![
             "what was moved is in the trash: `dockpack gc --undo` puts it back, `dockpack gc --purge` deletes it"

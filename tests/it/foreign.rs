@@ -544,3 +544,33 @@ fn crashes_while_a_pipe_is_loaded() {
         assert_eq!(Contents::read(root.path(), "overlay2").images.len(), 1, "{point}");
     }
 }
+
+/// An image of more layers than Docker takes is whole, and what else is in the archive can be loaded.
+#[test]
+fn images_of_too_many_layers() {
+    let temp = temp_dir();
+    let tars: Vec<Vec<u8>> = (0..126).map(|number| foreign::tar(&format!("file-{number}"))).collect();
+    let mut members = foreign::docker(&tars);
+    let (_, manifest) = members.pop().expect("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let config = foreign::config("amd64", &[sha256(&tars[0])]);
+    let file = format!("{}.json", sha256(&config));
+    let small = json!({"Config": file, "RepoTags": ["small:1"], "Layers": ["0/layer.tar"]});
+    manifest.as_array_mut().expect("a list").push(small);
+    members.extend([(file, config), ("manifest.json".to_owned(), manifest.to_string().into_bytes())]);
+    let archive = temp.path().join("deep.tar");
+    fs::write(&archive, tar_of(members)).expect("writes");
+    let root = temp.path().join("root");
+    fs::create_dir(&root).expect("a directory");
+    let listed = run(&root, ["ls", "-i", text(&archive)]).done();
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    assert!(listed.contains("evil") && listed.contains("small"), "{listed}");
+    let verified = run(&root, ["verify", "-i", text(&archive)]).done();
+    assert!(verified.stderr.contains("127 layers"), "{}", verified.stderr);
+    for wanted in [&["evil:1"][..], &[]] {
+        let refused = run(&root, [&["load", "--driver", "overlay2", "-i", text(&archive)], wanted].concat()).failed(1);
+        assert!(refused.stderr.contains("image evil:1 has 126 layers; Docker takes 125"), "{}", refused.stderr);
+    }
+    let _ = run(&root, ["load", "--driver", "overlay2", "-i", text(&archive), "small:1"]).done();
+    assert_eq!(Contents::read(&root, "overlay2").references.keys().collect::<Vec<_>>(), ["small:1"]);
+}

@@ -23,8 +23,10 @@ const MANIFESTS_LIMIT: usize = 10_000;
 const CONFIGS_LIMIT: usize = 64 << 20;
 /// Most names of an image that is told to lack something.
 const NAMES_SHOWN: usize = 100;
-/// Most layers of an image [moby layer/layer_store.go `maxLayerDepth`].
-const LAYERS_LIMIT: usize = 125;
+/// Most layers of an image that are looked at. Docker takes fewer, other engines do not.
+const LAYERS_LIMIT: usize = 1024;
+/// Most layers of all images, however often one is named.
+const ALL_LAYERS_LIMIT: usize = 1_250_000;
 
 /// Which images of an archive are wanted, where one name has several for different platforms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +114,8 @@ pub(crate) struct Described {
 
 /// Reads the documents of an archive.
 pub(super) fn describe(catalog: &Catalog, choice: &Choice, observer: &dyn Observer) -> Result<Described, CatalogError> {
-    let mut work = Work { catalog, choice, observer, looked_at: 0, configs: 0, described: Described::default() };
+    let mut work =
+        Work { catalog, choice, observer, looked_at: 0, configs: 0, layers: 0, described: Described::default() };
     // Each later one is there for older readers, or for none that knows the others; an explicit platform needs the index.
     let names: &[&str] = match choice {
         Choice::Only(_) => &[INDEX, MANIFEST, REPOSITORIES],
@@ -154,6 +157,8 @@ struct Work<'a> {
     looked_at: usize,
     /// Bytes of configurations that are kept.
     configs: usize,
+    /// Layers of images that are kept.
+    layers: usize,
     described: Described,
 }
 
@@ -357,6 +362,10 @@ impl Work<'_> {
         if self.configs > CONFIGS_LIMIT {
             return Err(CatalogError::TooMuch("bytes of configurations", CONFIGS_LIMIT as u64));
         }
+        self.layers += layers.len();
+        if self.layers > ALL_LAYERS_LIMIT {
+            return Err(CatalogError::TooMuch("layers", ALL_LAYERS_LIMIT as u64));
+        }
         let id = ImageId(Sha256::of(&bytes));
         let mut tell = |weight, code, subject: String, evidence: String| {
             let image = Some((named.map_or(id, ImageId), shown()));
@@ -389,7 +398,7 @@ impl Work<'_> {
         };
         if diff_ids.len() != layers.len() || diff_ids.len() > LAYERS_LIMIT {
             let evidence = match diff_ids.len() {
-                known if known > LAYERS_LIMIT => format!("it has {known} layers; Docker takes {LAYERS_LIMIT}"),
+                known if known > LAYERS_LIMIT => format!("it has {known} layers; {LAYERS_LIMIT} are read"),
                 known => format!("it has {}, and the manifest names {}", count(known, "layer", "layers"), layers.len()),
             };
             problem("archive-layer-missing", id.to_string(), evidence);

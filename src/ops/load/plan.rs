@@ -68,6 +68,9 @@ pub struct Tagging {
     pub was: Option<ImageId>,
 }
 
+/// Most layers of an image, with every graph driver [moby layer/layer_store.go `maxLayerDepth`].
+const LAYERS_LIMIT: usize = 125;
+
 /// Length of the names that the first releases give driver directories; they take no shorter ones.
 const EARLY_NAME: usize = 64;
 
@@ -164,6 +167,10 @@ impl LoadPlan {
         snapshot: &Snapshot,
         mut target: Target,
     ) -> Result<Self> {
+        if let Some(deep) = images.iter().find(|image| image.diff_ids.len() > LAYERS_LIMIT) {
+            let image = deep.references.first().cloned().unwrap_or_else(|| deep.id.short());
+            return Err(Error::TooManyLayers { image, layers: deep.diff_ids.len(), most: LAYERS_LIMIT });
+        }
         keep_known_parents(&mut images, snapshot);
         let wanted: BTreeSet<ChainId> = images.iter().flat_map(ImageRecord::chain_ids).collect();
         let mut plan = Self {
