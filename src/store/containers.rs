@@ -9,7 +9,7 @@
 //! no object it leaves out. Where the file is missing it takes an empty one and writes that: 20.10 starts the container with
 //! it, 28 lists it and cannot start it (`no log driver named ''`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
@@ -18,8 +18,9 @@ use super::{Container, Snapshot, Unknown};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
-use crate::id::{ContainerId, is_drawn};
+use crate::id::{ContainerId, ImageId, is_drawn};
 use crate::json::{self, fields};
+use crate::reference::Reference;
 
 /// Longest `config.v2.json` that is read. Environment and labels may be long.
 const LIMIT: u64 = 64 << 20;
@@ -205,6 +206,41 @@ fn not_an_object(text: &[u8]) -> Option<String> {
         Ok(_) => Some("it is no object".to_owned()),
         Err(error) => Some(error.to_string()),
     }
+}
+
+/// Returns the reference that a container was made by, its image, and when that was.
+pub(crate) fn made_from(config: &[u8]) -> Option<(String, ImageId, String)> {
+    #[derive(Default)]
+    struct Document {
+        image: String,
+        created: String,
+        config: Inner,
+    }
+    #[derive(Default)]
+    struct Inner {
+        image: String,
+    }
+    fields!(Document { "Image" => image, "Created" => created, "Config" => config });
+    fields!(Inner { "Image" => image });
+    let Document { image, created, config } = json::read(config).ok()?.plain().ok()?;
+    let (image, word): (ImageId, String) = (image.parse().ok()?, config.image);
+    let hex = word.strip_prefix("sha256:").unwrap_or(&word);
+    if image.hex().starts_with(hex) {
+        // It was made by the image's ID.
+        return None;
+    }
+    let reference: Reference = word.parse().ok()?;
+    Some((reference.or_latest().key(), image, created))
+}
+
+/// Collects the references by which containers were made, of images that are there.
+pub(crate) fn names_of_images(root: &Dir, snapshot: &Snapshot) -> BTreeSet<String> {
+    let config = |id: &ContainerId| {
+        let dir = root.dir_across_mounts(below("containers", id)).ok()?;
+        made_from(&dir.read("config.v2.json", LIMIT).ok()?)
+    };
+    let made = snapshot.containers.keys().filter_map(config);
+    made.filter(|(_, image, _)| snapshot.images.contains_key(image)).map(|(name, ..)| name).collect()
 }
 
 /// Tells whether the container once had a configuration: what dockerd makes at a start is there, its log or what it mounts

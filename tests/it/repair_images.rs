@@ -55,6 +55,27 @@ fn lost_names_leave_nothing_for_gc() {
     }
 }
 
+/// A file that names nothing is no damage, but where containers know names of images it is told of, and they come back.
+#[test]
+fn names_come_back_to_an_empty_file() {
+    let lab = Lab::new("28-overlay2");
+    let before = garbage(&lab.at("base"));
+    let root = lab.damaged("root", &[]);
+    fs::write(names_file(&root), r#"{"Repositories":{}}"#).expect("written");
+    let untouched = Untouched::note(&root);
+    let (code, document) = verify(&root, &["--quick"]);
+    let is_told = |found: &Value| text(found, "code") == "references-empty" && text(found, "severity") == "warning";
+    assert!(code == 0 && findings(&document).iter().any(is_told), "{document:#}");
+    let _ = repair(&root, &["-y"]).done();
+    let names = Contents::read(&root, "overlay2").references;
+    assert_eq!(names.get("nginx:alpine"), Contents::read(&lab.at("base"), "overlay2").references.get("nginx:alpine"));
+    let taken = garbage(&root);
+    assert!(taken.is_subset(&before), "{:?}", taken.difference(&before));
+    assert!(!findings(&verify(&root, &["--quick"]).1).iter().any(is_told));
+    let _ = repair(&root, &["--undo"]).done();
+    untouched.assert_restored();
+}
+
 /// Names that an archive has come back; only an image that had none is given one.
 #[test]
 fn an_archive_gives_names_back() {

@@ -6,16 +6,14 @@ use crate::driver::{self, GraphDriver};
 use crate::error::{FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId, ImageId};
-use crate::json::{self, fields};
 use crate::layer::{Content, MemberKind, Members};
 use crate::ops::load::is_early;
 use crate::ops::short_names::ShortNames;
 use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report, is_proved};
 use crate::progress::Observer;
-use crate::reference::Reference;
 use crate::store::layerdb::Fields;
-use crate::store::{Layer, Notes, Snapshot, Store, repositories};
+use crate::store::{Layer, Notes, Snapshot, Store, containers, repositories};
 use crate::tarsplit::{Entries, Segments};
 
 use super::lost;
@@ -269,7 +267,7 @@ impl Survey {
         for id in snapshot.containers.keys() {
             let path = format!("containers/{id}/config.v2.json");
             let text = snapshot.read_known(store.root(), "", &path, CONTAINER_LIMIT)?;
-            made.extend(text.and_then(|text| made_from(&text)));
+            made.extend(text.and_then(|text| containers::made_from(&text)));
         }
         made.sort_by(|one, other| one.2.cmp(&other.2));
         self.of_containers = made.into_iter().map(|(reference, image, _)| (reference, image)).collect();
@@ -313,29 +311,4 @@ fn tree_bytes(entries: Entries<crate::fsx::File>, counts_links: bool) -> Option<
         };
     }
     Some(bytes)
-}
-
-/// Returns the reference that a container was made by, its image, and when that was.
-fn made_from(config: &[u8]) -> Option<(String, ImageId, String)> {
-    #[derive(Default)]
-    struct Document {
-        image: String,
-        created: String,
-        config: Inner,
-    }
-    #[derive(Default)]
-    struct Inner {
-        image: String,
-    }
-    fields!(Document { "Image" => image, "Created" => created, "Config" => config });
-    fields!(Inner { "Image" => image });
-    let Document { image, created, config } = json::read(config).ok()?.plain().ok()?;
-    let (image, word): (ImageId, String) = (image.parse().ok()?, config.image);
-    let hex = word.strip_prefix("sha256:").unwrap_or(&word);
-    if image.hex().starts_with(hex) {
-        // It was made by the image's ID.
-        return None;
-    }
-    let reference: Reference = word.parse().ok()?;
-    Some((reference.or_latest().key(), image, created))
 }

@@ -27,6 +27,7 @@
 //! |---|---|---|
 //! | `references-unreadable` | `repositories.json` is empty, cut or no JSON | dockerd does not start |
 //! | `references-missing` | it is gone, and there are images | all names |
+//! | `references-empty` | it names nothing, and containers were made by names of images that are there | nothing, where they were removed |
 //! | `reference-without-image` | the image that a reference names is not there | that image |
 //! | `reference-invalid` | an entry that is no image ID | the reference |
 //! | `image-invalid`, `image-unreadable` | a configuration is changed, or no configuration | the image |

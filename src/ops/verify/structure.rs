@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::driver::check::{Checker, Implied};
 use crate::driver::path_of;
 use crate::error::{FsError, Result};
-use crate::finding::Finding;
+use crate::finding::{Finding, Severity};
 use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId};
 use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases};
@@ -25,6 +25,7 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result<Vec<Finding>> {
     let mut findings: Vec<Finding> = snapshot.findings.iter().chain(graph.findings()).cloned().collect();
     references(store, snapshot, &mut findings);
+    empty_references(store, snapshot, &mut findings);
     layers(graph, &mut findings);
     shared_directories(store, snapshot, &mut findings);
     distribution(store, snapshot, &mut findings);
@@ -73,6 +74,20 @@ fn references(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
         true => Finding::damage("references-missing", subject, evidence),
         false => Finding::warning("references-missing", subject, evidence),
     });
+}
+
+/// Tells a file of references that has lost all of them from one of which all were taken away, as far as containers say.
+fn empty_references(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]) {
+    if findings.iter().any(|finding| finding.code == "reference-invalid") {
+        return;
+    }
+    let Some(empty) = findings.iter_mut().find(|finding| finding.code == "references-empty") else { return };
+    let names = containers::names_of_images(store.root(), snapshot);
+    if let Some(first) = names.first() {
+        let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+        empty.evidence = format!("{}; containers were made by {first}{more}: repair gives names back", empty.evidence);
+        empty.severity = Severity::Warning;
+    }
 }
 
 /// Names each layer that is missing, once: not by every image that needs it.

@@ -15,7 +15,7 @@ impl<'a> Planner<'a> {
     pub(super) fn images(&mut self, found: &'a Found) {
         let subject = &found.finding.subject;
         match found.finding.code {
-            "references-unreadable" | "references-missing" => self.references(found),
+            "references-unreadable" | "references-missing" | "references-empty" => self.references(found),
             "reference-invalid" => self.reference(found),
             "reference-without-image" => match self.snapshot.references.get(subject).copied() {
                 Some(image) => self.config(found, image),

@@ -49,7 +49,7 @@ pub(super) struct Planner<'a> {
     parents: BTreeMap<ChainId, Option<ChainId>>,
     /// `overlay2`: short names of directories, as they will be.
     names: BTreeMap<CacheId, LinkId>,
-    /// `repositories.json` is lost or cannot be read.
+    /// `repositories.json` is lost, cannot be read, or has lost all that it named.
     references_lost: bool,
 }
 
@@ -94,7 +94,7 @@ impl<'a> Planner<'a> {
     pub(super) fn plan(mut self, report: &'a Report) -> RepairPlan {
         let findings: Vec<&'a Found> =
             report.findings.iter().filter(|found| found.finding.severity > Severity::Note).collect();
-        let is_lost = |code: &str| matches!(code, "references-unreadable" | "references-missing");
+        let is_lost = |code: &str| matches!(code, "references-unreadable" | "references-missing" | "references-empty");
         self.references_lost = findings.iter().any(|found| is_lost(found.finding.code));
         self.proved_tars.clone_from(&report.proved_tars);
         self.correct_known_entries();
