@@ -15,6 +15,7 @@ use crate::archive::Archive;
 use crate::finding::Severity;
 use crate::graph::{self, Node};
 use crate::ops::verify::{self, Broken, Effect, Found, Report, Request};
+use crate::store::WriteLock;
 
 /// How many findings of one code a person is shown of one object.
 const SHOWN: usize = 10;
@@ -27,13 +28,14 @@ pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, 
         return show(&report, ui);
     }
     let store = place.open()?;
+    let in_use_by = WriteLock::holder(&store);
     let snapshot = store.snapshot()?;
     let images = match args.refs.is_empty() {
         true => None,
         false => Some(graph::select_images(&snapshot, &args.refs)?.into_iter().map(|one| one.image).collect()),
     };
     interrupt::take();
-    let request = Request { images, quick: args.quick };
+    let request = Request { images, quick: args.quick, in_use_by };
     let report = verify::verify(&store, &snapshot, &request, ui.observer())?;
     let exit = show(&report, ui)?;
     if report.has_damage() && !ui.json() {
@@ -57,6 +59,9 @@ fn show(report: &Report, ui: &Ui) -> Result<Exit, Failure> {
         ui.print_json(report)?;
     } else {
         ui.print(|out| write_findings(report, ui, out))?;
+        if let Some(holder) = &report.in_use_by {
+            ui.note(&format!("{} works on the store: what does not last some seconds is not told", ui.clean(holder)));
+        }
         ui.sum_up(if report.has_damage() { "damaged" } else { "verified" }, &summary(report));
     }
     Ok(if report.has_damage() { Exit::Findings } else { Exit::Done })

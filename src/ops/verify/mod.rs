@@ -19,7 +19,8 @@
 //!   has none. What was touched in such a tree and not changed is a note.
 //! - What volumes hold, and what stands in the databases of BuildKit, volumes and networks: only that they can be read.
 //!
-//! With `quick` no file of a layer is looked at: only how things are tied together.
+//! With `quick` no file of a layer is looked at: only how things are tied together. While something works on the store, a
+//! finding is told only where further looks, over some seconds, give it too, of an object that stays as it is.
 //!
 //! # Codes
 //!
@@ -69,6 +70,7 @@
 //! Codes are stable. A finding that only follows from another is left out: the children of a layer that is gone
 //! are in what breaks by it.
 
+mod again;
 mod archive;
 mod attributes;
 mod below;
@@ -112,6 +114,8 @@ pub struct Request {
     pub images: Option<BTreeSet<ImageId>>,
     /// Only the structure: no file of a layer is looked at.
     pub quick: bool,
+    /// What works on the store meanwhile, in words: then only what lasts is told.
+    pub in_use_by: Option<String>,
 }
 
 /// Verifies a store, of which `snapshot` was taken.
@@ -158,14 +162,19 @@ fn run(
         containers: if scope.is_none() { snapshot.containers.len() } else { 0 },
         ..Checked::default()
     };
-    let proved = match request.quick {
+    let mut proved = match request.quick {
         true => content::Proved::default(),
         false => content::prove(store, snapshot, &layers, observer)?,
     };
     (checked.nodes, checked.bytes) = (proved.nodes, proved.bytes);
     let maker = Maker { blast: Blast::new(snapshot, &view.graph, store.driver()), view: &view };
+    let mut structure = structure::check(store, snapshot, &view.graph)?;
+    if request.in_use_by.is_some() {
+        let looked = again::Looked { store, snapshot, blast: &maker.blast };
+        looked.keep_lasting(&mut structure, &mut proved.problems, observer)?;
+    }
     let mut findings: Vec<Found> = Vec::new();
-    for finding in structure::check(store, snapshot, &view.graph)? {
+    for finding in structure {
         let found = maker.found(finding, None);
         if scope.as_ref().is_none_or(|scope| scope.concerns(&view.graph, &found)) {
             findings.push(found);
@@ -181,7 +190,8 @@ fn run(
             findings.push(maker.found(Finding { severity, code, subject, evidence: problem.evidence }, file));
         }
     }
-    Ok(Report { proved_tars: proved.tars, ..Report::new(request.quick, checked, findings) })
+    let report = Report::new(request.quick, checked, findings);
+    Ok(Report { proved_tars: proved.tars, in_use_by: request.in_use_by.clone(), ..report })
 }
 
 /// Tells whether the directory that `layer` names holds exactly the layer that its tar-split and its diff ID tell of.
@@ -239,7 +249,6 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn found(&self, mut finding: Finding, file: Option<String>) -> Found {
-        codes::weigh(&mut finding);
         let object = self.blast.object(&finding.subject);
         let mut meanings = meanings(self.view.driver(), finding.code, &finding.subject);
         if finding.code == "driver-work-missing" && object.as_ref().is_some_and(|node| self.blast.is_writable(node)) {

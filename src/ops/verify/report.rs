@@ -21,6 +21,9 @@ pub struct Report {
     pub schema: u32,
     /// Only the structure was looked at.
     pub quick: bool,
+    /// What worked on the store meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_use_by: Option<String>,
     /// What was looked at.
     pub checked: Checked,
     /// How much is wrong.
@@ -93,7 +96,7 @@ impl Report {
         };
         findings.sort_by_cached_key(key);
         let summary = Summary::of(&findings);
-        Self { schema: SCHEMA, quick, checked, summary, findings, proved_tars: BTreeSet::new() }
+        Self { schema: SCHEMA, quick, in_use_by: None, checked, summary, findings, proved_tars: BTreeSet::new() }
     }
 
     /// Tells whether anything is damaged.

@@ -13,7 +13,7 @@ use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId};
 use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases};
 
-use super::consequences;
+use super::{codes, consequences};
 
 /// First bytes of a gzip stream.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -40,6 +40,7 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result
     for finding in findings.iter_mut().filter(|finding| finding.code == "buildkit-unreadable") {
         finding.evidence = format!("{}; {}", finding.evidence, databases::cure(&finding.subject));
     }
+    findings.iter_mut().for_each(codes::weigh);
     findings.sort();
     findings.dedup();
     Ok(findings)

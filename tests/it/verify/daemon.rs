@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -201,4 +203,66 @@ fn a_build_cache_that_daemon_28_misses() {
 #[test]
 fn a_build_cache_that_daemon_20_misses() {
     build_cache("20");
+}
+
+/// Makes and removes containers, images and build cache, until told to stop. Returns how often.
+fn churn(engine: &Engine, context: &Path, stop: &AtomicBool) -> u32 {
+    fs::create_dir_all(context).expect("a directory");
+    let null = || std::process::Stdio::null();
+    for round in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return round;
+        }
+        fs::write(context.join("x"), round.to_string()).expect("writes");
+        fs::write(context.join("Dockerfile"), "FROM nginx:alpine\nCOPY x /x\n").expect("writes");
+        let built = engine.buildkit(context);
+        let image = String::from_utf8(built.stdout).expect("text");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let _ = engine.try_docker(&["run", "--rm", "--network", "none", image.trim(), "true"], null());
+        let _ = engine.try_docker(&["create", "--name", "made", image.trim()], null());
+        let _ = engine.try_docker(&["rm", "made"], null());
+        let _ = engine.try_docker(&["rmi", image.trim()], null());
+        if round % 3 == 0 {
+            let _ = engine.try_docker(&["builder", "prune", "-af"], null());
+        }
+    }
+    0
+}
+
+/// Beside a daemon that works on the store nothing is called damaged that is only being made or removed; what is damaged is.
+#[test]
+fn beside_a_daemon_28_that_churns() {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    unpack("28-overlay2", &root);
+    let engine = Engine::start("28", "overlay2", temp.path());
+    let stop = AtomicBool::new(false);
+    let (rounds, looks) = std::thread::scope(|scope| {
+        let churning = [0, 1].map(|number| {
+            let (engine, stop) = (&engine, &stop);
+            let context = temp.path().join(format!("context-{number}"));
+            scope.spawn(move || churn(engine, &context, stop))
+        });
+        let begun = Instant::now();
+        let mut bad = None;
+        let mut looks = 0;
+        while begun.elapsed() < Duration::from_secs(20) && bad.is_none() {
+            for arguments in [&[][..], &["--quick"]] {
+                let (code, document) = verify(&root, arguments);
+                assert!(text(&document, "in_use_by").starts_with("dockerd"), "{document:#}");
+                bad = bad.or((code != 0).then_some(document));
+                looks += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        let rounds: u32 = churning.map(|thread| thread.join().expect("it churns")).iter().sum();
+        assert!(bad.is_none(), "{bad:#?}");
+        (rounds, looks)
+    });
+    assert!(rounds > 4 && looks > 4, "{rounds} rounds, {looks} looks");
+    let config = container(&root, "waiting").join("hostconfig.json");
+    fs::write(config, "").expect("writes");
+    let (code, document) = verify(&root, &["--quick"]);
+    assert_eq!(code, 3, "{document:#}");
+    finding(&document, "container-host-config-unreadable");
 }
