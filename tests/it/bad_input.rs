@@ -59,7 +59,7 @@ fn save_fails(root: &Path, says: &[&str]) {
 fn images_that_are_not_there() {
     let root = store();
     fails(root.path(), ["save", "ngnix:alpine", "-o", "x.tar"], 1, &["no image ngnix:alpine", "mean nginx:alpine?"]);
-    fails(root.path(), ["save", "zzz", "-o", "x.tar"], 1, &["no image zzz", "dockpack ls"]);
+    fails(root.path(), ["save", "zzz", "-o", "x.tar"], 1, &["no image zzz", " ls -a` shows what is there"]);
     let ids: Vec<String> = Contents::read(root.path(), "overlay2").images.into_keys().collect();
     let shared = (0..16)
         .map(|digit| format!("{digit:x}"))

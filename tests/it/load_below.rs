@@ -94,6 +94,27 @@ fn a_short_name_that_is_taken() {
     assert_eq!(wrong(&root), [""; 0]);
 }
 
+/// A load that crashed while a short name was on its way to the new directory is finished by the next.
+#[cfg(feature = "crash-points")]
+#[test]
+fn a_crash_while_a_short_name_is_made_anew() {
+    let lab = Lab::new("28-overlay2");
+    let all = layers(&lab.at("base"), DRIVER, "nginx:alpine");
+    let (top, archive) = (all.len() - 1, of_another_tool(&lab));
+    let name = short_name(&lab.at("base"), &all[top].1);
+    // The first is before the link that was left is replaced, the second behind it.
+    for point in ["load:link#1", "load:link#2", "load:driver-dir", "load:layer"] {
+        let root = damaged(&lab, &all[top..], false);
+        let mut crashing = Command::new(crate::support::command::DOCKPACK);
+        crashing.env_clear().env("DOCKPACK_CRASH_AT", point).arg("--root").arg(&root);
+        let crashed = crashing.args(["load", "-i"]).arg(&archive).arg("nginx:alpine").output().expect("dockpack runs");
+        assert!(!crashed.status.success(), "{point}");
+        let _ = load(&root, &archive, &["nginx:alpine"]);
+        assert_eq!(short_name(&root, &layers(&root, DRIVER, "nginx:alpine")[top].1), name, "{point}");
+        assert_eq!(wrong(&root), [""; 0], "{point}");
+    }
+}
+
 /// A container starts that stands on a layer which was lost and loaded.
 #[test]
 fn daemon_28_overlay2_starts_a_container_on_a_loaded_layer() {

@@ -163,7 +163,7 @@ fn lead(home: &Dir, staged: &Dir, path: &str, target: &[u8]) -> Result<(), FsErr
         staged.make_symlink(LINK, target)?;
     }
     // Crash here: the old name leads nowhere, as before.
-    crash_point("load:link-anew");
+    crash_point("load:link");
     staged.replace(LINK, &dir, name)
 }
 
