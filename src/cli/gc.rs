@@ -125,12 +125,20 @@ fn ask(store: &Store, args: &GcArgs, options: &Options, ui: &Ui) -> Result<bool,
     }
     let sum = sum(&plan);
     ui.print(|out| match args.keep.is_zero() {
-        true => write!(out, "Delete {sum}, for good? [y/N] "),
+        true => write!(out, "Delete {sum}, for good{}? [y/N] ", but_for_written(&plan)),
         false => write!(out, "Move {sum} to the trash (`dockpack gc --undo` brings it back)? [y/N] "),
     })?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Says of a plan that deletes what of it is not deleted.
+fn but_for_written(plan: &GcPlan) -> &'static str {
+    match plan.entries.iter().any(|entry| entry.kind.is_written()) {
+        true => " (what containers wrote goes to the trash)",
+        false => "",
+    }
 }
 
 /// Takes the lock, finishes what was interrupted, plans, and removes.
@@ -154,10 +162,7 @@ fn remove(
     let keep = !args.purge && !args.keep.is_zero();
     let which = if args.purge { Which::All } else { Which::Before(ago(args.keep)) };
     if !keep && !plan.entries.is_empty() {
-        ui.note(match plan.entries.iter().any(|entry| entry.kind.is_written()) {
-            true => "what is removed is deleted at once, for good; what containers wrote goes to the trash",
-            false => "what is removed is deleted at once, for good",
-        });
+        ui.note(&format!("what is removed is deleted at once, for good{}", but_for_written(&plan)));
     }
     interrupt::take();
     let is_idle = plan.entries.is_empty();
