@@ -134,12 +134,17 @@ impl State {
     }
 }
 
-/// Returns a print of which images a file of references names; `None` where it is damaged.
+/// Returns a print of which images a file of references names, but for those that others were built from, which are kept with
+/// a name and without one; `None` where it is damaged.
 fn named_images(file: &Path) -> Option<Print> {
     let names: serde_json::Value = serde_json::from_slice(&fs::read(file).expect("a file")).ok()?;
     let repositories = names["Repositories"].as_object()?.values();
     let images = repositories.filter_map(|references| references.as_object()).flat_map(|names| names.values());
-    let images: BTreeSet<&str> = images.filter_map(|image| image.as_str()).collect();
+    let metadata = fs::read_dir(file.with_file_name("imagedb/metadata/sha256")).ok()?;
+    let parent = |entry: std::io::Result<fs::DirEntry>| fs::read_to_string(entry.ok()?.path().join("parent")).ok();
+    let parents: BTreeSet<String> = metadata.filter_map(parent).collect();
+    let images: BTreeSet<&str> =
+        images.filter_map(|image| image.as_str()).filter(|image| !parents.contains(*image)).collect();
     let mut hasher = DefaultHasher::new();
     images.hash(&mut hasher);
     Some(hasher.finish())
