@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, Metadata};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 /// What is at a path, in one number.
@@ -159,8 +159,10 @@ fn is_temporary(path: &str) -> bool {
 fn print(at: &Path, path: &str, metadata: &Metadata) -> Print {
     let mut hasher = DefaultHasher::new();
     (metadata.mode(), metadata.uid(), metadata.gid(), metadata.rdev()).hash(&mut hasher);
-    // Which time a directory has that no tar speaks of is not said.
-    if is_in_tree(path) && !metadata.is_dir() {
+    // Which time a directory has that no tar speaks of is not said, nor when something was removed: a layer that cannot be
+    // read comes from the archive then.
+    let is_whiteout = metadata.file_type().is_char_device() && metadata.rdev() == 0;
+    if is_in_tree(path) && !metadata.is_dir() && !is_whiteout {
         (metadata.mtime(), metadata.mtime_nsec()).hash(&mut hasher);
     }
     if metadata.is_file() {
