@@ -55,6 +55,25 @@ fn lost_names_leave_nothing_for_gc() {
     }
 }
 
+/// An image whose configuration cannot be read just now gets a name too: another time it can be, and then nothing else keeps it.
+#[test]
+fn an_image_that_cannot_be_read_keeps_a_name() {
+    let lab = Lab::new("28-overlay2");
+    let before = garbage(&lab.at("base"));
+    for id in Contents::read(&lab.at("base"), "overlay2").images.keys() {
+        let root = lab.damaged("root", &["references-empty"]);
+        let (config, aside) = (root.join("image/overlay2/imagedb/content/sha256").join(id), lab.at("aside"));
+        fs::rename(&config, &aside).expect("moved");
+        // Longer than what is read.
+        fs::File::create(&config).and_then(|file| file.set_len(1 << 32)).expect("a file");
+        let _ = repair(&root, &["-y"]);
+        fs::remove_file(&config).expect("removed");
+        fs::rename(&aside, &config).expect("moved");
+        let taken = garbage(&root);
+        assert!(taken.is_subset(&before), "{id}: {:?}", taken.difference(&before));
+    }
+}
+
 /// A file that names nothing is no damage, but where containers know names of images it is told of, and they come back.
 #[test]
 fn names_come_back_to_an_empty_file() {

@@ -45,7 +45,9 @@ impl State {
         for entry in entries {
             let entry = entry.expect("an entry");
             let name = entry.file_name().as_bytes().escape_ascii().to_string();
-            if path.is_empty() && name == "volumes" {
+            // What a lock is made of, and what a mount has left in `overlay2/<id>/work/work`.
+            let is_work = path.starts_with("overlay2/") && path.ends_with("/work/work");
+            if path.is_empty() && name == "volumes" || is_work {
                 continue;
             }
             let path = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
@@ -156,6 +158,9 @@ fn is_temporary(path: &str) -> bool {
     name.starts_with(".tmp-") || name.starts_with(".dockpack-")
 }
 
+/// Attributes that an overlay gives to what was written through it, and that say nothing of content.
+const NOTES: [&[u8]; 3] = [b"trusted.overlay.impure", b"trusted.overlay.origin", b"trusted.overlay.uuid"];
+
 fn print(at: &Path, path: &str, metadata: &Metadata) -> Print {
     let mut hasher = DefaultHasher::new();
     (metadata.mode(), metadata.uid(), metadata.gid(), metadata.rdev()).hash(&mut hasher);
@@ -174,6 +179,8 @@ fn print(at: &Path, path: &str, metadata: &Metadata) -> Print {
     let mut names = [0; 4096];
     let length = rustix::fs::llistxattr(at, &mut names[..]).expect("extended attributes");
     let mut names: Vec<&[u8]> = names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
+    // What the kernel notes for itself; a layer that cannot be read comes from the archive without it.
+    names.retain(|name| !NOTES.contains(name));
     names.sort_unstable();
     for name in names {
         let mut value = [0; 4096];
