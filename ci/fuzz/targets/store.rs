@@ -58,5 +58,6 @@ fn look() {
     view.graph.write(Format::Dot, &[], &mut std::io::sink()).expect("written");
     // It may refuse.
     let _ = GcPlan::make(&store, &Options::default(), &());
-    verify(&store, &snapshot, &Request { quick: true, ..Request::default() }, &()).expect("what is damaged is no error");
+    verify(&store, &snapshot, &Request { quick: true, ..Request::default() }, &())
+        .expect("what is damaged is no error");
 }
