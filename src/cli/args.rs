@@ -296,8 +296,9 @@ pub struct LoadArgs {
 ///
 /// What is removed goes to a trash on the same disk and stays there for --keep, so that --undo can bring it back; then the
 /// next gc deletes it. --purge deletes at once: on a full disk, `gc -y --purge` needs no room. Only what containers wrote
-/// goes to the trash even then. Ctrl-C leaves in the trash what has moved; a run that crashed is finished by the next one. What cannot be read, and what depends on it, is kept and
-/// reported; where a part of the store is lost or not mounted, nothing is removed.
+/// goes to the trash even then. Ctrl-C leaves in the trash what has moved; a run that crashed is finished by the next one.
+/// What cannot be read, and what depends on it, is kept and reported; where a part of the store is lost or not mounted,
+/// nothing is removed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

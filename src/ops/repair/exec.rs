@@ -113,7 +113,7 @@ impl RepairPlan {
         let Some(image) = store.image() else { return Ok(()) };
         for piece in self.pieces().filter(|piece| piece.path.starts_with(&home)) {
             if places.parent(&piece.path)?.is_none() {
-                make_records(image)?;
+                return make_records(image).map(drop);
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report, is_proved};
 use crate::progress::Observer;
 use crate::store::layerdb::Fields;
-use crate::store::{Layer, Notes, Snapshot, Store, containers, repositories};
+use crate::store::{Layer, Notes, Snapshot, Store, Unreadable, containers, repositories};
 use crate::tarsplit::{Entries, Segments};
 
 use super::lost;
@@ -75,6 +75,8 @@ pub(super) struct Survey {
     pub(super) invalid: Vec<String>,
     /// Images of which the configuration is gone, that this store had, and that the source has.
     pub(super) returning: BTreeSet<ImageId>,
+    /// Images of which the configuration was not to be read just now: another time it may be.
+    pub(super) unread: BTreeSet<ImageId>,
     /// The references that can still be read in a damaged `repositories.json`.
     pub(super) salvaged: BTreeMap<String, ImageId>,
     /// The references by which containers were made and their images, of the oldest container first.
@@ -93,7 +95,7 @@ impl Survey {
         source: Option<&Source>,
         observer: &dyn Observer,
     ) -> Result<Self> {
-        let mut survey = Self { known: known(snapshot, source), ..Self::default() };
+        let mut survey = Self { known: known(snapshot, source), unread: unread(snapshot), ..Self::default() };
         if let Some(home) = store.home() {
             let attrs = home.attrs(".")?;
             survey.owner = (attrs.uid, attrs.gid);
@@ -287,6 +289,14 @@ fn known(snapshot: &Snapshot, source: Option<&Source>) -> BTreeMap<ChainId, Know
         }
     }
     known
+}
+
+fn unread(snapshot: &Snapshot) -> BTreeSet<ImageId> {
+    let image = |file: &Unreadable| {
+        let (at, name) = file.path.rsplit_once('/')?;
+        at.ends_with("/imagedb/content/sha256").then(|| ImageId::from_hex(name.as_bytes()).ok())?
+    };
+    snapshot.unreadable.iter().filter_map(image).collect()
 }
 
 /// Collects the layers that images of the store have, or that something of it stands on.

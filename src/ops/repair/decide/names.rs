@@ -10,7 +10,7 @@ use crate::count::count;
 use crate::id::ImageId;
 use crate::ops::verify::Found;
 use crate::reference::Reference;
-use crate::store::{Unreadable, repositories};
+use crate::store::repositories;
 
 use super::super::plan::{Act, Left, Step};
 use super::layers::root_file;
@@ -43,16 +43,7 @@ impl<'a> Planner<'a> {
     fn will_have(&self, image: &ImageId) -> bool {
         self.snapshot.images.contains_key(image)
             || self.survey.returning.contains(image)
-            || self.unread().contains(image)
-    }
-
-    /// Returns the images whose configuration was not to be read just now: another time it may be.
-    fn unread(&self) -> BTreeSet<ImageId> {
-        let image = |file: &Unreadable| {
-            let (at, name) = file.path.rsplit_once('/')?;
-            at.ends_with("/imagedb/content/sha256").then(|| ImageId::from_hex(name.as_bytes()).ok())?
-        };
-        self.snapshot.unreadable.iter().filter_map(image).collect()
+            || self.survey.unread.contains(image)
     }
 
     /// Returns the references that the file has and that stay.
@@ -98,7 +89,7 @@ impl<'a> Planner<'a> {
         let mut lost: Vec<ImageId> = self.survey.returning.iter().copied().collect();
         if self.references_lost {
             lost.extend(images.keys());
-            lost.extend(self.unread());
+            lost.extend(&self.survey.unread);
         }
         // What others were built from comes last: it is kept by them. Last of all, but not never, what is in a circle.
         let parents: BTreeSet<ImageId> = images.keys().filter_map(parent).collect();
@@ -115,8 +106,8 @@ impl<'a> Planner<'a> {
 
     /// Makes a name of an image's ID.
     fn rescue_name(&self, image: ImageId) -> String {
-        let (hex, unread) = (image.hex(), self.unread());
-        let others = self.snapshot.images.keys().chain(&self.survey.returning).chain(&unread);
+        let hex = image.hex();
+        let others = self.snapshot.images.keys().chain(&self.survey.returning).chain(&self.survey.unread);
         let short = &hex[..SHORT];
         let is_unique = others.filter(|id| id.hex().starts_with(short)).all(|id| *id == image);
         format!("{RESCUED}:{}", if is_unique { short } else { &hex[..] })
