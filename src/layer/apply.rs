@@ -17,7 +17,7 @@ use super::shared::Shared;
 const WHITEOUT: &[u8] = b".wh.";
 /// Marks its directory as hiding what lower layers have in it.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Names of AUFS's own, which the naive drivers pass over.
+/// Names of AUFS's own.
 const AUFS: &[u8] = b".wh..wh.";
 /// Attribute that a change of the owner takes away.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
@@ -77,8 +77,16 @@ pub enum ApplyError {
     },
 }
 
+/// What came of unpacking a tar.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Bytes that the headers claim, together.
+    pub claimed: u64,
+    /// The content of some member may be nowhere in the tree, as a later member took its place.
+    pub displaces: bool,
+}
+
 /// Unpacks all members into the tree below `root`. `shared` are files of it that are not this layer's to change.
-/// Returns the bytes that the headers claim, together.
 ///
 /// # Errors
 /// The tar is damaged or hostile, or the file system refuses. The tree is then half made.
@@ -87,7 +95,7 @@ pub fn apply<R: TarStream>(
     root: &Dir,
     whiteouts: Whiteouts,
     shared: &Shared,
-) -> Result<u64, ApplyError> {
+) -> Result<Applied, ApplyError> {
     let mut work = Apply {
         root,
         shared,
@@ -95,6 +103,8 @@ pub fn apply<R: TarStream>(
         parent: None,
         directories: Vec::new(),
         unpacked: HashSet::new(),
+        went_through_link: false,
+        displaces: false,
         buffer: vec![0; CHUNK],
     };
     let mut claimed: u64 = 0;
@@ -103,7 +113,7 @@ pub fn apply<R: TarStream>(
         work.member(&member, members)?;
     }
     work.finish()?;
-    Ok(claimed)
+    Ok(Applied { claimed, displaces: work.displaces })
 }
 
 struct Apply<'d> {
@@ -116,6 +126,10 @@ struct Apply<'d> {
     directories: Vec<(Vec<u8>, Time, Time)>,
     /// Paths that this layer made; an opaque directory keeps them. Only where the tree began as a copy.
     unpacked: HashSet<Vec<u8>>,
+    /// A directory had a name that leads through a link: `unpacked` may have other names of what is in it.
+    went_through_link: bool,
+    /// See [`Applied`].
+    displaces: bool,
     buffer: Vec<u8>,
 }
 
@@ -128,7 +142,8 @@ impl Apply<'_> {
         if name.is_empty() {
             return self.root_member(member);
         }
-        if matches!(self.whiteouts, Whiteouts::Remove) && member.path.starts_with(AUFS) && name != OPAQUE {
+        if matches!(self.whiteouts, Whiteouts::Remove) && is_of_aufs(&member.path) {
+            self.displaces |= member.size > 0;
             return Ok(());
         }
         let dir = self.directory(above)?;
@@ -162,7 +177,14 @@ impl Apply<'_> {
         {
             return Ok(dir.clone());
         }
-        let dir = match open_directory(self.root, path) {
+        let dir = match self.root.dir(path) {
+            Err(error) if is_through_link(&error) => {
+                self.went_through_link = true;
+                self.root.dir_in_root(path)
+            }
+            opened => opened,
+        };
+        let dir = match dir {
             Err(error) if error.is_not_found() => {
                 // A link on the way may lead to what is not there yet.
                 let path = self.real_path(path)?;
@@ -203,7 +225,7 @@ impl Apply<'_> {
     ) -> Result<(), ApplyError> {
         match &member.kind {
             MemberKind::File => {
-                let file = self.make(dir, name, || dir.begin_file(name))?;
+                let file = self.make(member, dir, name, || dir.begin_file(name))?;
                 self.fill(member, members, dir, name, &file)?;
                 match member.xattrs.is_empty() {
                     true => dir.stamp_file(name, &file, &stamp_of(member, ROOT))?,
@@ -214,7 +236,7 @@ impl Apply<'_> {
                 let owner = match dir.find(name)? {
                     Some(found) if found.kind == Kind::Directory => (found.uid, found.gid),
                     _ => {
-                        let made = self.make(dir, name, || dir.make_dir(name, 0o700))?;
+                        let made = self.make(member, dir, name, || dir.make_dir(name, 0o700))?;
                         // Its content mostly comes next.
                         self.parent = Some((member.path.clone(), made));
                         ROOT
@@ -224,7 +246,7 @@ impl Apply<'_> {
                 self.directories.push((member.path.clone(), member.atime, member.mtime));
             }
             MemberKind::Symlink(target) => {
-                self.make(dir, name, || dir.make_symlink(name, target))?;
+                self.make(member, dir, name, || dir.make_symlink(name, target))?;
                 self.set_attributes(member, dir, name, Kind::Symlink, ROOT)?;
             }
             MemberKind::HardLink(target) => self.hard_link(member, dir, name, target)?,
@@ -237,18 +259,31 @@ impl Apply<'_> {
     }
 
     /// Makes a new name; what is there already makes room, as it does in dockerd.
-    fn make<T>(&mut self, dir: &Dir, name: &[u8], make: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
+    fn make<T>(
+        &mut self,
+        member: &Member,
+        dir: &Dir,
+        name: &[u8],
+        make: impl Fn() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
         match make() {
             Err(error) if error.source.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => {
-                self.remove(dir, name)?;
+                self.remove(dir, name, &member.path)?;
                 make()
             }
             made => made,
         }
     }
 
-    fn remove(&mut self, dir: &Dir, name: &[u8]) -> Result<(), FsError> {
+    /// Removes a name, which is at `path` of the tree.
+    fn remove(&mut self, dir: &Dir, name: &[u8], path: &[u8]) -> Result<(), FsError> {
         self.parent = None;
+        if !self.displaces
+            && let Some(found) = dir.find(name)?
+        {
+            let is_own = !self.whiteouts.on_copy() || self.went_through_link || self.unpacked.contains(path);
+            self.displaces = is_own || found.kind == Kind::Directory;
+        }
         dir.remove_tree(name)
     }
 
@@ -306,7 +341,7 @@ impl Apply<'_> {
         kind: Kind,
         device: (u32, u32),
     ) -> Result<(), ApplyError> {
-        self.make(dir, name, || dir.make_node(name, kind, 0o600, device))?;
+        self.make(member, dir, name, || dir.make_node(name, kind, 0o600, device))?;
         self.set_attributes(member, dir, name, kind, ROOT)
     }
 
@@ -322,7 +357,7 @@ impl Apply<'_> {
         };
         let from = open_directory(self.root, above).map_err(below)?;
         from.attrs(target_name).map_err(below)?;
-        self.make(dir, name, || dir.hard_link(&from, target_name, name))?;
+        self.make(member, dir, name, || dir.hard_link(&from, target_name, name))?;
         let found = dir.attrs(name)?;
         let owner = (found.uid, found.gid);
         let stamp = stamp_of(member, owner);
@@ -379,10 +414,11 @@ impl Apply<'_> {
         if name != OPAQUE && matches!(hidden, b"" | b"." | b"..") {
             return Err(TarError::Escapes(member.path.clone()).into());
         }
+        self.displaces |= member.size > 0;
         if self.whiteouts.on_copy() {
             match name == OPAQUE {
                 true => self.clear(dir, above)?,
-                false => self.remove(dir, hidden)?,
+                false => self.remove(dir, hidden, &below(above, hidden))?,
             }
         }
         match &self.whiteouts {
@@ -403,9 +439,9 @@ impl Apply<'_> {
     /// Removes from a directory what this layer has not made.
     fn clear(&mut self, dir: &Dir, path: &[u8]) -> Result<(), ApplyError> {
         for entry in dir.entries()? {
-            let inner = if path.is_empty() { entry.name.clone() } else { [path, b"/", &entry.name].concat() };
+            let inner = below(path, &entry.name);
             if !self.unpacked.contains(&inner) {
-                self.remove(dir, &entry.name)?;
+                self.remove(dir, &entry.name, &inner)?;
             } else if entry.kind == Kind::Directory {
                 self.clear(&dir.dir(&entry.name)?, &inner)?;
             }
@@ -414,7 +450,7 @@ impl Apply<'_> {
     }
 
     /// Sets the times of directories again, which making their content has changed.
-    fn finish(self) -> Result<(), ApplyError> {
+    fn finish(&self) -> Result<(), ApplyError> {
         for (path, atime, mtime) in &self.directories {
             let (above, name) = split(path);
             match open_directory(self.root, above).and_then(|dir| dir.set_times(name, *atime, *mtime)) {
@@ -427,14 +463,29 @@ impl Apply<'_> {
     }
 }
 
+/// Tells whether a member is of AUFS's own, which the naive drivers pass over.
+pub(super) fn is_of_aufs(path: &[u8]) -> bool {
+    path.starts_with(AUFS) && split(path).1 != OPAQUE
+}
+
 /// Opens a directory of the tree; a component may be a link within the tree.
 fn open_directory(root: &Dir, path: &[u8]) -> Result<Dir, FsError> {
     match root.dir(path) {
-        Err(error) if matches!(error.source.raw_os_error(), Some(code) if code == Errno::LOOP.raw_os_error() || code == Errno::NOTDIR.raw_os_error()) => {
-            root.dir_in_root(path)
-        }
+        Err(error) if is_through_link(&error) => root.dir_in_root(path),
         opened => opened,
     }
+}
+
+/// Tells whether a directory could not be opened as a component of its name is a link, which is what the kernel says
+/// then, or no directory.
+fn is_through_link(error: &FsError) -> bool {
+    let codes = [Errno::LOOP, Errno::NOTDIR].map(Errno::raw_os_error);
+    error.source.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+/// Returns the path of what has a name in a directory.
+fn below(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
 }
 
 /// Tells whether a tree has this name.

@@ -17,7 +17,7 @@ use crate::error::{FsError, ParseError};
 use crate::fsx::{Attrs, Dir, Kind, Time, XattrName};
 
 use super::acl;
-use super::apply::{CAPABILITY, Marks, split};
+use super::apply::{self, CAPABILITY, Marks, split};
 use super::follow::follow;
 use super::member::{Member, MemberKind};
 use super::shared::Shared;
@@ -268,6 +268,21 @@ impl Prediction {
         Some(Expected { group: Some(Group::Tar(index)), ..self.nodes[index].clone() })
     }
 
+    /// Tells whether the tar has something at `path` that is there when all is unpacked.
+    pub(crate) fn has(&self, path: &[u8]) -> bool {
+        self.by_path.contains_key(path) || self.linked_by_path.contains_key(path)
+    }
+
+    /// Returns a number for what is at `path`: further names of it have the same one.
+    pub(crate) fn node_at(&self, path: &[u8]) -> Option<usize> {
+        self.by_path.get(path).copied()
+    }
+
+    /// Returns the numbers of all nodes, by path.
+    pub(crate) fn numbered(&self) -> impl Iterator<Item = (&[u8], usize)> {
+        self.by_path.iter().map(|(path, node)| (&path[..], *node))
+    }
+
     /// Returns all nodes, by path.
     pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = (&[u8], &Expected)> {
         self.by_path.iter().map(|(path, index)| (&path[..], &self.nodes[*index]))
@@ -352,12 +367,17 @@ impl Prediction {
         while self.touched.insert(touched.to_vec()) && !touched.is_empty() {
             touched = split(touched).0;
         }
+        let is_passed_over = self.marks == Marks::None && apply::is_of_aufs(&member.path);
         match name.strip_prefix(b".wh.") {
-            _ if member.kind == MemberKind::GlobalHeader => {}
+            _ if member.kind == MemberKind::GlobalHeader || is_passed_over => {}
             // The root itself: where layers are whole trees, unpacking takes its attributes.
             _ if name.is_empty() && (self.marks != Marks::None || member.kind != MemberKind::Directory) => {}
             None => self.add_node(member),
-            Some(hidden) if self.marks == Marks::None => drop(self.removed.insert(removed(above, hidden))),
+            Some(hidden) if self.marks == Marks::None => {
+                let path = removed(above, hidden);
+                self.forget(&path);
+                self.removed.insert(path);
+            }
             Some(_) if self.marks == Marks::Files => self.add_node(member),
             Some(b".wh..opq") => {
                 let node = self.node(above);
@@ -372,6 +392,10 @@ impl Prediction {
     }
 
     fn add_node(&mut self, member: &Member) {
+        if member.kind != MemberKind::Directory {
+            // What is there is replaced, with all that is in it.
+            self.forget(&member.path);
+        }
         if let MemberKind::HardLink(target) = &member.kind {
             let Some(shared) = self.by_path.get(target).copied() else { return self.add_link_below(member, target) };
             if let Some(kind) = self.nodes[shared].kind {
@@ -382,13 +406,13 @@ impl Prediction {
         }
         let mut expected = Expected::of(member);
         match self.by_path.get(&member.path).map(|index| &self.nodes[*index]) {
-            Some(before) if before.kind == Some(Kind::Directory) => match expected.kind {
-                Some(Kind::Directory) => expected.owner = member.owner(before.owner),
-                // It is replaced with all that was in it.
-                _ => self.forget(&member.path),
-            },
-            // Another name that it may have keeps the node.
-            _ => drop(self.by_path.remove(&member.path)),
+            Some(before) if before.kind == Some(Kind::Directory) && expected.kind == before.kind => {
+                expected.owner = member.owner(before.owner);
+            }
+            _ => {
+                self.by_path.remove(&member.path);
+                self.linked_by_path.remove(&member.path);
+            }
         }
         let node = self.node(&member.path);
         // An opaque marker may have come before its directory.
@@ -396,10 +420,15 @@ impl Prediction {
         *node = expected;
     }
 
-    /// Forgets a directory with all that is in it.
+    /// Forgets what is at a path, with all that is in it. Another name that it may have keeps the node.
     fn forget(&mut self, path: &[u8]) {
-        let inner = [path, b"/"].concat();
-        self.by_path.retain(|at, _| at != path && !at.starts_with(&inner));
+        self.by_path.remove(path);
+        self.linked_by_path.remove(path);
+        if self.touched.contains(path) {
+            let inner = [path, b"/"].concat();
+            self.by_path.retain(|at, _| !at.starts_with(&inner));
+            self.linked_by_path.retain(|at, _| !at.starts_with(&inner));
+        }
     }
 
     fn add_link_below(&mut self, member: &Member, target: &[u8]) {

@@ -74,6 +74,14 @@ pub trait TarStream: Read {
         Ok(())
     }
 
+    /// Tells, behind the headers of a file, whether its content is there although that of others is left out.
+    ///
+    /// # Errors
+    /// The stream cannot be read.
+    fn keeps_content(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// As [`TarStream::begin_member`], of a sparse file: its content has no entry in tar-split.
     ///
     /// # Errors
@@ -94,6 +102,10 @@ pub trait TarStream: Read {
 impl TarStream for &[u8] {}
 
 impl<I: Iterator<Item = Result<Entry, ParseError>>> TarStream for Segments<I> {
+    fn keeps_content(&mut self) -> io::Result<bool> {
+        self.goes_on()
+    }
+
     fn begin_sparse(&mut self, name: &[u8]) -> Result<(), TarError> {
         match self.goes_on()? {
             true => Ok(()),
@@ -127,7 +139,7 @@ pub struct Member {
     pub gid: u32,
     /// Bytes of content that follow in the stream; of a sparse file only those of its parts.
     pub size: u64,
-    /// Where the parts of a sparse file belong.
+    /// Where the parts of a sparse file belong, or of a file whose content tar-split has.
     pub sparse: Option<SparseMap>,
     /// Bytes that the header claims, also where nothing follows it.
     pub claimed: u64,
@@ -152,7 +164,7 @@ impl Member {
 pub enum Content {
     /// In the stream, as in any tar.
     Present,
-    /// Left out, as in the segments of tar-split. That of sparse files is there.
+    /// Left out, as in the segments of tar-split. That of sparse files is there, and what unpacking keeps nowhere.
     Elided,
 }
 
@@ -282,7 +294,12 @@ impl<R: TarStream> Members<R> {
         self.padding = padding(member.size);
         let Some(form) = form else {
             self.stream.begin_member(&name, member.size)?;
-            self.unread = if self.content == Content::Present { member.size } else { 0 };
+            if self.content == Content::Present {
+                self.unread = member.size;
+            } else if member.size > 0 && self.stream.keeps_content()? {
+                self.unread = member.size;
+                member.sparse = Some(SparseMap { parts: vec![(0, member.size)], size: member.size });
+            }
             return Ok(member);
         };
         self.stream.begin_sparse(&name)?;

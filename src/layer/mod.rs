@@ -12,7 +12,7 @@ mod sparse;
 mod split;
 
 pub(crate) use apply::Marks;
-pub use apply::{ApplyError, Whiteouts, apply};
+pub use apply::{Applied, ApplyError, Whiteouts, apply};
 pub use differences::RestoreError;
 pub(crate) use member::clean;
 pub use member::{Content, Member, MemberKind, Members, TarError, TarStream};

@@ -5,7 +5,8 @@
 //! a *file*: `name` (or `name_raw`, base64, where it is not UTF-8), `size` bytes that are to be taken from the
 //! layer's directory, and their CRC-64/GO-ISO, big endian, as base64 in `payload`. A file of no size has
 //! `payload` null. Putting the pieces together in order gives the tar again, byte for byte. A sparse
-//! file has no entry here: its content is in segments (see `layer::sparse`).
+//! file has no entry here: its content is in segments (see `layer::sparse`). So has a file of which unpacking keeps the
+//! content nowhere, as a later member takes its place ([`Kept`]).
 
 mod assemble;
 mod entries;
@@ -18,4 +19,4 @@ pub(crate) use entries::is_header_only;
 pub use entries::{Crc64, Entries, Entry};
 pub use prove::{Mismatch, Prover};
 pub use segments::Segments;
-pub use split::{Duplicate, Splitter};
+pub use split::{Duplicate, Kept, Splitter};

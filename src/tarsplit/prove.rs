@@ -27,6 +27,9 @@ pub enum Mismatch {
 /// Tells whether a name in tar-split is the one that a tar has.
 type IsName = fn(&[u8], &[u8]) -> bool;
 
+/// Name of a member, and whether it has content.
+type Awaited = (Vec<u8>, bool);
+
 /// What the next bytes of the tar must be.
 enum Expected {
     Segment { bytes: Vec<u8>, done: usize },
@@ -40,7 +43,7 @@ pub struct Prover<R> {
     position: u64,
     /// Names in the tar of which the entries have not come by, where names are compared: an entry is behind the
     /// segment with its header.
-    names: Option<(VecDeque<Vec<u8>>, IsName)>,
+    names: Option<(VecDeque<Awaited>, IsName)>,
 }
 
 impl<R> std::fmt::Debug for Prover<R> {
@@ -61,10 +64,13 @@ impl<R: Read> Prover<R> {
         Self { names: Some((VecDeque::new(), is_name)), ..Self::new(entries) }
     }
 
-    /// Takes the name of the next member of the tar, when all of its headers have been taken and nothing behind them.
-    pub fn expect_name(&mut self, name: &[u8]) {
-        if let Some((names, _)) = &mut self.names {
-            names.push_back(name.to_vec());
+    /// Takes the name of the next member of the tar, and the bytes of its content, when all of its headers have been taken
+    /// and nothing behind them.
+    pub fn expect_name(&mut self, name: &[u8], size: u64) {
+        // Where the segment goes on with content, there is no entry.
+        let is_kept = size > 0 && matches!(self.expected, Some(Expected::Segment { .. }));
+        if let Some((names, _)) = self.names.as_mut().filter(|_| !is_kept) {
+            names.push_back((name.to_vec(), size > 0));
         }
     }
 
@@ -124,13 +130,21 @@ impl<R: Read> Prover<R> {
         for entry in self.entries.by_ref() {
             let entry = entry?;
             if let (Some((names, is_name)), Entry::File { name, .. }) = (&mut self.names, &entry)
-                && !names.pop_front().is_some_and(|expected| is_name(name, &expected))
+                && !names.pop_front().is_some_and(|(expected, _)| is_name(name, &expected))
             {
                 return Err(Mismatch::Name(name.clone()));
             }
             match entry {
                 Entry::Segment(bytes) if bytes.is_empty() => {}
-                Entry::Segment(bytes) => return Ok(Some(Expected::Segment { bytes, done: 0 })),
+                Entry::Segment(bytes) => {
+                    // Content that follows its header in the next segment.
+                    if let Some((names, _)) = &mut self.names
+                        && names.front().is_some_and(|(_, has_content)| *has_content)
+                    {
+                        names.pop_front();
+                    }
+                    return Ok(Some(Expected::Segment { bytes, done: 0 }));
+                }
                 Entry::File { name, size, crc } if size > 0 => {
                     let digest = Box::new(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso));
                     return Ok(Some(Expected::Content { name, left: size, crc, digest }));
@@ -182,7 +196,7 @@ mod tests {
         let mut prover = Prover::with_names(Entries::new(&gzip[..]), |found, expected| found == expected);
         for (header, name) in [b"a", b"b"].into_iter().zip(members) {
             prover.update(header)?;
-            prover.expect_name(name.as_bytes());
+            prover.expect_name(name.as_bytes(), 0);
         }
         prover.update(b"c")?;
         prover.finish()

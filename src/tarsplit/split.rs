@@ -1,6 +1,6 @@
 //! From a tar to its `tar-split.json.gz`, while it streams by.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 
 use base64::Engine as _;
@@ -22,10 +22,22 @@ const UNKNOWN_SYSTEM: u8 = 255;
 #[error("duplicates of file paths not supported: {}", .0.escape_ascii())]
 pub struct Duplicate(pub Vec<u8>);
 
-/// Why the layer of a tar could never be saved again: `/f` and `f` are two names to dockerd, and one file on disk.
-#[derive(Debug, thiserror::Error)]
-#[error("{} is in the tar under two names, with different content, of which the disk keeps one", .0.escape_ascii())]
-struct Overwritten(Vec<u8>);
+/// Members whose content stands in the segments of tar-split, as for sparse files: unpacking keeps it nowhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept(HashSet<[u8; 16]>);
+
+impl Kept {
+    /// Adds a member, called as its entry in tar-split is. Only a digest of the name is held.
+    pub fn add(&mut self, name: &[u8]) {
+        self.0.insert(digest(name));
+    }
+
+    /// Tells whether there is no such member.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 /// Gives out a tar as it is read, and writes its tar-split to `sink` on the way. Whoever reads it says, at
 /// [`Splitter::begin_file`], where the content of a member begins; all else becomes segments.
@@ -36,15 +48,12 @@ pub struct Splitter<R, W: Write> {
     file: Option<OpenFile>,
     /// Digests of the cleaned names: a tar has any number of them, of any length.
     names: HashSet<[u8; 16]>,
-    /// Checksums of the files that have content, by the digest of where they are on disk.
-    contents: HashMap<[u8; 16], u64>,
+    kept: Kept,
 }
 
 /// The member whose content comes by.
 struct OpenFile {
     name: Vec<u8>,
-    /// Digest of where it is on disk.
-    place: [u8; 16],
     size: u64,
     left: u64,
     digest: Box<crc_fast::Digest>,
@@ -61,7 +70,12 @@ impl<R: Read, W: Write> Splitter<R, W> {
     pub fn new(stream: R, sink: W) -> Self {
         let gzip = GzBuilder::new().operating_system(UNKNOWN_SYSTEM).write(sink, Compression::default());
         let lines = Lines { gzip, line: Vec::new(), position: 0 };
-        Self { stream, lines, segment: Vec::new(), file: None, names: HashSet::new(), contents: HashMap::new() }
+        Self { stream, lines, segment: Vec::new(), file: None, names: HashSet::new(), kept: Kept::default() }
+    }
+
+    /// As [`Splitter::new`], but leaves the content of some members in segments.
+    pub fn keeping(stream: R, sink: W, kept: Kept) -> Self {
+        Self { kept, ..Self::new(stream, sink) }
     }
 
     /// Takes the bytes that were read so far for the headers of a member, and the next `size` bytes for its content.
@@ -73,16 +87,15 @@ impl<R: Read, W: Write> Splitter<R, W> {
         if let Err(duplicate) = self.note_name(name) {
             return Ok(Err(duplicate));
         }
-        self.end_segment()?;
-        let place = key(name, b"");
-        if size == 0 && self.contents.contains_key(&place) {
-            return Err(io::Error::other(Overwritten(name.to_vec())));
+        if size > 0 && !self.kept.is_empty() && self.kept.0.contains(&digest(name)) {
+            return Ok(Ok(()));
         }
+        self.end_segment()?;
         if size == 0 {
             self.lines.file(name, 0, None)?;
         } else {
             let digest = Box::new(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso));
-            self.file = Some(OpenFile { name: name.to_vec(), place, size, left: size, digest });
+            self.file = Some(OpenFile { name: name.to_vec(), size, left: size, digest });
         }
         Ok(Ok(()))
     }
@@ -94,7 +107,7 @@ impl<R: Read, W: Write> Splitter<R, W> {
     pub fn note_name(&mut self, name: &[u8]) -> Result<(), Duplicate> {
         // Go cleans names, and keeps the slash in front.
         let front = if name.starts_with(b"/") { &b"/"[..] } else { b"" };
-        match self.names.insert(key(name, front)) {
+        match self.names.insert(digest(&[front, &place(name)].concat())) {
             true => Ok(()),
             false => Err(Duplicate(name.to_vec())),
         }
@@ -123,9 +136,6 @@ impl<R: Read, W: Write> Splitter<R, W> {
                 return Ok(());
             }
             let crc = file.digest.finalize();
-            if self.contents.insert(file.place, crc).is_some_and(|before| before != crc) {
-                return Err(io::Error::other(Overwritten(std::mem::take(&mut file.name))));
-            }
             self.lines.file(&file.name, file.size, Some(crc))?;
             self.file = None;
         }
@@ -171,9 +181,9 @@ pub(super) fn place(name: &[u8]) -> Vec<u8> {
     parts.join(&b'/')
 }
 
-/// Stands for a name as it is on disk, where `./f`, `/f` and `f` are one, behind `front`.
-fn key(name: &[u8], front: &[u8]) -> [u8; 16] {
-    let digest = Sha256::of(&[front, &place(name)].concat());
+/// Stands for a name.
+fn digest(name: &[u8]) -> [u8; 16] {
+    let digest = Sha256::of(name);
     let (half, _) = digest.bytes().split_first_chunk().expect("because a digest has 32 bytes");
     *half
 }
@@ -304,21 +314,19 @@ mod tests {
     }
 
     #[test]
-    fn two_names_of_one_file_have_one_content() {
-        let read = |second: &[u8]| -> io::Result<()> {
-            let mut splitter = Splitter::new(&b"onetwo"[..], io::sink());
-            splitter.begin_file(b"f", 3)?.expect("no duplicate");
-            splitter.read_exact(&mut [0; 3])?;
-            splitter.begin_file(second, 3)?.expect("no duplicate");
-            splitter.read_exact(&mut [0; 3])
-        };
-        read(b"/g").expect("two files");
-        assert!(read(b"/f").expect_err("one file").to_string().contains("two names"));
-        let mut splitter = Splitter::new(&b"oneone"[..], io::sink());
-        for name in [b"f", &b"/f"[..]] {
+    fn content_that_is_kept_stays_in_segments() {
+        let mut kept = Kept::default();
+        kept.add(b"/f");
+        let mut splitter = Splitter::keeping(&b"onetwo"[..], Vec::new(), kept);
+        for name in [&b"/f"[..], b"f"] {
             splitter.begin_file(name, 3).expect("written").expect("no duplicate");
-            splitter.read_exact(&mut [0; 3]).expect("the same content");
+            splitter.read_exact(&mut [0; 3]).expect("content");
         }
+        assert!(splitter.begin_file(b"/f", 3).expect("written").is_err(), "it has a name all the same");
+        let text = lines(&splitter.finish().expect("whole").1);
+        let (first, rest) = text.split_once('\n').expect("lines");
+        assert_eq!(first, r#"{"type":2,"payload":"b25l","position":0}"#);
+        assert!(rest.starts_with(r#"{"type":1,"name":"f","size":3,"#) && rest.lines().count() == 1, "{rest}");
     }
 
     #[test]

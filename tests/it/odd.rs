@@ -6,9 +6,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::support::command::{run, try_load};
+use crate::support::command::{run, save, try_load};
 use crate::support::engine::Engine;
-use crate::support::odd::{Answer, Odd, Oracle, TWO_LAYERS, all, thin};
+use crate::support::odd::{Answer, Odd, Oracle, TWO_LAYERS, all, displaced, thin};
 use crate::support::store::{Contents, assert_nothing_else, assert_sound, fast_dir, temp_dir};
 use crate::support::tree::{Allow, Aspect, Deviation, Tree, Untouched};
 
@@ -52,6 +52,35 @@ fn each_is_taken_or_refused_as_docker_does() {
     let wrong: Vec<String> =
         all.iter().filter_map(|odd| check(odd).err().map(|what| format!("{}: {what}", odd.name))).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What a layer brings and takes away again is in the store, although it is in no tree: the layer can be saved, and loaded.
+#[test]
+fn what_is_displaced_is_not_lost() {
+    for driver in ["overlay2", "overlay", "vfs"] {
+        for odd in displaced() {
+            let temp = fast_dir();
+            let at = |name: &str| temp.path().join(name);
+            let (first, second) = (at("first.tar"), at("second.tar"));
+            fs::write(&first, &odd.archive).expect("written");
+            for (root, archive) in [("one", &first), ("other", &second)] {
+                fs::create_dir(at(root)).expect("a directory");
+                let load = ["--driver", driver, "load", "-i", archive.to_str().expect("text")];
+                let loaded = run(&at(root), load);
+                assert!(loaded.status.success(), "{} on {driver}, {root}: {}", odd.name, loaded.stderr);
+                let report = run(&at(root), ["verify"]);
+                let said = || String::from_utf8_lossy(&report.stdout).into_owned();
+                assert_eq!(report.status.code(), Some(0), "{} on {driver}, {root}: {}", odd.name, said());
+                if root == "one" {
+                    save(&at(root), &[&format!("odd:{}", odd.name)], &second);
+                }
+            }
+            let _ = run(&at("one"), ["verify", "-i", second.to_str().expect("text")]).done();
+            // What the tar has of a file is proved, wherever it stands.
+            let trees = ["one", "other"].map(|root| Contents::read(&at(root), driver).layer_trees(&at(root)));
+            crate::support::tree::assert_same(&trees[0], &trees[1], Allow::REBUILT);
+        }
+    }
 }
 
 /// An archive may lack the layers that the store has.
@@ -117,7 +146,7 @@ fn daemon_28_answers_the_same() {
     let at = |name: &str| temp.path().join(name);
     let since = SystemTime::now() - Duration::from_secs(1);
     let engine = Engine::start("28", "overlay2", &at("lab"));
-    fs::create_dir(at("ours")).expect("a directory");
+    fs::create_dir_all(at("ours/root")).expect("a directory");
     let mut wrong = Vec::new();
     for odd in all().iter().filter(|odd| odd.oracle == Oracle::Agrees) {
         let archive = at("odd.tar");
@@ -127,11 +156,18 @@ fn daemon_28_answers_the_same() {
         if output.status.success() == matches!(odd.answer, Answer::Refuses(_)) {
             wrong.push(format!("{}: {} {said}", odd.name, output.status));
         }
-        let _ = try_load(&at("ours"), &archive, &[]);
+        let _ = try_load(&at("ours/root"), &archive, &[]);
     }
     engine.stop();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    compare(&at("lab/root"), &at("ours"), since);
+    compare(&at("lab/root"), &at("ours/root"), since);
+    // What Docker cannot save of its own layers, it can of ours.
+    let engine = Engine::start("28", "overlay2", &at("ours"));
+    for odd in displaced() {
+        let saved = at("saved.tar");
+        engine.docker(&["save", "-o", saved.to_str().expect("text"), &format!("odd:{}", odd.name)]);
+    }
+    engine.stop();
 }
 
 /// Fails where two stores differ in their images, or in what is in the layers.

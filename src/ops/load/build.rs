@@ -12,10 +12,10 @@ use crate::error::{Error, FsError};
 use crate::fsx::Dir;
 use crate::id::ChainId;
 use crate::layer::{
-    ApplyError, Content, Members, RestoreError, Shared, TarError, TarStream, apply, clean, differences,
+    Applied, ApplyError, Content, Members, RestoreError, Shared, TarError, TarStream, apply, clean, differences,
 };
 use crate::progress::{Event, Observer, check_stop};
-use crate::tarsplit::{Entries, Prover, Splitter};
+use crate::tarsplit::{Assembler, Beside, Entries, Kept, LayerTree, Prover, Splitter};
 
 use super::plan::LoadPlan;
 
@@ -58,8 +58,9 @@ impl Site<'_> {
 pub(in crate::ops) enum Tar<R> {
     /// Its tar-split came with it: [`TAR_SPLIT`] is there.
     WithTarSplit(R),
-    /// It came without one, which is made, and with it the size of the layer as dockerd would note it.
-    Alone(R),
+    /// It came without one, which is made, and with it the size of the layer as dockerd would note it. The content of
+    /// some members stays in tar-split.
+    Alone(R, Kept),
 }
 
 /// Builds a layer out of the stream of its tar, and proves it against its tar-split on the way where that came with it.
@@ -106,13 +107,16 @@ impl Unfilled {
                 proved.prover.finish().map_err(|error| BuildError::Stream(io::Error::other(error)))?;
                 record.size
             }
-            Tar::Alone(stream) => {
+            Tar::Alone(stream, kept) => {
                 let (tree, file) = (begun.tree.clone(), entry.make_file(TAR_SPLIT, 0o644)?);
                 let sink = Sink { file: BufWriter::new(file), path: entry.shown(TAR_SPLIT) };
-                let (splitter, claimed) = unpack(Splitter::new(stream, sink), begun, shared)?;
+                let (splitter, applied) = unpack(Splitter::keeping(stream, sink, kept), begun, shared)?;
                 let (_, mut sink) = splitter.finish().map_err(BuildError::Stream)?;
                 sink.flush().map_err(BuildError::Stream)?;
-                driver.layer_size(&tree, claimed)?
+                if applied.displaces {
+                    expect_all_content(&LayerTree(tree.clone()), Entries::new(entry.file(TAR_SPLIT)?))?;
+                }
+                driver.layer_size(&tree, applied.claimed)?
             }
         };
         if restores {
@@ -123,13 +127,29 @@ impl Unfilled {
     }
 }
 
-/// Unpacks a tar and reads it to its last byte. Returns the stream, and the bytes that its headers claim together.
-fn unpack<S: TarStream>(stream: S, begun: Begun, shared: &mut Shared) -> Result<(S, u64), BuildError> {
+/// Looks whether the content of all members is in the tree, or in tar-split.
+fn expect_all_content(tree: &LayerTree, entries: Entries<crate::fsx::File>) -> Result<(), BuildError> {
+    let mut displaced = Kept::default();
+    let mut note = |name: &[u8], _| {
+        displaced.add(name);
+        Ok(())
+    };
+    let mut sink = Beside::new(io::sink());
+    let mut assembler = Assembler::new(tree, &mut sink, &mut note);
+    for entry in entries {
+        let added = entry.map_err(io::Error::other).map(|entry| assembler.add(&entry).map_err(io::Error::other));
+        added.flatten().map_err(BuildError::Stream)?;
+    }
+    if displaced.is_empty() { Ok(()) } else { Err(BuildError::Displaced(displaced)) }
+}
+
+/// Unpacks a tar and reads it to its last byte. Returns the stream, and what came of it.
+fn unpack<S: TarStream>(stream: S, begun: Begun, shared: &mut Shared) -> Result<(S, Applied), BuildError> {
     let mut members = Members::new(stream, Content::Present);
-    let claimed = apply(&mut members, &begun.tree, begun.whiteouts, shared)?;
+    let applied = apply(&mut members, &begun.tree, begun.whiteouts, shared)?;
     let mut stream = members.into_stream();
     io::copy(&mut stream, &mut io::sink()).map_err(BuildError::Stream)?;
-    Ok((stream, claimed))
+    Ok((stream, applied))
 }
 
 /// Tells whether tar-split has the name of a member, as far as unpacking tells names apart.
@@ -156,8 +176,8 @@ struct Proved<'a, R> {
 }
 
 impl<R: Read> TarStream for Proved<'_, R> {
-    fn begin_member(&mut self, name: &[u8], _size: u64) -> Result<(), TarError> {
-        self.prover.expect_name(name);
+    fn begin_member(&mut self, name: &[u8], size: u64) -> Result<(), TarError> {
+        self.prover.expect_name(name, size);
         Ok(())
     }
 }
@@ -231,6 +251,9 @@ pub(in crate::ops) enum BuildError {
     Fs(#[from] FsError),
     #[error(transparent)]
     Stream(io::Error),
+    /// The tree does not keep the content of these members: another of the layer took their place.
+    #[error("what the tar has of some files is not on the disk, as other members took their place")]
+    Displaced(Kept),
 }
 
 impl BuildError {

@@ -14,6 +14,7 @@ use crate::layer::claims::LIST_LIMIT;
 use crate::ops::ancestry::Claims;
 use crate::progress::{Event, Observer};
 use crate::store::{Snapshot, Store};
+use crate::tarsplit::Kept;
 
 use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, TAR_SPLIT, Tar, Unfilled};
 use super::builders::{Builders, Built};
@@ -134,20 +135,35 @@ impl<'a> Stage<'a> {
         archive.require(&diffs)?;
         archive.spool(&diffs, &self.spool, self.observer)?;
         for layer in &self.plan.layers {
-            let LayerRecord { chain, diff, .. } = layer.record;
-            self.layers.make_dir(chain.hex(), 0o700)?.make_dir(RECORD_DIR, 0o700)?;
-            let (source, mut content) = archive.layer(diff, self.observer)?;
-            self.build(layer, Tar::Alone(&mut content)).map_err(|error| error.of(chain, self.plan, archive))?;
-            let found = content.finish().map_err(|error| archive.read_failed(&error))?;
-            let wrong = |digest| archive.bad(format!("{} has the digest {digest}", source.member.escape_debug()));
-            if found.content != diff.0 {
-                return Err(archive.bad(format!("layer {diff} has the digest {}", found.content)));
-            }
-            if source.digest.is_some_and(|digest| digest != found.raw) {
-                return Err(wrong(found.raw));
+            if let Some(displaced) = self.foreign_layer(layer, archive, Kept::default())? {
+                // Read once more, it leaves in tar-split what the tree does not keep.
+                self.layers.remove_tree(layer.record.chain.hex())?;
+                if let Some(displaced) = self.foreign_layer(layer, archive, displaced)? {
+                    return Err(BuildError::Displaced(displaced).of(layer.record.chain, self.plan, archive));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Builds a layer out of an archive that another tool wrote, but for members whose content the tree does not keep.
+    fn foreign_layer(&mut self, layer: &'a PlannedLayer, archive: &ForeignArchive, kept: Kept) -> Result<Option<Kept>> {
+        let LayerRecord { chain, diff, .. } = layer.record;
+        self.layers.make_dir(chain.hex(), 0o700)?.make_dir(RECORD_DIR, 0o700)?;
+        let (source, mut content) = archive.layer(diff, self.observer)?;
+        match self.build(layer, Tar::Alone(&mut content, kept)) {
+            Err(BuildError::Displaced(displaced)) => return Ok(Some(displaced)),
+            built => built.map_err(|error| error.of(chain, self.plan, archive))?,
+        }
+        let found = content.finish().map_err(|error| archive.read_failed(&error))?;
+        let wrong = |digest| archive.bad(format!("{} has the digest {digest}", source.member.escape_debug()));
+        if found.content != diff.0 {
+            return Err(archive.bad(format!("layer {diff} has the digest {}", found.content)));
+        }
+        if source.digest.is_some_and(|digest| digest != found.raw) {
+            return Err(wrong(found.raw));
+        }
+        Ok(None)
     }
 
     /// Opens the tar-split of a layer that has come by, or that the target has.

@@ -95,8 +95,7 @@ impl Subject<'_> {
         // What the content of a file is proved with says that best.
         let is_content = |path: &[u8]| {
             let is_file = headers.get(path).is_some_and(|node| node.kind == Some(Kind::File) && node.size > Some(0));
-            let is_sparse = || headers.sparse.iter().any(|file| file.path == path);
-            is_file && !headers.links.contains_key(path) && !is_sparse()
+            is_file && !headers.links.contains_key(path) && !headers.sparse.contains_key(path)
         };
         let counts = |problem: &Problem| match problem.code {
             "file-size" | "file-missing" | "node-kind" => !is_content(&problem.path),

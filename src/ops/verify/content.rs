@@ -1,6 +1,6 @@
 //! Proves layers: every byte against the diff ID, every node against the headers of the tar.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 
 use rayon::prelude::*;
@@ -129,7 +129,7 @@ impl Proof<'_> {
             Ok(parent) => parent,
             Err(error) => return self.unreadable(error),
         };
-        let mut sparse = Vec::new();
+        let mut sparse = BTreeMap::new();
         let mut read = self.read(Entries::new(tar_split), &tree, marks, parent.clone())?;
         match std::mem::replace(&mut read.headers, Ok(None)) {
             Ok(None) => {}
@@ -267,7 +267,7 @@ impl Proof<'_> {
     fn size(&mut self, headers: &Headers, files: u64, tree: &LayerTree) -> Result<(), FsError> {
         let targets = headers.nodes().filter_map(|(_, node)| node.target.as_ref()).map(|target| target.len() as u64);
         let linked = headers.links.values().map(|link| headers.get(&link.target).and_then(|file| file.size));
-        let claimed = linked.chain(headers.sparse.iter().map(|_| None)).map(|size| size.unwrap_or(u64::MAX));
+        let claimed = linked.chain(headers.has_content.then_some(None)).map(|size| size.unwrap_or(u64::MAX));
         let most = targets.chain(claimed).fold(files, u64::saturating_add);
         let noted = self.layer.size;
         if (files..=most).contains(&noted) || noted == self.driver.layer_size(&tree.0, files)? {
@@ -346,13 +346,15 @@ impl Opened {
 type BadFile = (Vec<u8>, &'static str, String);
 
 /// Compares sparse files with what tar-split has of them.
-fn bad_sparse_files(files: &[SparseFile], tree: &LayerTree) -> Vec<BadFile> {
-    let compare = |file: &SparseFile| match file.is_in(&tree.0) {
+fn bad_sparse_files(files: &BTreeMap<Vec<u8>, SparseFile>, tree: &LayerTree) -> Vec<BadFile> {
+    let compare = |path: &[u8], file: &SparseFile| match file.is_in(&tree.0, path) {
         Ok(true) => None,
         Ok(false) => Some(("file-content", "other content than when the layer was made".to_owned())),
         Err(error) => Some(("file-unreadable", error.to_string())),
     };
-    files.iter().filter_map(|file| compare(file).map(|(code, what)| (file.path.clone(), code, what))).collect()
+    let bad =
+        |(path, file): (&Vec<u8>, &SparseFile)| compare(path, file).map(|(code, what)| (path.clone(), code, what));
+    files.iter().filter_map(bad).collect()
 }
 
 /// What tar-split and the files of a layer say.

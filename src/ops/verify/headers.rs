@@ -1,6 +1,6 @@
 //! What the headers of a layer's tar say of its tree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sha2::Digest as _;
 
@@ -40,36 +40,37 @@ pub(super) struct Headers {
     hidden: HashSet<Vec<u8>>,
     /// Directories of which nothing of the parent's is left.
     opaque: HashSet<Vec<u8>>,
-    /// Files whose content is not proved by assembling the tar.
-    pub(super) sparse: Vec<SparseFile>,
+    /// Files whose content is not proved by assembling the tar, by a path of each.
+    pub(super) sparse: BTreeMap<Vec<u8>, SparseFile>,
+    /// Tar-split itself has the content of some member.
+    pub(super) has_content: bool,
 }
 
 /// A sparse file: tar-split itself has its content.
 #[derive(Debug)]
 pub(super) struct SparseFile {
-    pub(super) path: Vec<u8>,
     map: SparseMap,
     /// Digest of its parts.
     digest: Sha256,
 }
 
 impl SparseFile {
-    fn read(path: Vec<u8>, map: SparseMap, members: &mut Members<impl TarStream>) -> Result<Self, TarError> {
+    fn read(map: SparseMap, members: &mut Members<impl TarStream>) -> Result<Self, TarError> {
         let (mut digest, mut buffer) = (sha2::Sha256::new(), vec![0; CHUNK]);
         loop {
             match members.read_content(&mut buffer)? {
-                0 => return Ok(Self { path, map, digest: Sha256::finish(digest) }),
+                0 => return Ok(Self { map, digest: Sha256::finish(digest) }),
                 got => digest.update(&buffer[..got]),
             }
         }
     }
 
-    /// Tells whether the file in a layer's tree has this content.
-    pub(super) fn is_in(&self, tree: &Dir) -> Result<bool, FsError> {
-        let file = tree.file(&self.path)?;
+    /// Tells whether the file at `path` of a layer's tree has this content.
+    pub(super) fn is_in(&self, tree: &Dir, path: &[u8]) -> Result<bool, FsError> {
+        let file = tree.file(path)?;
         let mut digest = sha2::Sha256::new();
         let is_zero = self.map.compare(&file, |bytes| digest.update(bytes));
-        let is_zero = is_zero.map_err(|error| FsError::new("read", tree.shown(&self.path), error))?;
+        let is_zero = is_zero.map_err(|error| FsError::new("read", tree.shown(path), error))?;
         Ok(is_zero && Sha256::finish(digest) == self.digest)
     }
 }
@@ -86,14 +87,27 @@ impl Headers {
             links: HashMap::new(),
             hidden: HashSet::new(),
             opaque: HashSet::new(),
-            sparse: Vec::new(),
+            sparse: BTreeMap::new(),
+            has_content: false,
         };
+        let mut sparse = BTreeMap::new();
         while let Some(member) = members.next_member()? {
             let mut member = headers.prediction.resolved(member);
             headers.add(&member);
-            if let Some(map) = member.sparse.take() {
-                headers.sparse.push(SparseFile::read(member.path, map, members)?);
+            let Some(map) = member.sparse.take() else { continue };
+            headers.has_content = true;
+            if let Some(node) = headers.prediction.node_at(&member.path) {
+                sparse.insert(node, SparseFile::read(map, members)?);
             }
+        }
+        headers.links.retain(|path, _| headers.prediction.has(path));
+        // A later member may have taken the place of one. What has another name is there still.
+        if !sparse.is_empty() {
+            let named = headers.prediction.numbered().filter(|(_, node)| sparse.contains_key(node));
+            let mut named: Vec<(Vec<u8>, usize)> = named.map(|(path, node)| (path.to_vec(), node)).collect();
+            named.sort_unstable();
+            let files = named.into_iter().filter_map(|(path, node)| Some((path, sparse.remove(&node)?)));
+            headers.sparse = files.collect();
         }
         Ok(headers)
     }
@@ -109,10 +123,9 @@ impl Headers {
             Some(hidden) if above.is_empty() => drop(self.hidden.insert(hidden.to_vec())),
             Some(hidden) => drop(self.hidden.insert([above, b"/", hidden].concat())),
             None => {
-                if let MemberKind::HardLink(target) = &member.kind {
-                    let stamp = Stamp { mode: member.mode, owner: member.owner((0, 0)), mtime: member.mtime };
-                    self.links.insert(member.path.clone(), HardLink { target: target.clone(), stamp });
-                }
+                let MemberKind::HardLink(target) = &member.kind else { return drop(self.links.remove(&member.path)) };
+                let stamp = Stamp { mode: member.mode, owner: member.owner((0, 0)), mtime: member.mtime };
+                self.links.insert(member.path.clone(), HardLink { target: target.clone(), stamp });
             }
         }
     }
@@ -120,6 +133,12 @@ impl Headers {
     /// Returns what is expected at `path`; `None` where the tar has nothing there.
     pub(super) fn get(&self, path: &[u8]) -> Option<Expected> {
         self.prediction.get(path)
+    }
+
+    /// Tells whether two paths are expected to be names of one node. A later member may have taken the place of one; what
+    /// the tar has not is not told apart.
+    pub(super) fn are_one(&self, path: &[u8], other: &[u8]) -> bool {
+        self.prediction.node_at(path) == self.prediction.node_at(other)
     }
 
     /// Returns all that is expected, by path.

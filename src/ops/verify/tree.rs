@@ -379,6 +379,9 @@ impl<'a> TreeCheck<'a> {
     fn hard_links(&mut self, tree: &Dir) -> Result<(), FsError> {
         let headers = self.headers;
         for (path, link) in &headers.links {
+            if !headers.are_one(path, &link.target) {
+                continue;
+            }
             let (Some(one), Some(other)) = (find(tree, path)?, find(tree, &link.target)?) else { continue };
             if one.kind != Kind::File || other.kind != Kind::File || one.inode == other.inode {
                 continue;

@@ -186,12 +186,6 @@ fn names() -> Vec<Odd> {
         ),
         tree("file-with-slash", Loads, Agrees, &[Entry { kind: b'0', ..Entry::file("x/", "x") }]),
         tree("two-names", Loads, Agrees, &[Entry::file("/x", "x"), Entry::file("x", "x")]),
-        tree(
-            "two-names-two-contents",
-            Refuses("two names"),
-            Differs("it loads what it cannot save again"),
-            &[Entry::file("/x", "1"), Entry::file("x", "2")],
-        ),
         tree("name-twice", Refuses("duplicates"), Agrees, &[Entry::file("./x", "x"), Entry::file("x", "x")]),
         tree(
             "above-the-root",
@@ -199,6 +193,24 @@ fn names() -> Vec<Odd> {
             Differs("28 refuses it, 20.10 does not"),
             &[Entry::dir("/../"), Entry::file("/../x", "x"), Entry::file("a/../y", "y")],
         ),
+    ]
+}
+
+/// Layers of which a member takes away what another has brought, so that the tree does not keep it.
+pub(crate) fn displaced() -> Vec<Odd> {
+    let loads = |name, entries: &[Entry]| tree(name, Loads, Agrees, entries);
+    vec![
+        loads("two-names-two-contents", &[Entry::file("/x", "1"), Entry::file("x", "2")]),
+        loads("two-names-no-content", &[Entry::file("/x", "1"), Entry::file("x", "")]),
+        loads("two-names-a-long-one", &[Entry::file("x", &"1".repeat(3 << 20)), Entry::file("/x", "2")]),
+        loads("two-names-a-link", &[Entry::file("/x", "1"), Entry::file("y", "2"), Entry::hard_link("x", "y")]),
+        loads("two-names-a-directory", &[Entry::file("/x", "1"), Entry::dir("x/"), Entry::file("x/y", "2")]),
+        loads("two-names-and-a-link", &[Entry::file("/x", "1"), Entry::hard_link("y", "x"), Entry::file("x", "2")]),
+        loads("two-names-by-a-link", &[Entry::symlink("s", "d"), Entry::file("s/x", "1"), Entry::file("d/x", "2")]),
+        loads("directory-becomes-a-file", &[Entry::file("d/x", "1"), Entry::file("d", "2")]),
+        loads("directory-becomes-a-link", &[Entry::file("d/e/x", "1"), Entry::symlink("d", "y")]),
+        loads("whiteout-with-content", &[Entry::file("d/.wh.x", "1"), Entry::file("d/y", "2")]),
+        loads("aufs-with-content", &[Entry::file(".wh..wh.plnk/x", "1"), Entry::file("y", "2")]),
     ]
 }
 
@@ -474,7 +486,7 @@ fn none() -> Vec<Odd> {
 /// Returns all of them.
 #[must_use]
 pub(crate) fn all() -> Vec<Odd> {
-    [headers(), names(), configs(), manifests(), compressions(), version_1(), layouts(), none()].concat()
+    [headers(), names(), displaced(), configs(), manifests(), compressions(), version_1(), layouts(), none()].concat()
 }
 
 /// The image of one archive, without its layers where `lacks` says so: whoever has them needs no more.
