@@ -40,6 +40,18 @@ impl State {
         state
     }
 
+    /// Notes the files of a new copy of this store as what they are, so that they need not be read.
+    pub(super) fn recognise(&self, root: &Path, known: &Known) {
+        for entry in walkdir::WalkDir::new(root).into_iter().map(|entry| entry.expect("an entry")) {
+            let path = entry.path().strip_prefix(root).expect("below it").as_os_str().as_bytes();
+            let path = path.escape_ascii().to_string();
+            let metadata = entry.metadata().expect("a node");
+            if let Some(print) = self.prints.get(&path).filter(|_| !metadata.is_dir()) {
+                known.borrow_mut().insert(key(&metadata, &path), *print);
+            }
+        }
+    }
+
     fn add(&mut self, at: &Path, path: &str, known: &Known) {
         let entries = fs::read_dir(at).unwrap_or_else(|error| panic!("{}: {error}", at.display()));
         for entry in entries {
@@ -60,7 +72,7 @@ impl State {
                 let text = String::from_utf8_lossy(&fs::read(entry.path()).expect("a file")).into_owned();
                 self.names.insert(path.clone(), text);
             }
-            let key = (metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), is_in_tree(&path));
+            let key = key(&metadata, &path);
             let cached = known.borrow().get(&key).copied().filter(|_| !metadata.is_dir());
             let print = cached.unwrap_or_else(|| print(&entry.path(), &path, &metadata));
             known.borrow_mut().insert(key, print);
@@ -134,6 +146,10 @@ impl State {
         let found: Vec<String> = self.differing(other).iter().map(words).collect();
         (!found.is_empty()).then(|| format!("{} deviations: {}", found.len(), found[..found.len().min(5)].join(", ")))
     }
+}
+
+fn key(metadata: &Metadata, path: &str) -> (u64, i64, i64, bool) {
+    (metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), is_in_tree(path))
 }
 
 /// Returns a print of which images a file of references names, but for those that others were built from, which are kept with
