@@ -1,7 +1,7 @@
 //! `dockpack gc`.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -110,10 +110,7 @@ fn look(store: &Store, args: &GcArgs, options: &Options, ui: &Ui) -> Result<Exit
 
 /// Shows the plan and asks whether to go on. Asking needs no lock: everything is looked at again.
 fn ask(store: &Store, args: &GcArgs, options: &Options, ui: &Ui) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() || ui.json() {
-        let text = "nobody to ask: -y removes without asking, --dry-run only shows".to_owned();
-        return Err(Error::Usage(text).into());
-    }
+    ui.expect_someone()?;
     if let Some(holder) = WriteLock::holder(store) {
         return Err(Error::InUse { root: store.path().to_owned(), holder: Some(holder) }.into());
     }
@@ -124,13 +121,10 @@ fn ask(store: &Store, args: &GcArgs, options: &Options, ui: &Ui) -> Result<bool,
         return Ok(false);
     }
     let sum = sum(&plan);
-    ui.print(|out| match args.keep.is_zero() {
-        true => write!(out, "Delete {sum}, for good{}? [y/N] ", but_for_written(&plan)),
-        false => write!(out, "Move {sum} to the trash (`dockpack gc --undo` brings it back)? [y/N] "),
-    })?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    ui.ask(&match args.keep.is_zero() {
+        true => format!("Delete {sum}, for good{}", but_for_written(&plan)),
+        false => format!("Move {sum} to the trash (`dockpack gc --undo` brings it back)"),
+    })
 }
 
 /// Says of a plan that deletes what of it is not deleted.

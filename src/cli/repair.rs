@@ -1,6 +1,6 @@
 //! `dockpack repair`.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write};
+use std::io::{self, Write};
 
 use serde::Serialize;
 
@@ -12,7 +12,6 @@ use super::run::Place;
 use super::text;
 use super::tree::{BAD, DIM, STRONG};
 use super::ui::Ui;
-use crate::error::Error;
 use crate::finding::Severity;
 use crate::ops::recover;
 use crate::ops::repair::{Left, RepairPlan, RepairReport, Source};
@@ -138,15 +137,9 @@ fn exit(plan: &RepairPlan) -> Exit {
 
 /// Shows the plan and asks whether to go on.
 fn ask(plan: &RepairPlan, ui: &Ui) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() || ui.json() {
-        let text = "cannot ask for confirmation (stdin is not a terminal): use -y, or --dry-run to preview".to_owned();
-        return Err(Error::Usage(text).into());
-    }
+    ui.expect_someone()?;
     show(plan, None, ui)?;
-    ui.print(|out| write!(out, "Repair {}? [y/N] ", sum(plan)))?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    ui.ask(&format!("Repair {}", sum(plan)))
 }
 
 fn put_back(store: &Store, name: Option<&str>, ui: &Ui) -> Result<Exit, Failure> {

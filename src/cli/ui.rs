@@ -1,7 +1,7 @@
 //! Where a command's words go: data to standard output, all else to standard error.
 
 use std::borrow::Cow;
-use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::io::{self, BufRead as _, BufWriter, IsTerminal as _, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
@@ -11,6 +11,7 @@ use super::args::{Global, When};
 use super::bars::{Bars, Draw};
 use super::failure::Failure;
 use super::sanitize::sanitized;
+use crate::error::Error;
 use crate::progress::Observer;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -89,6 +90,29 @@ impl Ui {
     pub(super) fn print(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
         let mut out = BufWriter::new(AutoStream::new(io::stdout().lock(), self.colour));
         write(&mut out).and_then(|()| out.flush()).map_err(Failure::Output)
+    }
+
+    /// Fails where nobody is there who could be asked.
+    ///
+    /// # Errors
+    /// Standard input is no terminal, or a document was asked for.
+    pub(super) fn expect_someone(&self) -> Result<(), Failure> {
+        if io::stdin().is_terminal() && !self.json {
+            return Ok(());
+        }
+        let text = "cannot ask for confirmation (stdin is not a terminal): use -y, or --dry-run to preview".to_owned();
+        Err(Error::Usage(text).into())
+    }
+
+    /// Asks whether to go on.
+    ///
+    /// # Errors
+    /// Standard output takes no more, or standard input cannot be read.
+    pub(super) fn ask(&self, question: &str) -> Result<bool, Failure> {
+        self.print(|out| write!(out, "{}? [y/N] ", self.for_store(question)))?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).map_err(Failure::Output)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
     /// Writes text as it is.

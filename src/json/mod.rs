@@ -217,18 +217,30 @@ impl FromGo for bool {
     }
 }
 
-impl FromGo for i64 {
-    fn fill(&mut self, value: Value<'_>, reading: &mut Reading) -> Result<(), JsonError> {
-        if value.is_null() {
-            return Ok(());
+/// Has a whole number read, which has no fraction and no exponent.
+macro_rules! whole_numbers {
+    ($($type:ty => $expected:literal),* $(,)?) => {$(
+        impl FromGo for $type {
+            fn fill(&mut self, value: Value<'_>, reading: &mut Reading) -> Result<(), JsonError> {
+                if value.is_null() {
+                    return Ok(());
+                }
+                let number = std::str::from_utf8(value.0).ok().filter(|_| value.kind() == Kind::Number);
+                match number.and_then(|digits| digits.parse().ok()) {
+                    Some(number) => *self = number,
+                    None => return value.mismatch($expected, reading),
+                }
+                Ok(())
+            }
         }
-        let number = std::str::from_utf8(value.0).ok().filter(|_| value.kind() == Kind::Number);
-        match number.and_then(|digits| digits.parse().ok()) {
-            Some(number) => *self = number,
-            None => return value.mismatch("a whole number of 64 bits", reading),
-        }
-        Ok(())
-    }
+    )*};
+}
+
+whole_numbers! {
+    i64 => "a whole number of 64 bits",
+    u64 => "a whole number of 64 bits without a sign",
+    u32 => "a whole number of 32 bits without a sign",
+    u16 => "a whole number of 16 bits without a sign",
 }
 
 impl<T: FromGo + Default> FromGo for Option<T> {

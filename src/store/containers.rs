@@ -5,14 +5,15 @@
 //! than the directory's name, or a graph driver other than the active one; nothing of it is removed. `State` is that of
 //! the last write: after a crash it says `Running` for ever. Image mounts (28.0+) stand in `MountPoints.*.ID`.
 //!
-//! Of `hostconfig.json` dockerd reads the first value [moby container/container.go `readHostConfig`]. A container where that is
-//! no object it leaves out. Where the file is missing it takes an empty one and writes that: 20.10 starts the container with
+//! Of `hostconfig.json` dockerd reads the first value [moby container/container.go `readHostConfig`]. A container where it
+//! cannot it leaves out; `null` crashes it (28.5). Where the file is missing it takes an empty one and writes that: 20.10 starts the container with
 //! it, 28 lists it and cannot start it (`no log driver named ''`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
+use super::host_config;
 use super::notes::{Notes, below};
 use super::{Container, Snapshot, Unknown};
 use crate::error::{FsError, ParseError};
@@ -178,9 +179,14 @@ fn host_config(root: &Dir, id: &ContainerId) -> Result<Option<Finding>, FsError>
         // It was removed meanwhile.
         Ok(None) => return Ok(None),
         Ok(Some(dir)) => match FsError::found(dir.read("hostconfig.json", LIMIT)) {
-            Ok(Some(text)) => match not_an_object(&text) {
-                Some(why) => why,
-                None => return Ok(None),
+            Ok(Some(text)) if text.trim_ascii().is_empty() => "it is empty".to_owned(),
+            Ok(Some(text)) => match host_config::has_settings(&text) {
+                Ok(true) => return Ok(None),
+                Ok(false) => {
+                    let evidence = "it is null: dockerd crashes when it reads it";
+                    return Ok(Some(Finding::damage("container-host-config-null", path, evidence)));
+                }
+                Err(error) => error.to_string(),
             },
             Ok(None) => {
                 let evidence = "it is missing: dockerd takes an empty one, without ports, limits and log driver";
@@ -194,18 +200,6 @@ fn host_config(root: &Dir, id: &ContainerId) -> Result<Option<Finding>, FsError>
     };
     let evidence = format!("{why}: dockerd leaves the container out, and docker ps -a does not show it");
     Ok(Some(Finding::damage("container-host-config-unreadable", path, evidence)))
-}
-
-/// Says why a text does not begin with an object.
-fn not_an_object(text: &[u8]) -> Option<String> {
-    if text.trim_ascii().is_empty() {
-        return Some("it is empty".to_owned());
-    }
-    match json::first::<json::Raw>(text) {
-        Ok(value) if value.0.starts_with(b"{") => None,
-        Ok(_) => Some("it is no object".to_owned()),
-        Err(error) => Some(error.to_string()),
-    }
 }
 
 /// Returns the reference that a container was made by, its image, and when that was.

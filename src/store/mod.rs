@@ -11,6 +11,7 @@ pub(crate) mod containers;
 mod daemon;
 pub(crate) mod databases;
 mod distribution;
+mod host_config;
 pub(crate) mod imagedb;
 pub(crate) mod layerdb;
 mod layout;

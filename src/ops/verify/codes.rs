@@ -58,7 +58,7 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
         false => one(effect, Above),
     };
     match code {
-        "references-unreadable" | "database-damaged" => one(Daemon, Everything),
+        "references-unreadable" | "database-damaged" | "container-host-config-null" => one(Daemon, Everything),
         "references-missing" => one(Names, Everything),
         "reference-invalid" => one(Names, Itself),
         "reference-without-image" | "image-invalid" | "image-unreadable" => one(Start, Itself),

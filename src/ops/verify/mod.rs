@@ -58,6 +58,7 @@
 //! | `mount-not-loadable`, `mount-directory-missing` | a writable layer | its container |
 //! | `container-unreadable`, `container-without-mount`, `container-image-mount-missing` | a container | itself |
 //! | `container-host-config-unreadable`, `container-host-config-missing` | its `hostconfig.json`: dockerd does not list it, or knows nothing of its settings | itself |
+//! | `container-host-config-null` | its `hostconfig.json` is `null` | dockerd does not start |
 //! | `database-damaged` | a database that dockerd opens when it starts | dockerd does not start |
 //! | `database-page-damaged`, `build-cache-damaged`, `database-unreadable` | the same, where dockerd starts nevertheless, or may | builds |
 //! | `build-cache-lost` | directories that only BuildKit's records name are gone | builds that use them |

@@ -105,7 +105,9 @@ fn container(root: &Path, name: &str) -> PathBuf {
 
 /// What a daemon makes of a `hostconfig.json` that is damaged or gone.
 fn host_configs(version: &'static str, starts_without: bool) {
-    for text_of_file in [Some(""), Some("\0\0\0\0"), Some(r#"{"Binds":"#), Some("[]"), None] {
+    let of_another_type = [r#"{"Memory":"1g"}"#, r#"{"LogConfig":{"Type":7}}"#].map(Some);
+    let texts = [Some(""), Some("\0\0\0\0"), Some(r#"{"Binds":"#), Some("[]"), None].into_iter().chain(of_another_type);
+    for text_of_file in texts {
         let temp = temp_dir();
         let root = temp.path().join("root");
         unpack(&format!("{version}-overlay2"), &root);
@@ -128,6 +130,19 @@ fn host_configs(version: &'static str, starts_without: bool) {
         let starts = engine.try_docker(&["start", "changed"], std::process::Stdio::null()).status.success();
         assert_eq!((is_listed, starts), (text_of_file.is_none(), text_of_file.is_none() && starts_without));
     }
+}
+
+#[test]
+fn settings_that_daemon_28_crashes_on() {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    unpack("28-overlay2", &root);
+    fs::write(container(&root, "changed").join("hostconfig.json"), "null\n").expect("writes");
+    let (code, document) = verify(&root, &["--quick"]);
+    assert_eq!((code, document["summary"]["broken_containers"].as_u64()), (3, Some(4)), "{document:#}");
+    finding(&document, "container-host-config-null");
+    let said = Engine::try_start("28", "overlay2", temp.path()).expect_err("it crashes");
+    assert!(said.contains("did not come up"), "{said}");
 }
 
 #[test]

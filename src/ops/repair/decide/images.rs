@@ -37,7 +37,7 @@ impl<'a> Planner<'a> {
                     "nothing else says how it was made: take the file from a backup, or remove the directory",
                 );
             }
-            "container-host-config-unreadable" | "container-host-config-missing" => {
+            "container-host-config-unreadable" | "container-host-config-missing" | "container-host-config-null" => {
                 self.leave(found, "nothing else says how it was started: take the file from a backup");
             }
             "database-damaged" | "database-page-damaged" | "build-cache-damaged" | "buildkit-unreadable" => {
