@@ -173,6 +173,16 @@ pub enum Error {
         /// The data root that was looked at.
         root: PathBuf,
     },
+    /// Docker may use containerd's image store in this root, and then sees nothing of a graph driver's.
+    #[error("containerd's image store is in {} too ({has}): while Docker uses that, it sees nothing of {driver}", root.display())]
+    StoreOfTwo {
+        /// The data root.
+        root: PathBuf,
+        /// The graph driver whose store was opened.
+        driver: String,
+        /// What containerd's store has.
+        has: String,
+    },
     /// More than one graph driver has a store here and none was chosen.
     #[error("{} holds stores of several graph drivers: {}", root.display(), drivers.join(", "))]
     SeveralDrivers {

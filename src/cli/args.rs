@@ -314,7 +314,8 @@ Examples:
 Kinds: untagged-images, image-metadata, unreferenced-layers, broken-layers, removing-layers,
 write-sets, dead-mounts, dead-containers, orphan-directories, self-tests, dangling-links,
 temp-files, old-temp. Only where --only asks for them: leaked-build-cache, distribution-records,
-stale-driver.
+stale-driver. Where Docker has moved to containerd's image store,
+gc --driver overlayfs --only stale-driver removes the store that it used before.
 
 Exit status 1 also means that something was kept that should be looked at.")]
 pub struct GcArgs {

@@ -140,7 +140,9 @@ fn exit(error: &Error) -> Exit {
     match error {
         Error::InUse { .. } | Error::LayerInUse { .. } => Exit::InUse,
         Error::Stopped | Error::StoppedRemoval { .. } => Exit::Stopped,
-        Error::Usage(_) | Error::SeveralDrivers { .. } | Error::RemappedRoot { .. } => Exit::Usage,
+        Error::Usage(_) | Error::SeveralDrivers { .. } | Error::StoreOfTwo { .. } | Error::RemappedRoot { .. } => {
+            Exit::Usage
+        }
         _ => Exit::Failed,
     }
 }
@@ -201,6 +203,10 @@ fn hints(error: &Error) -> Vec<String> {
         },
         Error::ContainerdStore { .. } => vec![
             "dockpack reads the stores of graph drivers; `ctr -n moby images export` saves from this one".to_owned(),
+        ],
+        Error::StoreOfTwo { driver, .. } => vec![
+            "`docker info` says which it uses: overlayfs is the storage driver of containerd's store".to_owned(),
+            format!("--driver {driver} loads all the same"),
         ],
         Error::SeveralDrivers { drivers, .. } => {
             let choices: Vec<String> = drivers.iter().map(|driver| format!("--driver {driver}")).collect();

@@ -21,10 +21,12 @@ use crate::fsx::{OutputFile, Time, open_input};
 use crate::ops::gc::{GcKind, GcPlan, GcReport, KeptWhy, Options};
 use crate::ops::recover;
 use crate::ops::trash::{Kind, PurgeReport, Skipped, UndoReport, Which, hold, purge, undo};
-use crate::store::{Store, WriteLock};
+use crate::store::{SNAPSHOTTERS, Store, WriteLock};
 
 /// Number of the documents' form.
 const SCHEMA: u32 = 1;
+/// Most images of another store that are named.
+const NAMES_SHOWN: usize = 10;
 /// Longest plan that is read.
 const PLAN_LIMIT: u64 = 1 << 30;
 
@@ -51,7 +53,11 @@ impl Document<'_> {
 }
 
 pub(super) fn gc(args: &GcArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
-    let store = place.open()?;
+    let beside = place.driver().filter(|driver| SNAPSHOTTERS.contains(driver));
+    let store = match beside {
+        Some(snapshotter) => Store::open_beside_containerd(&place.root(), snapshotter)?,
+        None => place.open(ui)?,
+    };
     if let Some(name) = &args.undo {
         return put_back(&store, name.as_deref(), ui);
     }
@@ -63,6 +69,10 @@ pub(super) fn gc(args: &GcArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure>
         return remove(&store, args, ui, |store, lock| plan.check(store, lock, ui.observer()));
     }
     let options = options(args);
+    if beside.is_some() && !options.only.iter().eq([&GcKind::StaleDriver]) {
+        let text = "of a root with containerd's image store only --only stale-driver is removed".to_owned();
+        return Err(Error::Usage(text).into());
+    }
     if args.dry_run || args.plan.is_some() {
         return look(&store, args, &options, ui);
     }
@@ -101,6 +111,7 @@ fn look(store: &Store, args: &GcArgs, options: &Options, ui: &Ui) -> Result<Exit
     } else if args.plan.is_none() {
         show(&plan, ui)?;
     }
+    tell_images(&plan, ui);
     if let Some(holder) = holder {
         ui.note(&format!("{} works on the store: what is shown may be in flight", ui.clean(&holder)));
     }
@@ -121,10 +132,25 @@ fn ask(store: &Store, args: &GcArgs, options: &Options, ui: &Ui) -> Result<bool,
         return Ok(false);
     }
     let sum = sum(&plan);
+    tell_images(&plan, ui);
     ui.ask(&match args.keep.is_zero() {
         true => format!("Delete {sum}, for good{}", but_for_written(&plan)),
         false => format!("Move {sum} to the trash (`dockpack gc --undo` brings it back)"),
     })
+}
+
+/// Names the images that go with the store of another graph driver.
+fn tell_images(plan: &GcPlan, ui: &Ui) {
+    let goes = |path: &String| plan.parts().any(|part| part.path == *path);
+    for stale in plan.stale.iter().filter(|stale| !stale.images.is_empty() && stale.paths.iter().any(goes)) {
+        let count = text::count(stale.images.len(), "image has a name", "images have a name");
+        let names: Vec<_> = stale.images.iter().take(NAMES_SHOWN).map(|name| ui.clean(name)).collect();
+        let more = match stale.images.len().saturating_sub(NAMES_SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        ui.warn(&format!("in the store of {} {count}: {}{more}", stale.driver, names.join(", ")));
+    }
 }
 
 /// Says of a plan that deletes what of it is not deleted.
@@ -153,6 +179,7 @@ fn remove(
             return Err(error.into());
         }
     };
+    tell_images(&plan, ui);
     let keep = !args.purge && !args.keep.is_zero();
     let which = if args.purge { Which::All } else { Which::Before(ago(args.keep)) };
     if !keep && !plan.entries.is_empty() {

@@ -214,7 +214,13 @@ fn target(place: &Place, driver: Option<&str>) -> Result<Store, Failure> {
                 false => Err(Error::NoStore { root: store.path().to_owned() }.into()),
             }
         }
-        store => Ok(store?),
+        store => {
+            let store = store?;
+            if place.driver().is_none() {
+                store.expect_only_store()?;
+            }
+            Ok(store)
+        }
     }
 }
 

@@ -34,7 +34,7 @@ struct Document<'a> {
 }
 
 pub(super) fn repair(args: &RepairArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
-    let store = place.open()?;
+    let store = place.open(ui)?;
     if let Some(name) = &args.undo {
         return put_back(&store, name.as_deref(), ui);
     }

@@ -88,12 +88,8 @@ impl Place {
 
     /// Opens the store and reads what its files say. Says what cannot be read: a command that only looks goes on.
     pub(super) fn look(&self, ui: &Ui) -> Result<(Store, Snapshot), Failure> {
-        let store = self.open()?;
+        let store = self.open(ui)?;
         let snapshot = store.snapshot()?;
-        for name in store.remapped() {
-            let root = store.path().join(name);
-            ui.note(&format!("a daemon with user namespaces has a store of its own in it: --root {}", root.display()));
-        }
         let mut unknown = snapshot.unreadable.iter().filter(|unreadable| unreadable.what != Unknown::Distribution);
         if let Some(first) = unknown.next() {
             let more = match unknown.count() {
@@ -105,8 +101,16 @@ impl Place {
         Ok((store, snapshot))
     }
 
-    /// Opens the store.
-    pub(super) fn open(&self) -> Result<Store, Failure> {
-        Ok(Store::open(&self.root(), self.driver())?)
+    /// Opens the store, and says which others are in the same data root.
+    pub(super) fn open(&self, ui: &Ui) -> Result<Store, Failure> {
+        let store = Store::open(&self.root(), self.driver())?;
+        for name in store.remapped() {
+            let root = store.path().join(name);
+            ui.note(&format!("a daemon with user namespaces has a store of its own in it: --root {}", root.display()));
+        }
+        if let Some(found) = store.containerd() {
+            ui.note(&format!("containerd's image store is in this root too ({found}), and is not looked at"));
+        }
+        Ok(store)
     }
 }

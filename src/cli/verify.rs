@@ -27,7 +27,7 @@ pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, 
         let report = archive(input, &args.refs, ui).map_err(|failure| failure.of_archive(Some(input)))?;
         return show(&report, ui);
     }
-    let store = place.open()?;
+    let store = place.open(ui)?;
     let in_use_by = WriteLock::holder(&store);
     let snapshot = store.snapshot()?;
     let images = match args.refs.is_empty() {

@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::userns;
+use super::containerd::{ContainerdUse, SNAPSHOTTERS};
+use super::{repositories, userns};
 use crate::driver;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::{self, Dir, Kind, UserNamespace};
@@ -62,6 +63,8 @@ pub struct Configured {
     pub root: Option<PathBuf>,
     /// The graph driver.
     pub driver: Option<String>,
+    /// Whether images are in containerd's store, where that is said.
+    pub containerd: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -70,6 +73,14 @@ struct DaemonJson {
     data_root: Option<PathBuf>,
     graph: Option<PathBuf>,
     storage_driver: Option<String>,
+    #[serde(default)]
+    features: Features,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Features {
+    containerd_snapshotter: Option<bool>,
 }
 
 impl Configured {
@@ -87,7 +98,20 @@ impl Configured {
     pub(super) fn parse(text: &[u8]) -> Self {
         let Ok(config) = serde_json::from_slice::<DaemonJson>(text) else { return Self::default() };
         let root = config.data_root.or(config.graph).filter(|root| root.is_absolute());
-        Self { root, driver: config.storage_driver.filter(|driver| !driver.is_empty()) }
+        let driver = config.storage_driver.filter(|driver| !driver.is_empty());
+        Self { root, driver, containerd: config.features.containerd_snapshotter }
+    }
+
+    /// Tells whether the images of the data root at `path`, without symbolic links, are in containerd's store; `None` where
+    /// that is not said, or of another root.
+    #[must_use]
+    pub fn uses_containerd(&self, path: &Path) -> Option<bool> {
+        self.containerd.filter(|_| self.is_of(path))
+    }
+
+    /// Tells whether it is about the data root at a path without symbolic links.
+    fn is_of(&self, path: &Path) -> bool {
+        fsx::real_path(&self.root()).is_ok_and(|configured| configured == path)
     }
 
     /// Returns the data root, Docker's default where none is configured.
@@ -105,6 +129,7 @@ impl Store {
     pub fn open(root: &Path, driver: Option<&str>) -> Result<Self> {
         let (dir, path) = open_root(root)?;
         let driver = match driver {
+            Some(driver) if SNAPSHOTTERS.contains(&driver) => return Err(Error::ContainerdStore { root: path }),
             Some(driver) => known(driver)?.to_owned(),
             None => detect(&dir, &path)?,
         };
@@ -113,6 +138,19 @@ impl Store {
             return Err(Error::NoStore { root: store.path });
         }
         Ok(store)
+    }
+
+    /// Opens the data root at `root` whose images are in containerd's store. Of that nothing is read: what can be seen are the
+    /// stores that graph drivers have left beside it, and the trash.
+    ///
+    /// # Errors
+    /// Nothing shows that containerd's store was ever used here, or it may not be read.
+    pub fn open_beside_containerd(root: &Path, snapshotter: &str) -> Result<Self> {
+        let (dir, path) = open_root(root)?;
+        match ContainerdUse::find(&dir) {
+            Some(_) => Self::with_driver(dir, path, snapshotter.to_owned()),
+            None => Err(Error::NoStore { root: path }),
+        }
     }
 
     /// Opens the data root at `root` to make a store of `driver` in it; nothing of the driver need be there.
@@ -177,6 +215,21 @@ impl Store {
         DRIVERS.into_iter().filter(|driver| *driver != self.driver)
     }
 
+    /// Returns the references of the store that another graph driver has in this data root, sorted.
+    ///
+    /// # Errors
+    /// They cannot be read: why.
+    pub(crate) fn references_of(&self, driver: &str) -> std::result::Result<Vec<String>, String> {
+        let at = format!("image/{driver}");
+        let image = FsError::found(self.root.dir_across_mounts(&at)).map_err(|error| error.to_string())?;
+        let Some(image) = image else { return Ok(Vec::new()) };
+        let (references, notes) = repositories::read(&image, &at);
+        match notes.unreadable.into_iter().next() {
+            Some(unreadable) => Err(format!("{} cannot be read: {}", unreadable.path, unreadable.reason)),
+            None => Ok(references.into_keys().collect()),
+        }
+    }
+
     /// Returns `image/<driver>`, where it is there.
     #[must_use]
     pub fn image(&self) -> Option<&Dir> {
@@ -227,10 +280,9 @@ fn known(driver: &str) -> Result<&'static str> {
 fn detect(root: &Dir, path: &Path) -> Result<String> {
     let mut candidates = Candidates::find(root)?;
     let configured = Configured::read();
-    let is_configured = || fsx::real_path(&configured.root()).is_ok_and(|configured| configured == path);
     let chosen =
         configured.driver.clone().filter(|driver| candidates.used.len() > 1 && candidates.used.contains(driver));
-    if let Some(driver) = chosen.filter(|_| is_configured()) {
+    if let Some(driver) = chosen.filter(|_| configured.is_of(path)) {
         return Ok(driver);
     }
     if candidates.used.is_empty() {
@@ -371,8 +423,9 @@ mod tests {
     #[test]
     fn daemon_json() {
         let parsed = Configured::parse(br#"{"data-root":"/data","graph":"/old","storage-driver":"","x":1}"#);
-        assert_eq!(parsed, Configured { root: Some("/data".into()), driver: None });
+        assert_eq!(parsed, Configured { root: Some("/data".into()), ..Configured::default() });
         assert_eq!(Configured::parse(br#"{"graph":"/old"}"#).root(), Path::new("/old"));
+        assert_eq!(Configured::parse(br#"{"features":{"containerd-snapshotter":true,"x":1}}"#).containerd, Some(true));
         assert_eq!(Configured::parse(b"{").root(), Path::new(DEFAULT_ROOT));
     }
 }

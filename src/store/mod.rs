@@ -7,6 +7,7 @@
 
 pub(crate) mod bolt;
 mod buildkit;
+mod containerd;
 pub(crate) mod containers;
 mod daemon;
 pub(crate) mod databases;
@@ -35,6 +36,7 @@ use crate::driver::DriverDir;
 use crate::finding::Finding;
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId};
 
+pub use containerd::{ContainerdUse, SNAPSHOTTERS};
 pub use layout::{Configured, DRIVERS, Store};
 pub use live::InUse;
 pub use lock::WriteLock;

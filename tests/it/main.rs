@@ -79,6 +79,8 @@ mod store;
 mod support;
 mod trees;
 #[cfg(feature = "cli")]
+mod two_stores;
+#[cfg(feature = "cli")]
 mod verify;
 
 /// A file that is not listed would never be run.

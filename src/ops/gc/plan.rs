@@ -137,6 +137,9 @@ pub struct Stale {
     pub driver: String,
     /// Its trees, relative to the data root.
     pub paths: Vec<String>,
+    /// References of the images that only its store has, sorted.
+    #[serde(default)]
+    pub images: Vec<String>,
     /// What keeps them, where something does: a container that was made with the driver.
     pub used_by: Option<String>,
 }

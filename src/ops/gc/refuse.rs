@@ -19,7 +19,7 @@ use crate::driver::{is_known, join, places};
 use crate::error::{Error, FsError, Result};
 use crate::graph::{Graph, Node};
 use crate::id::ContainerId;
-use crate::store::{Mount, Snapshot, Store, Unknown};
+use crate::store::{Mount, SNAPSHOTTERS, Snapshot, Store, Unknown};
 
 use super::candidates::Candidates;
 use super::kind::GcKind;
@@ -72,6 +72,13 @@ impl Records {
 /// Fails where something is lost that everything depends on; names the file.
 pub(super) fn refuse(store: &Store, records: Records, candidates: &Candidates<'_>, options: &Options) -> Result<()> {
     let Candidates { snapshot, graph, driver, .. } = candidates;
+    if SNAPSHOTTERS.contains(driver) {
+        // Of a graph driver's store nothing is opened: what others have left is all there is, and containers keep that.
+        return match records.containers {
+            true => Ok(()),
+            false => Err(Error::Lost { path: store.path().join("containers"), reason: "it is missing".to_owned() }),
+        };
+    }
     if !is_known(driver) {
         return Err(Error::UnsupportedDriver { driver: (*driver).to_owned() });
     }

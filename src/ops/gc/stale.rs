@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::FsError;
 use crate::graph::{Id, Node};
 use crate::id::DiffId;
-use crate::store::{Snapshot, Store};
+use crate::store::{Snapshot, Store, Unknown};
 
 use super::candidates::Candidates;
 use super::kind::GcKind;
@@ -29,15 +29,26 @@ pub(super) fn find(store: &Store, snapshot: &Snapshot) -> Result<Vec<Stale>, FsE
             }
         }
         let user = snapshot.containers.iter().find(|(_, container)| container.driver == driver);
+        let user = user.map(|(id, _)| format!("container {id} was made with it"));
         let used_by = match driver {
             "zfs" | "devicemapper" => Some("its data lies outside of the data root".to_owned()),
-            _ => user.map(|(id, _)| format!("container {id} was made with it")),
+            _ => user.or_else(|| unknown_user(snapshot)),
         };
         if !paths.is_empty() {
-            stale.push(Stale { driver: driver.to_owned(), paths, used_by });
+            let (images, unknown) = match store.references_of(driver) {
+                Ok(images) => (images, None),
+                Err(reason) => (Vec::new(), Some(reason)),
+            };
+            stale.push(Stale { driver: driver.to_owned(), paths, images, used_by: used_by.or(unknown) });
         }
     }
     Ok(stale)
+}
+
+/// Says which container may be of any driver, as it cannot be read.
+fn unknown_user(snapshot: &Snapshot) -> Option<String> {
+    let unreadable = snapshot.unreadable.iter().find(|unreadable| unreadable.what == Unknown::Containers)?;
+    Some(format!("{} cannot be read: {}", unreadable.path, unreadable.reason))
 }
 
 impl Candidates<'_> {
