@@ -7,14 +7,14 @@ use super::run::Place;
 use super::table::Table;
 use super::text::{self, NONE};
 use super::ui::Ui;
-use crate::graph::Sizes;
+use crate::graph::{Copies, Sizes};
 use crate::ops::inspect::{ImageUsage, Usage, UsageKind, View};
 
 pub(super) fn df(place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let (store, snapshot) = place.look(ui)?;
     let view = View::new(&store, &snapshot);
     let sizes = Sizes::measure(view.driver(), &view.home(), snapshot.driver_dirs.keys(), ui.observer());
-    let usage = view.usage(&sizes, ui.verbose());
+    let usage = view.usage(&sizes, Copies::find(&store, &snapshot), ui.verbose());
     if ui.json() {
         ui.print_json(&usage)?;
     } else {
@@ -22,6 +22,14 @@ pub(super) fn df(place: &Place, ui: &Ui) -> Result<Exit, Failure> {
         if ui.verbose() {
             ui.print_text(&format!("\n{}", images(&usage.images, ui).text()))?;
         }
+    }
+    if let Some(copies) = usage.copies {
+        let files = text::count(usize::try_from(copies.files).unwrap_or(usize::MAX), "file is", "files are");
+        let size = text::size(copies.disk);
+        ui.note(&format!(
+            "{files} no more shared with the layer below, which takes {size}: the store was copied without hard links; \
+             `dockpack repair` links them again"
+        ));
     }
     let unmeasured = sizes.findings();
     if let Some(first) = unmeasured.first() {

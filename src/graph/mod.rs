@@ -18,6 +18,7 @@
 //! ([`Sizes`]) and spread over it ([`Holdings`]).
 
 mod build;
+mod copies;
 mod export;
 mod reach;
 mod resolve;
@@ -36,6 +37,7 @@ use serde::Serialize;
 use crate::finding::Finding;
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
 
+pub use copies::Copies;
 pub use export::Format;
 pub use petgraph::graph::NodeIndex as Id;
 pub use reach::{Keeper, Reach, Roots};

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::support::command::run;
 use crate::support::repair::{Lab, assert_as_before, document, repair, seen};
 use crate::support::store::{Contents, dirs, stack};
 use crate::support::tree::{Allow, Untouched, assert_same};
@@ -228,9 +229,18 @@ fn files_that_layers_of_overlay_shared() {
         let text = String::from_utf8(du.stdout).expect("text");
         text.split_whitespace().next().and_then(|bytes| bytes.parse::<u64>().ok()).expect("bytes")
     };
+    let copies = || {
+        let usage: Value = serde_json::from_slice(&run(&root, ["df", "--json"]).done().stdout).expect("a document");
+        usage["copies"]["disk"].as_u64()
+    };
     let shared = room(&root);
+    assert_eq!(copies(), None);
     spoil(&root, "overlay", &["-r", "--preserve=mode,ownership,timestamps,xattr"]);
     assert!(room(&root) > shared * 2, "{} of {shared}", room(&root));
+    // What containers have of a layer's files is told by nothing.
+    let (told, more) = (copies().expect("there are some"), room(&root) - shared);
+    assert!((more * 3 / 4..=more).contains(&told), "{told} of {more}");
+    assert!(run(&root, ["df"]).done().stderr.contains("repair` links them again"));
     let (code, report) = verify(&root, &[]);
     let not_shared: Vec<&Value> = findings(&report).iter().filter(|found| found["code"] == "node-not-shared").collect();
     assert!(code == 0 && !not_shared.is_empty(), "{report:#}");
@@ -241,6 +251,7 @@ fn files_that_layers_of_overlay_shared() {
     let _ = repair(&root, &["--undo"]).done();
     untouched.assert_restored();
     let _ = repair(&root, &["-y"]).done();
-    let _ = crate::support::command::run(&root, ["gc", "--purge", "-y"]).done();
+    let _ = run(&root, ["gc", "--purge", "-y"]).done();
     assert!(room(&root) < shared * 11 / 10, "{} of {shared}", room(&root));
+    assert_eq!(copies(), None);
 }

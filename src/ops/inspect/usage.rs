@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use super::{SCHEMA, View};
-use crate::graph::{Edge, Holdings, Id, Node, Roots, Size, Sizes, State};
+use crate::graph::{Copies, Edge, Holdings, Id, Node, Roots, Size, Sizes, State};
 use crate::id::{CacheId, ImageId};
 use crate::store::Container;
 
@@ -18,6 +18,9 @@ pub struct Usage {
     pub rows: Vec<UsageRow>,
     /// What all directories of the graph driver take together, each file once.
     pub total: Size,
+    /// Files of `overlay` that are copies of those in the layer below, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies: Option<Copies>,
     /// The images, newest first, where they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<ImageUsage>,
@@ -78,12 +81,13 @@ pub struct ImageUsage {
 impl View<'_> {
     /// Adds up what was measured. `images` asks for each image as well.
     #[must_use]
-    pub fn usage(&self, sizes: &Sizes, images: bool) -> Usage {
+    pub fn usage(&self, sizes: &Sizes, copies: Copies, images: bool) -> Usage {
         let count = Count { view: self, sizes, roots: self.graph.roots(Roots::default()) };
         Usage {
             schema: SCHEMA,
             rows: vec![count.images(), count.containers(), count.layers(), count.build_cache(), count.unreferenced()],
             total: sizes.union(|_| true),
+            copies: (copies.files > 0).then_some(copies),
             images: if images { count.each_image() } else { Vec::new() },
         }
     }
