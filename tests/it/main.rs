@@ -48,6 +48,8 @@ mod live_restore;
 #[cfg(feature = "cli")]
 mod load_below;
 #[cfg(feature = "cli")]
+mod made;
+#[cfg(feature = "cli")]
 mod memory;
 #[cfg(feature = "cli")]
 mod mounts;

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::support::command::{run, save, try_load};
 use crate::support::engine::Engine;
+use crate::support::foreign::assert_same_as_docker;
 use crate::support::odd::{Answer, Odd, Oracle, TWO_LAYERS, all, displaced, thin};
 use crate::support::store::{Contents, assert_nothing_else, assert_sound, fast_dir, temp_dir};
-use crate::support::tree::{Allow, Aspect, Deviation, Tree, Untouched};
+use crate::support::tree::{Allow, Untouched};
 
 /// Loads one into an empty store: the answer is the one that is wanted, and what is loaded is whole.
 fn check(odd: &Odd) -> Result<(), String> {
@@ -160,7 +159,7 @@ fn daemon_28_answers_the_same() {
     }
     engine.stop();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    compare(&at("lab/root"), &at("ours/root"), since);
+    assert_same_as_docker(&at("lab/root"), &at("ours/root"), since);
     // What Docker cannot save of its own layers, it can of ours.
     let engine = Engine::start("28", "overlay2", &at("ours"));
     for odd in displaced() {
@@ -168,30 +167,4 @@ fn daemon_28_answers_the_same() {
         engine.docker(&["save", "-o", saved.to_str().expect("text"), &format!("odd:{}", odd.name)]);
     }
     engine.stop();
-}
-
-/// Fails where two stores differ in their images, or in what is in the layers.
-fn compare(docker: &Path, ours: &Path, since: SystemTime) {
-    let (wanted, found) = (Contents::read(docker, "overlay2"), Contents::read(ours, "overlay2"));
-    assert_eq!(wanted.references, found.references);
-    // Docker keeps the image of an archive that it refuses for a name.
-    for (id, config) in &found.images {
-        let text = |config: &[u8]| String::from_utf8_lossy(config).into_owned();
-        assert_eq!(wanted.images.get(id).map(|config| text(config)), Some(text(config)));
-    }
-    let mut deviations = Vec::new();
-    for chain in found.layers.keys() {
-        let cache_id = &wanted.layers[chain];
-        let dir = |root: &Path, id: &str| root.join("overlay2").join(id).join("diff");
-        let (one, other) = (dir(docker, cache_id), dir(ours, &found.layers[chain]));
-        // Docker leaves the time of unpacking where a directory has no header.
-        let is_made_up = |deviation: &Deviation| {
-            let path = one.join(std::ffi::OsStr::from_bytes(&deviation.path));
-            let found = fs::symlink_metadata(path).expect("a node");
-            deviation.aspect == Aspect::Mtime && found.is_dir() && found.modified().expect("a time") >= since
-        };
-        let all = Tree::read(&one).deviations(&Tree::read(&other), Allow::REBUILT);
-        deviations.extend(all.into_iter().filter(|one| !is_made_up(one)).map(|one| format!("{chain}: {one}")));
-    }
-    assert!(deviations.is_empty(), "{}", deviations.join("\n"));
 }

@@ -1,9 +1,16 @@
-//! Archives made by hand as other tools write them.
+//! Archives made by hand as other tools write them, and what Docker makes of archives.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::SystemTime;
 
 use serde_json::json;
 
 use super::archive::{Entry, Layer, Members, gzip};
-use super::store::sha256;
+use super::store::{Contents, sha256};
+use super::tree::{Allow, Aspect, Deviation, Tree};
 
 /// The tar of a layer with one file.
 pub(crate) fn tar(name: &str) -> Vec<u8> {
@@ -61,4 +68,37 @@ pub(crate) fn oci_of(layers: Vec<(String, Vec<u8>)>) -> Members {
 #[must_use]
 pub(crate) fn blob(bytes: Vec<u8>) -> (String, Vec<u8>) {
     (format!("blobs/sha256/{}", sha256(&bytes)), bytes)
+}
+
+/// Fails where the store that dockpack made of archives has another name, another image or another layer than the one that Docker
+/// made of the same ones with `overlay2`, or anything else in a layer. `since` is when Docker began.
+#[track_caller]
+pub(crate) fn assert_same_as_docker(docker: &Path, ours: &Path, since: SystemTime) {
+    let (wanted, found) = (Contents::read(docker, "overlay2"), Contents::read(ours, "overlay2"));
+    assert_eq!(wanted.references, found.references, "{}", ours.display());
+    // Docker keeps the image of an archive that it refuses for a name.
+    for (id, config) in &found.images {
+        let text = |config: &[u8]| String::from_utf8_lossy(config).into_owned();
+        assert_eq!(wanted.images.get(id).map(|config| text(config)), Some(text(config)));
+    }
+    assert_same_layers(docker, ours, since);
+}
+
+/// Fails where a layer of a store is not in the one that Docker made, or holds anything else there.
+#[track_caller]
+pub(crate) fn assert_same_layers(docker: &Path, ours: &Path, since: SystemTime) {
+    let (wanted, found) = (Contents::read(docker, "overlay2"), Contents::read(ours, "overlay2"));
+    let mut deviations = Vec::new();
+    for (chain, cache_id) in &found.layers {
+        let dir = |root: &Path, id: &str| root.join("overlay2").join(id).join("diff");
+        let (one, other) = (dir(docker, &wanted.layers[chain]), dir(ours, cache_id));
+        // Docker leaves the time of unpacking where a directory has no header.
+        let is_made_up = |deviation: &Deviation| {
+            let found = fs::symlink_metadata(one.join(OsStr::from_bytes(&deviation.path))).expect("a node");
+            deviation.aspect == Aspect::Mtime && found.is_dir() && found.modified().expect("a time") >= since
+        };
+        let all = Tree::read(&one).deviations(&Tree::read(&other), Allow::REBUILT);
+        deviations.extend(all.into_iter().filter(|one| !is_made_up(one)).map(|one| format!("{chain}: {one}")));
+    }
+    assert!(deviations.is_empty(), "{}:\n{}", ours.display(), deviations.join("\n"));
 }

@@ -2,7 +2,7 @@
 //!
 //! Reads with its own system calls, so that a mistake of dockpack's does not cancel itself out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt as _;
@@ -146,6 +146,29 @@ impl Tree {
             let below = if path.is_empty() { name.as_bytes().to_vec() } else { [path, b"/", name.as_bytes()].concat() };
             self.add(&at.join(&name), &below, inodes);
         }
+    }
+
+    /// Tells what kinds of nodes, and of what hangs on them, there are: for tests that would show nothing without them.
+    #[must_use]
+    pub(crate) fn traits(&self) -> BTreeSet<String> {
+        let mut traits = BTreeSet::new();
+        for (path, node) in &self.0 {
+            let holds = [
+                (node.is_whiteout(), "whiteout"),
+                (node.mode & 0o4000 != 0, "set-uid"),
+                (node.mode & 0o3000 == 0o3000, "set-gid and sticky"),
+                (node.links != *path && !node.is_whiteout(), "hard link"),
+                (node.owner != (0, 0), "owner"),
+                (node.mtime.1 != 0, "fraction of a second"),
+                (std::str::from_utf8(path).is_err(), "name that is no UTF-8"),
+                (path.len() > 255, "long name"),
+                (node.target.len() > 100, "long target"),
+            ];
+            let names = holds.iter().filter(|(holds, _)| *holds).map(|(_, name)| *name);
+            traits.extend(names.chain([node.kind]).map(str::to_owned));
+            traits.extend(node.xattrs.keys().cloned());
+        }
+        traits
     }
 
     /// Lists in what `found` differs from `self`.
