@@ -34,6 +34,9 @@ pub(super) struct Proved {
     pub(super) tars: BTreeSet<ChainId>,
 }
 
+/// Codes of what could not be read.
+const UNREAD: [&str; 3] = ["tree-unreadable", "file-unreadable", "layer-tar-split-damaged"];
+
 /// Proves these layers, several at a time.
 pub(super) fn prove(
     store: &Store,
@@ -48,9 +51,16 @@ pub(super) fn prove(
     // The longest first, so that none is left alone at the end.
     let mut order: Vec<&(ChainId, &Layer)> = layers.iter().collect();
     order.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.size));
-    let one = |(chain, layer): &(ChainId, &Layer)| {
+    let once = |(chain, layer): &(ChainId, &Layer)| {
         let mut proof = Proof { store, snapshot, driver, layer, observer, found: One::default() };
-        proof.run(*chain).map(|()| (*chain, proof.found))
+        proof.run(*chain).map(|()| proof.found)
+    };
+    let one = |layer: &(ChainId, &Layer)| {
+        let found = once(layer)?;
+        // A failure to read that passes is no damage: nothing is rebuilt for it.
+        let found =
+            if found.problems.iter().any(|problem| UNREAD.contains(&problem.code)) { once(layer)? } else { found };
+        Ok((layer.0, found))
     };
     let found: Vec<(ChainId, One)> = order.into_iter().par_bridge().map(one).collect::<Result<_>>()?;
     observer.on(Event::End);

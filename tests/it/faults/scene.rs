@@ -13,8 +13,11 @@ use crate::support::command::{DOCKPACK, HURRY, Outcome, run, save};
 use crate::support::store::{dirs, fast_dir, unpack};
 use crate::verify::damage;
 
-/// Images of which a small store is made.
-const SOME: [&str; 3] = ["alpine:3.4", "rebuilt:latest", "nasty:1"];
+/// Images of which a small store is made, and that of which some more is damaged.
+const SOME: [&str; 3] = ["alpine:3.4", "rebuilt:latest", "nginx:alpine"];
+/// One more where layers are small, with files of every kind. Where each has the whole tree, there would be ten times the
+/// calls, of the same kinds.
+const ALL_KINDS: &str = "nasty:1";
 
 /// Damage of which each kind is mended in another way.
 const DAMAGE: [&str; 6] =
@@ -91,7 +94,7 @@ impl Scene {
 
     /// `load` of an archive of which the store has one image.
     pub(super) fn load(driver: &'static str) -> Self {
-        let (lab, archive) = base("overlay2");
+        let (lab, archive) = packed("28-overlay2", driver);
         fs::remove_dir_all(lab.root()).expect("removed");
         fs::create_dir(lab.root()).expect("a directory");
         let _ = crate::support::command::run(
@@ -285,21 +288,33 @@ fn add_container(lab: &Lab) {
 
 /// A store of a driver, and an archive of images that are in it.
 fn base(driver: &str) -> (Lab, PathBuf) {
-    let temp = fast_dir();
-    let root = temp.path().join("root");
-    let archive = temp.path().join("some.tar");
-    let fixture = match driver {
-        "overlay" => "20-overlay",
-        _ => "28-overlay2",
-    };
-    unpack(fixture, &root);
+    let (lab, archive) = packed(if driver == "overlay" { "20-overlay" } else { "28-overlay2" }, driver);
+    let root = lab.root();
     if driver == "vfs" {
-        save(&root, &SOME, &archive);
         fs::remove_dir_all(&root).expect("removed");
         fs::create_dir(&root).expect("a directory");
         let _ = run(&root, ["--driver", "vfs", "load", "-i", archive.to_str().expect("text")]).done();
-    } else {
-        save(&root, &["nginx:alpine", "alpine:3.4", "rebuilt:latest", "nasty:1"], &archive);
     }
+    if driver == "overlay" {
+        // What else the fixture has goes, for the same reason.
+        let file = root.join("image/overlay/repositories.json");
+        let mut names: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("a file")).expect("JSON");
+        let repositories = names["Repositories"].as_object_mut().expect("an object");
+        repositories.retain(|name, _| SOME.iter().any(|image| image.split(':').next() == Some(name)));
+        fs::write(&file, names.to_string()).expect("written");
+        let _ = run(&root, ["gc", "-y", "--purge"]).done();
+        let _ = run(&root, ["gc", "--purge", "-y"]).done();
+    }
+    (lab, archive)
+}
+
+/// A fixture in a lab for a driver, and an archive of some of its images.
+fn packed(fixture: &str, driver: &str) -> (Lab, PathBuf) {
+    let temp = fast_dir();
+    let (root, archive) = (temp.path().join("root"), temp.path().join("some.tar"));
+    unpack(fixture, &root);
+    let more = (driver == "overlay2").then_some(ALL_KINDS);
+    let images: Vec<&str> = SOME.into_iter().chain(more).collect();
+    save(&root, &images, &archive);
     (Lab::copied(temp, driver), archive)
 }
