@@ -90,6 +90,25 @@ fn lost_neighbours_of_fuse_overlayfs() {
     neighbours_of(Lab::of_driver("28-overlay2", "fuse-overlayfs"));
 }
 
+/// A layer that is damaged and whose entry cannot be read is made anew, entry and all: no file of the old entry is
+/// written besides.
+#[test]
+fn an_entry_that_is_made_anew_is_one_piece() {
+    let lab = Lab::new("28-overlay2");
+    let (driver, archive) = (lab.driver(), lab.archive());
+    let root = lab.copy("base", "root");
+    let (chain, id) = layers(&root, driver, "nginx:alpine").pop().expect("a layer");
+    let file = root.join("image").join(driver).join("layerdb/sha256").join(chain).join("cache-id");
+    fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).expect("a directory");
+    let tree = dirs(&root, driver).join(id).join("diff");
+    fs::remove_dir_all(&tree).and_then(|()| fs::create_dir(&tree)).expect("an empty tree");
+    let before = Untouched::note(&root);
+    let _ = repair(&root, &["-y", "--from", archive.to_str().expect("text")]).done();
+    assert_whole(&root, "an entry");
+    let _ = repair(&root, &["--undo"]).done();
+    before.assert_restored();
+}
+
 #[test]
 fn lost_neighbours_of_vfs() {
     neighbours_of(Lab::of_driver("28-overlay2", "vfs"));

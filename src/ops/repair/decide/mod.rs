@@ -200,8 +200,11 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(self) -> RepairPlan {
-        let built: BTreeSet<String> =
-            self.reseeded.values().map(|reseed| self.dir_path(&reseed.layer.record.cache_id, "") + "/").collect();
+        let dirs = self.reseeded.values().map(|reseed| self.dir_path(&reseed.layer.record.cache_id, ""));
+        let pieces = self.mends.values().flat_map(|draft| &draft.pieces);
+        let entries =
+            pieces.filter(|(_, _, act)| matches!(act, Act::LayerEntry { .. })).map(|(_, path, _)| path.clone());
+        let built: BTreeSet<String> = dirs.chain(entries).map(|path| path + "/").collect();
         let is_built = |path: &str| built.iter().any(|dir| path.starts_with(dir.as_str()));
         let mut order: Vec<(Step, String, String, Act)> = Vec::new();
         let mut mends: BTreeMap<String, Mend> = BTreeMap::new();
