@@ -150,6 +150,7 @@ fn what(effect: Effect) -> &'static str {
         Effect::Names => " (the names are lost)",
         Effect::Pull => " (cannot be loaded or pulled)",
         Effect::Save => " (saving and pushing)",
+        Effect::Create => " (nothing new can be made on it: no container, build or commit)",
         Effect::Content => " (other content than was built)",
         Effect::Settings => " (started without its ports and limits, or not at all)",
         Effect::Start => " (cannot be started)",

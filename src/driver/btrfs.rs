@@ -53,7 +53,13 @@ impl GraphDriver for Btrfs {
 
     fn begin(&self, at: &Dir, name: &str, new: &NewLayer<'_>) -> Result<Begun, FsError> {
         let layer = match new.parent {
-            Some(parent) => at.make_snapshot(parent, name)?,
+            Some(parent) if parent.is_subvolume()? => at.make_snapshot(parent, name)?,
+            // The layer below came from another disk as a plain directory, of which no snapshot can be made.
+            Some(parent) => {
+                let layer = at.make_subvolume(name)?;
+                let _ = parent.copy_exactly(&layer)?;
+                layer
+            }
             None => at.make_subvolume(name)?,
         };
         if new.parent.is_none() {

@@ -1,12 +1,12 @@
 //! Subvolumes of btrfs: directories that are made, copied and removed as a whole (Linux `include/uapi/linux/btrfs.h`).
 //!
-//! There is no safe call for these three in any library; this is the only file with `unsafe`.
+//! There is no safe call for these in any library; this is the only file with `unsafe`.
 #![allow(unsafe_code, reason = "ioctls; each says why it is sound")]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
+use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
 
 use super::attrs::{Attrs, Kind};
 use super::calls;
@@ -22,6 +22,7 @@ const GROUP: u8 = 0x94;
 const SNAP_CREATE: Opcode = opcode::write::<Arguments>(GROUP, 1);
 const SUBVOL_CREATE: Opcode = opcode::write::<Arguments>(GROUP, 14);
 const SNAP_DESTROY: Opcode = opcode::write::<Arguments>(GROUP, 15);
+const INO_LOOKUP: Opcode = opcode::read_write::<Lookup>(GROUP, 18);
 
 /// `struct btrfs_ioctl_vol_args`.
 #[repr(C)]
@@ -47,6 +48,19 @@ impl Arguments {
     }
 }
 
+/// `struct btrfs_ioctl_ino_lookup_args`.
+#[repr(C)]
+struct Lookup {
+    /// The subvolume; zero asks for that of the directory that the call is made on.
+    tree: u64,
+    /// The inode whose path is looked up; the root of a subvolume has an empty one.
+    inode: u64,
+    path: [u8; LOOKED_UP],
+}
+
+/// `BTRFS_INO_LOOKUP_PATH_MAX`, in bytes.
+const LOOKED_UP: usize = 4080;
+
 /// Tells whether a directory lies on btrfs.
 pub(super) fn is_btrfs(dir: impl AsFd) -> bool {
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, reason = "other types on other machines")]
@@ -71,6 +85,27 @@ impl Dir {
     /// Tells whether what `attrs` are of, in this directory, is the root of a subvolume.
     pub(super) fn has_subvolume(&self, attrs: &Attrs) -> bool {
         attrs.kind == Kind::Directory && attrs.inode == ROOT_INODE && self.is_btrfs()
+    }
+
+    /// Returns the number of the subvolume whose root `name` is; `None` where it is anything else. The roots of all
+    /// subvolumes have the same inode, and their device number is another after each mount: only this tells them apart.
+    ///
+    /// # Errors
+    /// Nothing of that name, or the file system does not say.
+    pub fn subvolume(&self, name: impl AsRef<[u8]>) -> Result<Option<u64>> {
+        let name = one_name(name.as_ref());
+        if !self.has_subvolume(&self.attrs(name)?) {
+            return Ok(None);
+        }
+        let dir = self.dir(name)?;
+        let mut lookup = Lookup { tree: 0, inode: ROOT_INODE, path: [0; LOOKED_UP] };
+        let done = fault(Call::Subvolume).and_then(|()| {
+            // SAFETY: BTRFS_IOC_INO_LOOKUP reads and writes a `btrfs_ioctl_ino_lookup_args`, which `Lookup` is, and keeps
+            // nothing.
+            unsafe { ioctl(dir.fd(), Updater::<INO_LOOKUP, Lookup>::new(&mut lookup)) }
+        });
+        done.map_err(|errno| self.fail("look at subvolume", name, errno))?;
+        Ok(Some(lookup.tree))
     }
 
     /// Makes an empty subvolume and opens it.
@@ -157,6 +192,18 @@ mod tests {
         assert!(root.make_snapshot(&base.dir("dir").expect("opens"), "none").is_err());
 
         let above = root.make_snapshot(&base, "above").expect("is made");
+        let number = |name: &str| root.subvolume(name).expect("is looked at");
+        assert!(number("base").is_some() && number("above").is_some() && number("base") != number("above"));
+        assert_eq!(base.subvolume("dir").expect("is looked at"), None);
+        assert_eq!(base.subvolume("file").expect("is looked at"), None);
+        assert_eq!(above.subvolume(".").expect("is looked at"), number("above"));
+        // A subvolume and a directory take each other's place, and each stays what it is.
+        let was = number("above");
+        root.make_dir("plain", 0o700).expect("a directory");
+        root.exchange("above", root, "plain").expect("exchanged");
+        assert_eq!((number("above"), number("plain")), (None, was));
+        root.exchange("above", root, "plain").expect("exchanged");
+        root.remove_dir("plain").expect("is removed");
         above.make_file("more", 0o644).expect("a file");
         assert_eq!(base.find("more").expect("is looked for"), None);
         assert_eq!(above.read("file", 9).expect("is read"), b"x");
@@ -165,6 +212,18 @@ mod tests {
             let opened = way(root.fd(), b"above/more", OFlags::RDONLY | OFlags::CLOEXEC, Scope::Beneath);
             assert!(opened.is_ok(), "{opened:?}");
         }
+        // A copy of a directory shares the blocks of its files: only what is written later takes room.
+        let plain = root.make_dir("plain", 0o750).expect("a directory");
+        plain.make_file("big", 0o644).expect("a file").write_all(&vec![7; 32 << 20]).expect("written");
+        let copy = root.make_subvolume("copy").expect("is made");
+        root.sync_file_system().expect("synced");
+        let free = root.free().expect("is told");
+        assert!(plain.copy_exactly(&copy).expect("is copied"));
+        root.sync_file_system().expect("synced");
+        assert!(root.free().expect("is told") + (8 << 20) > free);
+        assert_eq!(plain.difference(&copy, true).expect("are compared"), None);
+        root.remove_tree("copy").expect("is removed");
+        root.remove_tree("plain").expect("is removed");
         // One in another, and below a directory, go with it; names that lead elsewhere name nothing.
         above.make_subvolume("nested").expect("is made").make_file("x", 0o600).expect("a file");
         above.dir("dir").expect("opens").make_subvolume("deep").expect("is made");

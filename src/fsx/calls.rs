@@ -56,6 +56,7 @@ calls! {
     Call::Times => utimensat(dir: impl AsFd, path: impl Arg, times: &Timestamps, flags: AtFlags) -> ();
     Call::SetXattr => lsetxattr(path: impl Arg, name: impl Arg, value: &[u8], flags: XattrFlags) -> ();
     Call::RemoveXattr => lremovexattr(path: impl Arg, name: impl Arg) -> ();
+    Call::Write => ioctl_ficlone(to: impl AsFd, from: impl AsFd) -> ();
     Call::Sync => fsync(fd: impl AsFd) -> ();
     Call::SyncFileSystem => syncfs(fd: impl AsFd) -> ();
 }

@@ -8,6 +8,7 @@ mod attrs;
 mod btrfs;
 mod calls;
 mod dir;
+mod exact;
 mod file;
 mod holes;
 mod namespace;

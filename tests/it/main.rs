@@ -64,6 +64,8 @@ mod readme;
 #[cfg(feature = "cli")]
 mod repair;
 #[cfg(feature = "cli")]
+mod repair_btrfs;
+#[cfg(feature = "cli")]
 mod repair_crash;
 #[cfg(feature = "cli")]
 mod repair_daemon;

@@ -88,9 +88,7 @@ impl<'a> Checker<'a> {
             "overlay2" | "fuse-overlayfs" => one.overlay2()?,
             "overlay" => one.overlay()?,
             "aufs" => one.aufs()?,
-            "btrfs" if !one.dir.is_subvolume()? => {
-                one.damage("driver-subvolume-missing", "a plain directory, of which no snapshot can be made");
-            }
+            "btrfs" if !one.dir.is_subvolume()? => one.plain_directory(),
             _ => {}
         }
         Ok(one.findings)
@@ -118,6 +116,19 @@ struct One<'a> {
 impl One<'_> {
     fn path(&self) -> String {
         super::path_of(self.checker.driver, self.implied.id)
+    }
+
+    /// `btrfs`: dockerd makes snapshots of layers only. What a container has is used as it is.
+    fn plain_directory(&mut self) {
+        let code = "driver-subvolume-missing";
+        match self.implied.is_layer || self.implied.below.is_none() {
+            true => self.damage(
+                code,
+                "a plain directory, as a copy without snapshots leaves it: containers that exist start, and nothing new can \
+                 be made on it",
+            ),
+            false => self.warn(code, "a plain directory of a container: it starts, and Docker before 20.10.6 cannot remove it"),
+        }
     }
 
     fn damage(&mut self, code: &'static str, evidence: impl ToString) {

@@ -211,7 +211,7 @@ fn survey(snapshot: &Snapshot) -> Survey {
             () => Kind::Directory,
         };
         let modified = Time { seconds: 1000, nanos: 0 };
-        let identity = Identity { kind, inode: at as u64, modified, target };
+        let identity = Identity { kind, inode: at as u64, subvolume: None, modified, target };
         let footprint = Footprint { disk: 1, inodes: 1, ..Footprint::default() };
         survey.facts.insert(path, Facts { identity, footprint });
     }

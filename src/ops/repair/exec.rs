@@ -18,7 +18,7 @@ use crate::progress::{Event, Observer};
 use crate::store::{Layer, Snapshot, Store, WriteLock};
 
 use super::decide::Planner;
-use super::plan::{Act, Left, RepairPlan, Step};
+use super::plan::{Act, Left, Piece, RepairPlan, Step};
 use super::source::Source;
 use super::stage::Staging;
 use super::survey::Survey;
@@ -154,6 +154,11 @@ impl RepairPlan {
             .filter_map(|part| ChainId::from_hex(part.as_bytes()).ok())
             .collect();
         let mut touched: BTreeSet<ChainId> = rebuilt.collect();
+        let copied = |piece: &Piece| matches!(piece.act, Act::Subvolume { .. });
+        let copied: BTreeSet<&str> =
+            self.pieces().filter(|piece| copied(piece)).filter_map(|piece| piece.path.rsplit('/').next()).collect();
+        let copied = snapshot.layers.iter().filter(|(_, layer)| copied.contains(layer.cache_id.as_str()));
+        touched.extend(copied.map(|(chain, _)| *chain));
         if has_whole_trees(&self.driver) {
             let is_above = |layer: &&Layer| layer.parent.is_some_and(|parent| touched.contains(&parent));
             let above = snapshot.layers.iter().filter(|(_, layer)| is_above(layer)).map(|(chain, _)| *chain);
@@ -224,7 +229,7 @@ pub(in crate::ops) fn go_on(store: &Store, trash: &Trash, plan: &RepairPlan, _: 
     // Crash here: all is done.
     crash_point("repair:kept");
     let failed: BTreeSet<&str> = skipped.iter().map(|skipped: &Skipped| skipped.path.as_str()).collect();
-    let is_whole = |pieces: &[super::plan::Piece]| pieces.iter().all(|piece| !failed.contains(piece.path.as_str()));
+    let is_whole = |pieces: &[Piece]| pieces.iter().all(|piece| !failed.contains(piece.path.as_str()));
     let mended = plan.mends.iter().filter(|mend| is_whole(&mend.pieces)).count();
     Ok(RepairReport { transaction: trash.name.clone(), mended, skipped, ..RepairReport::default() })
 }

@@ -167,6 +167,11 @@ pub enum Act {
         /// The layer.
         chain: ChainId,
     },
+    /// `btrfs`: it is a plain directory, and becomes a subvolume with all that is in it.
+    Subvolume {
+        /// A container or a build may write there.
+        written: bool,
+    },
     /// It becomes the entry of a layer that is rebuilt.
     LayerEntry {
         /// The layer.

@@ -8,7 +8,7 @@ use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::ChainId;
 use crate::ops::load::{DRIVER_DIR, LoadPlan, PlannedLayer, RECORD_DIR, Stage};
-use crate::ops::trash::Draft;
+use crate::ops::trash::{Draft, Places};
 use crate::progress::{Event, Observer};
 use crate::store::{Layer, Snapshot, Store};
 
@@ -183,6 +183,7 @@ impl Staging<'_> {
                 let layers = layers.expect("because a plan that changes layers builds them");
                 layers.dir(chain.hex())?.rename(DRIVER_DIR, slot, &name)?;
             }
+            Act::Subvolume { .. } => self.subvolume(piece, slot, &name)?,
             Act::LayerEntry { chain } => {
                 let (from, entry) = (staged(chain, RECORD_DIR)?, slot.make_dir(&name, 0o700)?);
                 for file in from.entries()? {
@@ -192,6 +193,27 @@ impl Staging<'_> {
             Act::TarSplit { chain } => copy(&staged(chain, RECORD_DIR)?, b"tar-split.json.gz", slot, &name)?,
         }
         Ok(())
+    }
+}
+
+impl Staging<'_> {
+    /// Makes a subvolume with all that is in a plain directory.
+    fn subvolume(&self, piece: &Piece, slot: &Dir, name: &str) -> Result<()> {
+        let gone =
+            || FsError::new("open", self.store.path().join(&piece.path), io::Error::from(io::ErrorKind::NotFound));
+        let (dir, last) = Places::open(self.store)?.parent(&piece.path)?.ok_or_else(gone)?;
+        // The ids on disk stay what they are, whoever's they are.
+        let old = dir.in_namespace(None).dir(last)?;
+        let new = slot.in_namespace(None).make_subvolume(name)?;
+        let is_shared = old.copy_exactly(&new)?;
+        // Shared blocks are the same bytes; what was copied is read again.
+        match old.difference(&new, !is_shared)? {
+            None => Ok(()),
+            Some(path) => {
+                let error = io::Error::other("its copy is not the same");
+                Err(FsError::new("copy", old.shown(path), error).into())
+            }
+        }
     }
 }
 

@@ -369,7 +369,7 @@ impl Trash {
             How::Away(_) => there.is_some(),
             How::Put => there.is_none(),
             How::Exchange(was) => match there {
-                Some((dir, name)) => dir.attrs(&name)?.inode == was.inode,
+                Some((dir, name)) => identify(dir, &name)?.is_some_and(|there| there.is_same_node(was)),
                 None => false,
             },
             How::Attributes { .. } => false,

@@ -13,6 +13,9 @@ pub struct Identity {
     pub kind: Kind,
     /// Its inode.
     pub inode: u64,
+    /// `btrfs`: the number of the subvolume whose root it is. All roots have the same inode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subvolume: Option<u64>,
     /// When it was last changed.
     pub modified: Time,
     /// Where a symbolic link leads.
@@ -40,6 +43,14 @@ pub struct Owned {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+impl Identity {
+    /// Tells whether both are of the same node, which may have changed.
+    pub(in crate::ops) fn is_same_node(&self, other: &Self) -> bool {
+        let told = |one: &Self| (one.kind, one.inode, one.subvolume);
+        told(self) == told(other)
+    }
 }
 
 impl Owned {
@@ -126,8 +137,9 @@ impl Made {
     pub(in crate::ops) fn is_at(&self, dir: &Dir, name: &str) -> Result<bool, FsError> {
         let Some(now) = Self::find(dir, name)? else { return Ok(false) };
         let is_changed = self.identity != now.identity && self.identity.kind != Kind::Directory;
-        let is_same = self.identity.inode == now.identity.inode && self.identity.kind == now.identity.kind;
-        Ok(is_same && !is_changed && (self.born == now.born || self.born.is_none() || now.born.is_none()))
+        Ok(self.identity.is_same_node(&now.identity)
+            && !is_changed
+            && (self.born == now.born || self.born.is_none() || now.born.is_none()))
     }
 }
 
@@ -138,5 +150,5 @@ pub(in crate::ops) fn identify(dir: &Dir, name: &str) -> Result<Option<Identity>
         Kind::Symlink => Some(String::from_utf8_lossy(&dir.read_link(name)?).into_owned()),
         _ => None,
     };
-    Ok(Some(Identity { kind, inode, modified: mtime, target }))
+    Ok(Some(Identity { kind, inode, subvolume: dir.subvolume(name)?, modified: mtime, target }))
 }

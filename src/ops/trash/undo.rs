@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::crash::crash_point;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
+use crate::ops::repair::Act;
 use crate::store::{InUse, Store, WriteLock};
 
 use super::{How, Kind, Move, Owned, Places, Skipped, State, Trash, Work};
@@ -69,7 +70,9 @@ pub fn hold(store: &Store, _: &WriteLock) -> Result<()> {
 pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Result<UndoReport> {
     let (transaction, pieces) = (trash.name.clone(), trash.journal.work.pieces());
     let in_use = store.in_use();
-    let skipped = used(&trash, &in_use)?;
+    let places = Places::open(store)?;
+    let mut skipped = used(&trash, &in_use)?;
+    skipped.extend(written(&trash, &places)?);
     if !skipped.is_empty() {
         if trash.state()? != State::Kept {
             // Crash here: what was put back is back, and the next run sees the same.
@@ -80,7 +83,6 @@ pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Re
     trash.set_state(State::Undoing)?;
     // Crash here: the next run puts everything back.
     crash_point("trash:undoing");
-    let places = Places::open(store)?;
     let mut moves = trash.journal.work.moves();
     moves.sort_by_key(|moved| std::cmp::Reverse(moved.order));
     let (mut skipped, mut left) = (Vec::new(), Vec::new());
@@ -128,6 +130,28 @@ fn used(trash: &Trash, in_use: &InUse) -> Result<Vec<Skipped>, FsError> {
             && (trash.is_done(&moved)? || matches!(moved.how, How::Attributes { .. }))
         {
             skipped.push(moved.skipped(format!("it is {how}, or belongs to what is; nothing was put back")));
+        }
+    }
+    Ok(skipped)
+}
+
+/// Returns the directories that a repair made subvolumes of and that containers have written to since, as what stays: the
+/// old directory has nothing of what was written, and the new one is deleted at the end.
+fn written(trash: &Trash, places: &Places) -> Result<Vec<Skipped>, FsError> {
+    let Work::Repair(plan) = &trash.journal.work else { return Ok(Vec::new()) };
+    let mut skipped = Vec::new();
+    for piece in plan.pieces() {
+        let Act::Subvolume { written } = piece.act else { continue };
+        let moved = piece.as_move();
+        let (true, Some((slot, number))) = (trash.is_done(&moved)?, trash.find(&moved)?) else { continue };
+        let Some((dir, name)) = places.parent(moved.path)? else { continue };
+        if dir.find(name)?.is_none() {
+            continue;
+        }
+        let old = slot.in_namespace(None).dir(number)?;
+        if let Some(path) = old.difference(&dir.in_namespace(None).dir(name)?, written)? {
+            let path = String::from_utf8_lossy(&path);
+            skipped.push(moved.skipped(format!("/{path} has changed since in it; nothing was put back")));
         }
     }
     Ok(skipped)

@@ -161,8 +161,8 @@ impl<'a> Blast<'a> {
         if let (Some(Node::Image(image)), None, true) = (node, at, is_alone) {
             broken.images.push(self.image(*image));
         }
-        if matches!(meaning.effect, Effect::Save | Effect::Pull | Effect::Names) {
-            // What cannot be saved or found runs all the same.
+        if matches!(meaning.effect, Effect::Save | Effect::Pull | Effect::Names | Effect::Create) {
+            // A container runs all the same.
             broken.containers.clear();
         }
         broken.images.sort();

@@ -15,6 +15,8 @@ pub enum Effect {
     Pull,
     /// Images cannot be saved, pushed or exported.
     Save,
+    /// No new container and no new layer can be made on them.
+    Create,
     /// Programs see other files, or other attributes of files, than were built.
     Content,
     /// Containers are started without what they were told, or not at all.
@@ -49,7 +51,7 @@ pub(super) struct Meaning {
 
 /// Looks up what a finding of `driver` means. A code that is not listed breaks nothing.
 pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> {
-    use Effect::{Content, Daemon, Names, Pull, Save, Settings, Start};
+    use Effect::{Content, Create, Daemon, Names, Pull, Save, Settings, Start};
     use Reach::{Above, Everything, Itself, Mounted, Top};
     let one = |effect, reach| vec![Meaning { effect, reach }];
     // Where each layer has the whole tree, what is gone in one of them is still there in those above.
@@ -74,7 +76,7 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
         "driver-short-name-wrong" => one(Content, Above),
         "lower-directory-missing" | "driver-lower-lost" | "driver-link-lost" => one(Start, Top),
         "driver-lower-missing" | "driver-lower-mismatch" => one(Content, Top),
-        "driver-subvolume-missing" => one(Start, Top),
+        "driver-subvolume-missing" => one(Create, Top),
         "driver-mount-point-missing" => one(Start, Above),
         "driver-links-missing" => one(Start, Everything),
         "driver-work-missing" => one(Save, Above),

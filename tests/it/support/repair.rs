@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -11,19 +12,22 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::command::{Outcome, run, save};
-use super::store::{driver_of, fast_dir, is_below_tree, names, unpack};
+use super::disk::Disk;
+use super::store::{dirs, driver_of, fast_dir, is_below_tree, names, unpack};
 use super::tree::{Allow, Tree, Untouched, assert_same};
 use crate::verify::{Roles, damage, defects, findings, text, verify};
 
 /// A store as it was, and an archive of all that is in it.
 pub(crate) struct Lab {
+    /// Where the stores lie, if not in `temp`. Goes before the directory that it is mounted in.
+    disk: Option<Disk>,
     pub(crate) temp: TempDir,
     driver: &'static str,
 }
 
 impl Lab {
     pub(crate) fn new(fixture: &'static str) -> Self {
-        let lab = Self { temp: fast_dir(), driver: driver_of(fixture) };
+        let lab = Self { disk: None, temp: fast_dir(), driver: driver_of(fixture) };
         unpack(fixture, &lab.at("base"));
         save(&lab.at("base"), &["--all"], &lab.archive());
         lab
@@ -31,7 +35,9 @@ impl Lab {
 
     /// The images of a store in one of another driver.
     pub(crate) fn of_driver(fixture: &'static str, driver: &'static str) -> Self {
-        let lab = Self { temp: fast_dir(), driver };
+        let temp = fast_dir();
+        let disk = (driver == "btrfs").then(|| Disk::make("btrfs", &temp.path().join("disk.img"), 2048));
+        let lab = Self { disk, temp, driver };
         unpack(fixture, &lab.at("theirs"));
         let theirs = lab.at("theirs.tar.zst");
         save(&lab.at("theirs"), &["--all"], &theirs);
@@ -46,7 +52,7 @@ impl Lab {
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {
-        self.temp.path().join(name)
+        self.disk.as_ref().map_or(self.temp.path(), Disk::path).join(name)
     }
 
     pub(crate) fn archive(&self) -> PathBuf {
@@ -61,8 +67,10 @@ impl Lab {
     pub(crate) fn copy(&self, of: &str, name: &str) -> PathBuf {
         let root = self.at(name);
         let _ = fs::remove_dir_all(&root);
-        let status = Command::new("cp").arg("-a").arg(self.at(of)).arg(&root).status().expect("cp");
-        assert!(status.success());
+        copy(&self.at(of), &root);
+        if self.driver == "btrfs" {
+            make_snapshots(&self.at(of), &root);
+        }
         root
     }
 
@@ -96,6 +104,28 @@ impl Lab {
         defects.iter().map(|defect| format!("{defect}\n{}", said[defect])).collect()
     }
 }
+
+/// Copies a store as people do. Subvolumes become directories.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+    assert!(status.success());
+}
+
+/// Puts a snapshot of each subvolume of one store in the place of its copy in another.
+fn make_snapshots(from: &Path, to: &Path) {
+    let (from, to) = (dirs(from, "btrfs"), dirs(to, "btrfs"));
+    for name in names(&from) {
+        let (from, to) = (from.join(&name), to.join(&name));
+        if fs::metadata(&from).is_ok_and(|found| found.ino() == SUBVOLUME) {
+            fs::remove_dir_all(&to).expect("removed");
+            let output = Command::new("btrfs").args(["subvolume", "snapshot"]).arg(&from).arg(&to).output();
+            assert!(output.is_ok_and(|output| output.status.success()), "no snapshot of {}", from.display());
+        }
+    }
+}
+
+/// The inode of the root of each subvolume.
+pub(crate) const SUBVOLUME: u64 = 256;
 
 pub(crate) fn repair(root: &Path, arguments: &[&str]) -> Outcome {
     run(root, [&["repair"], arguments].concat())

@@ -61,6 +61,11 @@ impl<'a> Planner<'a> {
                 self.mend(found, "mark it as having a layer above, in committed", [piece]);
             }
             "driver-mode" | "driver-owner" => self.attributes(found, &id),
+            "driver-subvolume-missing" => {
+                let act = Act::Subvolume { written: self.layer_of(&id).is_none() };
+                let piece = (Step::Directory, self.dir_path(&id, ""), act);
+                self.mend(found, "make a subvolume of the directory, which shares the blocks of its files", [piece]);
+            }
             _ => {}
         }
     }

@@ -261,10 +261,9 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Tells whether layers of the driver can be rebuilt in their place. Subvolumes all have one inode number, so that the
-    /// trash could not tell the new one from the old.
+    /// Tells whether layers of the driver can be rebuilt in their place.
     pub(super) fn builds(&self) -> bool {
-        self.driver != "btrfs" && driver::by_name(self.driver).is_some_and(GraphDriver::can_build)
+        driver::by_name(self.driver).is_some_and(GraphDriver::can_build)
     }
 
     pub(super) fn needs_layer(&self, chain: ChainId) -> String {
