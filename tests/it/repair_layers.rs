@@ -90,6 +90,11 @@ fn lost_neighbours_of_fuse_overlayfs() {
     neighbours_of(Lab::of_driver("28-overlay2", "fuse-overlayfs"));
 }
 
+#[test]
+fn lost_neighbours_of_btrfs() {
+    neighbours_of(Lab::of_driver("28-overlay2", "btrfs"));
+}
+
 /// A layer that is damaged and whose entry cannot be read is made anew, entry and all: no file of the old entry is
 /// written besides.
 #[test]

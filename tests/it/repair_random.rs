@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::support::command::Outcome;
 use crate::support::random::Dice;
-use crate::support::repair::{Lab, document, repair, state};
+use crate::support::repair::{Lab, SUBVOLUME, copy, document, repair, state};
 use crate::support::tree::{Allow, Untouched, assert_same};
 use crate::verify::{findings, text, verify};
 
@@ -60,7 +60,15 @@ fn harm(root: &Path, driver: &str, dice: &mut Dice) -> String {
     }
     let path = paths.swap_remove(dice.below(paths.len()));
     let kind = fs::symlink_metadata(&path).expect("a node").file_type();
+    let is_subvolume = driver == "btrfs" && fs::metadata(&path).is_ok_and(|found| found.ino() == SUBVOLUME);
     let said = match (dice.below(6), kind) {
+        (4 | 5, kind) if kind.is_dir() && is_subvolume => {
+            let aside = path.with_extension("aside");
+            copy(&path, &aside);
+            fs::remove_dir_all(&path).expect("removed");
+            fs::rename(&aside, &path).expect("renamed");
+            "became a plain directory"
+        }
         (0 | 1, kind) if kind.is_dir() => {
             fs::remove_dir_all(&path).expect("removed");
             "removed"
@@ -207,4 +215,9 @@ fn repair_of_anything_on_overlay2() {
 #[test]
 fn repair_of_anything_on_vfs() {
     damages(&Lab::of_driver("28-overlay2", "vfs"), 3);
+}
+
+#[test]
+fn repair_of_anything_on_btrfs() {
+    damages(&Lab::of_driver("28-overlay2", "btrfs"), 4);
 }
