@@ -17,5 +17,6 @@ pub use differences::RestoreError;
 pub(crate) use member::clean;
 pub use member::{Content, Member, MemberKind, Members, TarError, TarStream};
 pub use shared::Shared;
+pub(crate) use sparse::Filled;
 pub use sparse::SparseMap;
 pub use split::split;

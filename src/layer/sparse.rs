@@ -148,9 +148,72 @@ impl SparseMap {
     }
 }
 
+/// The content of a sparse file: its parts one after the other, as the tar has them, with the holes as zeros.
+#[derive(Debug)]
+pub(crate) struct Filled<R> {
+    parts: R,
+    map: SparseMap,
+    /// The part that is next.
+    next: usize,
+    at: u64,
+}
+
+impl<R> Filled<R> {
+    /// Begins with the parts.
+    pub(crate) fn new(parts: R, map: SparseMap) -> Self {
+        Self { parts, map, next: 0, at: 0 }
+    }
+}
+
+impl<R: io::Read> io::Read for Filled<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.map.parts.get(self.next).is_some_and(|(offset, length)| offset + length <= self.at) {
+            self.next += 1;
+        }
+        let (offset, length) = self.map.parts.get(self.next).copied().unwrap_or((self.map.size, 0));
+        let is_hole = self.at < offset;
+        let end = if is_hole { offset } else { offset + length };
+        let want = usize::try_from(end - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let got = if is_hole {
+            buffer[..want].fill(0);
+            want
+        } else {
+            self.parts.read(&mut buffer[..want])?
+        };
+        if got == 0 && want > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += got as u64;
+        Ok(got)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holes_are_filled() {
+        let filled = |parts: &[u8], numbers: &[u64], size| {
+            let packed = numbers.iter().skip(1).step_by(2).sum();
+            let map = SparseMap::new(numbers, size, packed).expect("a map");
+            let mut found: Vec<u8> = Vec::new();
+            // Whatever pieces it is read in.
+            let mut filled = Filled::new(parts, map);
+            let mut buffer = [1; 3];
+            loop {
+                match filled.read(&mut buffer)? {
+                    0 => return io::Result::Ok(found),
+                    got => found.extend(&buffer[..got]),
+                }
+            }
+        };
+        assert_eq!(filled(b"abcd", &[0, 2, 2, 0, 4, 1, 5, 1, 10, 0], 10).expect("read"), b"ab\0\0cd\0\0\0\0");
+        assert_eq!(filled(b"", &[], 4).expect("read"), [0; 4]);
+        assert_eq!(filled(b"", &[0, 0], 0).expect("read"), b"");
+        assert_eq!(filled(b"abcd", &[1, 4], 5).expect("read"), b"\0abcd");
+        assert!(filled(b"abc", &[1, 4], 5).is_err());
+    }
 
     #[test]
     fn maps() {

@@ -8,7 +8,7 @@ use crate::hostile::Verdict::{self, Harmless, Refused};
 use crate::hostile::each_target;
 use crate::support::archive::{Entry, Layer, Members, gzip, member_header, tar_of};
 use crate::support::command::{dockpack, outcome};
-use crate::support::foreign::{blob, docker, oci, tar};
+use crate::support::foreign::{blob, docker, oci, sparse_tar_of, tar};
 use crate::support::store::{memory_dir, names, sha256};
 use crate::support::tree::Untouched;
 
@@ -205,6 +205,27 @@ fn lengths_that_lie() {
             tar.truncate(tar.len() / part);
             tar
         });
+    }
+}
+
+#[test]
+fn sparse_members_that_lie() {
+    let sparse = |content: &str, size: u64, map: &str| {
+        let entry = Entry::file("big", content).record("GNU.sparse.map", map);
+        raw(vec![entry.record("GNU.sparse.size", size.to_string())], docker(&[tar("below")]))
+    };
+    packed("one that nobody needs", Harmless, || sparse("some", 1 << 20, "3,2,1000000,2"));
+    for (size, map) in [(1 << 41, "0,4"), (i64::MAX.cast_unsigned(), "0,4"), (2, "0,4"), (10, "0,9"), (10, "4,2,0,2")] {
+        packed(&format!("{size} bytes, {map}"), Refused, || sparse("some", size, map));
+    }
+    // What is cut lacks a part.
+    for version in ["0.1", "1.0"] {
+        let whole = sparse_tar_of(docker(&[tar("below"), tar("above")]), version);
+        for length in [600, 1100, 2000, 3000, whole.len() / 2] {
+            packed(&format!("{length} of {version}"), Refused, || whole[..length].to_vec());
+        }
+        packed(version, Harmless, || whole.clone());
+        packed(&format!("{version} in gzip"), Harmless, || gzip(&whole));
     }
 }
 

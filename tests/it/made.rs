@@ -62,7 +62,7 @@ fn daemon_28_makes_the_same_of_what_other_tools_make() {
     let temp = temp_dir();
     let at = |name: &str| temp.path().join(name);
     let archives = make(&at("made"));
-    assert!(archives.len() >= 17, "{}", archives.len());
+    assert!(archives.len() >= 18, "{}", archives.len());
     for tool in ["podman", "buildah", "skopeo", "umoci"] {
         assert!(archives.iter().filter(|made| made.file.starts_with(tool)).count() > 2, "{tool}");
     }

@@ -5,13 +5,13 @@
 //! a pipe the documents are kept in memory; the rest is passed over, digested, or kept in files of a spool directory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Cursor, Read, Write as _};
+use std::io::{self, Cursor, Read};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use crate::error::FsError;
-use crate::fsx::{Dir, File, Kind};
-use crate::layer::{self, MemberKind, Members, TarError, TarStream};
+use crate::fsx::{Dir, File, Holes, Kind};
+use crate::layer::{self, Filled, MemberKind, Members, SparseMap, TarError, TarStream};
 use crate::progress::{Event, Observer, check_stop};
 
 use super::content::{Content, Digests, Stream};
@@ -24,6 +24,10 @@ const DOCUMENTS_LIMIT: u64 = 64 << 20;
 const MEMBERS_LIMIT: usize = 1 << 20;
 /// Most bytes of all names of members together, and of what links lead to.
 const NAMES_LIMIT: usize = 64 << 20;
+/// Longest member that is sparse, in bytes: a few bytes of an archive may claim any length, and all of it is read.
+const SPARSE_LIMIT: u64 = 1 << 40;
+/// Most parts of all sparse members together: 64 MiB of memory.
+const PARTS_LIMIT: usize = 4 << 20;
 /// Most links that lead to a member, one to the other.
 const LINKS_LIMIT: u32 = 8;
 /// Where blobs lie in an OCI image layout.
@@ -46,6 +50,8 @@ pub(super) enum Keep<'a> {
 enum Place {
     /// At this byte of the file.
     At(u64),
+    /// The parts of a sparse file are there.
+    Sparse(u64, Arc<SparseMap>),
     /// In memory.
     Memory(Arc<[u8]>),
     /// In the file of this name in the spool directory.
@@ -79,6 +85,8 @@ pub(super) struct Catalog {
     documents: u64,
     /// Bytes of names.
     names: usize,
+    /// Parts of sparse members.
+    parts: usize,
 }
 
 impl Catalog {
@@ -102,7 +110,8 @@ impl Catalog {
             if at.checked_add(member.size).is_none_or(|end| end > length) {
                 return Err(TarError::Cut.into());
             }
-            catalog.add(&member, Place::At(at), None)?;
+            let place = member.sparse.clone().map_or(Place::At(at), |map| Place::Sparse(at, Arc::new(map)));
+            catalog.add(&member, place, None)?;
         }
         Ok(catalog)
     }
@@ -117,7 +126,9 @@ impl Catalog {
         while let Some(member) = members.next_member().map_err(|error| catalog.failed(error))? {
             check_stop(observer)?;
             if member.kind == MemberKind::File {
-                let content = MemberContent(&mut members);
+                let plain = || SparseMap { parts: vec![(0, member.size)], size: member.size };
+                let map = member.sparse.clone().unwrap_or_else(plain);
+                let content = Filled::new(MemberContent(&mut members), map);
                 let (place, digests) = catalog.keep(&member, content, keep, observer)?;
                 catalog.add(&member, place, digests)?;
             } else {
@@ -144,13 +155,13 @@ impl Catalog {
         keep: &Keep<'_>,
         observer: &dyn Observer,
     ) -> Result<(Place, Option<Digests>), CatalogError> {
+        let length = length_of(member)?;
         let mut start = Vec::new();
         content.by_ref().take(1).read_to_end(&mut start)?;
-        let is_document =
-            matches!(start[..], [b'{' | b'[' | b' ' | b'\n' | b'\r' | b'\t']) && member.size <= DOCUMENT_LIMIT;
+        let is_document = matches!(start[..], [b'{' | b'[' | b' ' | b'\n' | b'\r' | b'\t']) && length <= DOCUMENT_LIMIT;
         let mut content = Cursor::new(start).chain(content);
         if is_document {
-            self.documents += member.size;
+            self.documents += length;
             if self.documents > DOCUMENTS_LIMIT {
                 return Err(CatalogError::TooMuch("bytes of documents", DOCUMENTS_LIMIT));
             }
@@ -171,10 +182,7 @@ impl Catalog {
     }
 
     fn add(&mut self, member: &layer::Member, place: Place, digests: Option<Digests>) -> Result<(), CatalogError> {
-        let name = name_of(&member.path);
-        if member.sparse.is_some() {
-            return Err(CatalogError::Sparse(name));
-        }
+        let (name, length) = (name_of(&member.path), length_of(member)?);
         self.count += 1;
         if self.count > MEMBERS_LIMIT {
             return Err(CatalogError::TooMuch("members", MEMBERS_LIMIT as u64));
@@ -186,11 +194,15 @@ impl Catalog {
         if self.names > NAMES_LIMIT {
             return Err(CatalogError::TooMuch("bytes of names", NAMES_LIMIT as u64));
         }
+        self.parts += member.sparse.as_ref().map_or(0, |map| map.parts.len());
+        if self.parts > PARTS_LIMIT {
+            return Err(CatalogError::TooMuch("parts of sparse members", PARTS_LIMIT as u64));
+        }
         // Of several members of one name the last one counts, as where they are unpacked one after the other.
         match &member.kind {
             MemberKind::File => {
                 self.links.remove(&name);
-                self.files.insert(name, Member { place, length: member.size, digests });
+                self.files.insert(name, Member { place, length, digests });
             }
             // It stays what its target is now.
             MemberKind::HardLink(target) => match self.files.get(&name_of(target)).cloned() {
@@ -271,6 +283,10 @@ impl Catalog {
             (Place::At(at), Some(file), _) => {
                 Ok(Box::new(Section { file: Arc::clone(file), at: *at, end: *at + member.length }))
             }
+            (Place::Sparse(at, map), Some(file), _) => {
+                let parts = Section { file: Arc::clone(file), at: *at, end: u64::MAX };
+                Ok(Box::new(Filled::new(parts, SparseMap::clone(map))))
+            }
             (Place::Memory(bytes), ..) => Ok(Box::new(Cursor::new(Arc::clone(bytes)))),
             (Place::Spooled(file), _, Some(spool)) => Ok(Box::new(spool.file(file)?)),
             _ => Err(io::Error::other(format!("{} was passed over", name.escape_debug())).into()),
@@ -306,8 +322,6 @@ pub(super) enum CatalogError {
     Tar(TarError),
     #[error(transparent)]
     Fs(#[from] FsError),
-    #[error("its member {} is a sparse file, which Docker does not take either: pack it without --sparse", .0.escape_debug())]
-    Sparse(String),
     #[error("it is no archive: neither a tar nor a tar in gzip, bzip2, xz or zstd")]
     NoTar,
     #[error("{} leads out of it", .0.escape_debug())]
@@ -335,6 +349,15 @@ fn leads_out(name: &str) -> CatalogError {
 
 fn name_of(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
+}
+
+/// Returns how long the content of a member is, holes and all.
+fn length_of(member: &layer::Member) -> Result<u64, CatalogError> {
+    let length = member.sparse.as_ref().map(|map| map.size);
+    match length.filter(|length| *length > SPARSE_LIMIT) {
+        Some(_) => Err(CatalogError::TooMuch("bytes in a sparse member", SPARSE_LIMIT)),
+        None => Ok(length.unwrap_or(member.size)),
+    }
 }
 
 /// Returns where a name leads that stands in the member `from`; nothing where that is outside. An archive is its own root, as
@@ -376,15 +399,18 @@ fn link_at(dir: &Dir, name: &str) -> Result<Option<String>, FsError> {
 }
 
 fn copy(mut from: impl Read, dir: &Dir, name: &str, observer: &dyn Observer) -> Result<(), CatalogError> {
-    let mut file = dir.make_file(name, 0o600)?;
+    let file = dir.make_file(name, 0o600)?;
+    let failed = |error| FsError::new("write", dir.shown(name), error);
+    // A member that is sparse may hold more zeros than the disk has room for.
+    let mut holes = Holes::new(&file);
     let mut buffer = vec![0; CHUNK];
     loop {
         check_stop(observer)?;
         let got = from.read(&mut buffer)?;
         if got == 0 {
-            return Ok(());
+            return Ok(holes.finish().map_err(failed)?);
         }
-        file.write_all(&buffer[..got]).map_err(|error| FsError::new("write", dir.shown(name), error))?;
+        holes.write(&buffer[..got]).map_err(failed)?;
         observer.on(Event::Advance(got as u64));
     }
 }

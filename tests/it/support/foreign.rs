@@ -70,6 +70,37 @@ pub(crate) fn blob(bytes: Vec<u8>) -> (String, Vec<u8>) {
     (format!("blobs/sha256/{}", sha256(&bytes)), bytes)
 }
 
+/// Puts members into a tar as sparse files, as GNU tar does with `--sparse --format=posix` in one of its versions of that, and
+/// bsdtar by itself.
+#[must_use]
+pub(crate) fn sparse_tar_of(members: Members, version: &str) -> Vec<u8> {
+    const PIECE: usize = 64;
+    let member = |(path, content): (String, Vec<u8>)| {
+        let (mut map, mut parts) = (Vec::new(), Vec::new());
+        for (number, piece) in content.chunks(PIECE).enumerate() {
+            if piece.iter().any(|byte| *byte != 0) {
+                map.extend([number * PIECE, piece.len()].map(|number| number.to_string()));
+                parts.extend(piece);
+            }
+        }
+        assert!(!path.ends_with("layer.tar") || parts.len() < content.len(), "{path} has no hole");
+        let length = content.len().to_string();
+        let entry = Entry::file("GNUSparseFile.0/member", "").record("GNU.sparse.name", path);
+        if version == "0.1" {
+            let entry = entry.record("GNU.sparse.size", length).record("GNU.sparse.map", map.join(","));
+            // Go does not take it without this.
+            let entry = entry.record("GNU.sparse.numblocks", (map.len() / 2).to_string());
+            return Entry { content: parts, ..entry };
+        }
+        let entry = entry.record("GNU.sparse.major", "1").record("GNU.sparse.minor", "0");
+        let mut front = format!("{}\n{}\n", map.len() / 2, map.join("\n")).into_bytes();
+        front.resize(front.len().next_multiple_of(512), 0);
+        front.extend(parts);
+        Entry { content: front, ..entry.record("GNU.sparse.realsize", length) }
+    };
+    Layer::new("sparse", members.into_iter().map(member)).tar
+}
+
 /// Fails where the store that dockpack made of archives has another name, another image or another layer than the one that Docker
 /// made of the same ones with `overlay2`, or anything else in a layer. `since` is when Docker began.
 #[track_caller]

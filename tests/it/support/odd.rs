@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::archive::{Entry, Layer, Members, gzip, tar_of};
-use super::foreign::{blob, tar};
+use super::foreign::{blob, sparse_tar_of, tar};
 use super::store::sha256;
 
 /// What dockpack has to answer.
@@ -149,6 +149,12 @@ fn headers() -> Vec<Odd> {
                 Entry::file("y", "y").record("SCHILY.xattr.security.capability", capability.clone()),
                 Entry::hard_link("with", "y").record("SCHILY.xattr.security.capability", capability),
             ],
+        ),
+        tree(
+            "attribute-of-selinux",
+            Loads,
+            Agrees,
+            &[Entry::file("x", "x").record("SCHILY.xattr.security.selinux", "system_u:object_r:bin_t:s0\0")],
         ),
         tree(
             "attribute-of-another-kernel",
@@ -326,9 +332,19 @@ fn manifests() -> Vec<Odd> {
             members[0].1 =
                 String::from_utf8(members[0].1.clone()).expect("text").replace("/bin/true", "/bin/false").into();
         }),
+        sparse("sparse-members", "0.1", <[u8]>::to_vec),
+        sparse("sparse-members-mapped-in-front", "1.0", <[u8]>::to_vec),
+        sparse("sparse-members-in-gzip", "0.1", gzip),
+        sparse("sparse-members-mapped-in-front-in-gzip", "1.0", gzip),
         linked("linked-directory", &[Entry::symlink("0", "real")], "real/layer.tar"),
         linked("linked-to-the-root", &[Entry::symlink("0", "/real")], "real/layer.tar"),
     ]
+}
+
+/// An archive of which all members are sparse files.
+fn sparse(name: &'static str, version: &str, pack: fn(&[u8]) -> Vec<u8>) -> Odd {
+    let members = Draft::new(name, vec![tar("x")]).members();
+    Odd { name, archive: pack(&sparse_tar_of(members, version)), answer: Loads, oracle: Agrees }
 }
 
 /// An archive in which the layer is at `path`, behind these members.
