@@ -5,6 +5,7 @@ pub mod gc;
 mod hash;
 pub mod inspect;
 pub mod load;
+mod mounts;
 mod recover;
 pub mod repair;
 pub mod save;

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::driver::{self, GraphDriver};
 use crate::error::{FsError, Result};
 use crate::fsx::Dir;
-use crate::id::{CacheId, ChainId, DiffId, ImageId};
+use crate::id::{CacheId, ChainId, DiffId, ImageId, LinkId};
 use crate::layer::{Content, MemberKind, Members};
 use crate::ops::load::is_early;
-use crate::ops::short_names::ShortNames;
+use crate::ops::short_names::{ShortNames, target};
 use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report, is_proved};
 use crate::progress::Observer;
@@ -223,7 +223,7 @@ impl Survey {
                 };
                 let is_taken = self.proved.values().any(|taken| taken == *id);
                 if !is_taken
-                    && self.stands_right(snapshot, id, &layer)
+                    && self.stands_right(snapshot, id, &layer, is_shared)
                     && is_proved(store, snapshot, chain, &layer, observer)?
                 {
                     self.proved.insert(chain, (*id).clone());
@@ -234,13 +234,28 @@ impl Survey {
         Ok(())
     }
 
-    /// Tells whether a directory stands, by its own files, on the directories that a layer stands on.
-    fn stands_right(&self, snapshot: &Snapshot, id: &CacheId, layer: &Layer) -> bool {
+    /// Tells whether a directory stands, by its own files, on the directories that a layer stands on: another layer may have
+    /// the same content. What is `in_doubt` of these says nothing.
+    fn stands_right(
+        &self,
+        snapshot: &Snapshot,
+        id: &CacheId,
+        layer: &Layer,
+        in_doubt: impl Fn(&CacheId) -> bool,
+    ) -> bool {
         let Some(names) = self.short.lowers.get(id) else {
             return layer.parent.is_none() || self.short.links.is_none();
         };
         let below = std::iter::successors(layer.parent, |chain| self.known.get(chain).and_then(|known| known.parent));
-        names.len() == below.count() && snapshot.driver_dirs.contains_key(id)
+        let below: Vec<ChainId> = below.collect();
+        let leads_right = |(name, chain): (&LinkId, &ChainId)| {
+            let below = snapshot.layers.get(chain).map(|layer| &layer.cache_id).filter(|below| !in_doubt(below));
+            let (Some(below), Some(leads)) = (below, self.short.leads(name)) else { return true };
+            // A short name that leads elsewhere is a finding of its own.
+            *leads == target(below)
+                || snapshot.driver_dirs.get(below).is_some_and(|dir| dir.link.as_ref() == Some(name))
+        };
+        names.len() == below.len() && snapshot.driver_dirs.contains_key(id) && names.iter().zip(&below).all(leads_right)
     }
 
     /// Counts the bytes of layers whose entry does not say how many they are, as the driver counts them.

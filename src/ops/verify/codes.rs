@@ -80,7 +80,9 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
         "driver-mount-point-missing" => one(Start, Above),
         "driver-links-missing" => one(Start, Everything),
         "driver-work-missing" => one(Save, Above),
-        "mount-not-loadable" | "mount-unreadable" | "mount-directory-missing" => one(Start, Above),
+        "mount-not-loadable" | "mount-layer-missing" | "mount-unreadable" | "mount-directory-missing" => {
+            one(Start, Above)
+        }
         "container-unreadable" | "container-without-mount" | "container-image-mount-missing" => one(Start, Itself),
         "container-host-config-unreadable" => one(Start, Itself),
         "container-host-config-missing" => one(Settings, Itself),
@@ -91,6 +93,19 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
         // Whose records these are is not known: images that are here are whole.
         "distribution-mismatch" => one(Pull, Itself),
         _ => Vec::new(),
+    }
+}
+
+/// Looks up what a finding about a directory of a container means, of its own or of its init layer, where that is another than
+/// for a layer. dockerd mounts the container's own by its `lower`, and makes nothing new on either.
+pub(super) fn meaning_of_writable(code: &str, subject: &str) -> Option<Vec<Meaning>> {
+    let is_init = subject.contains("-init");
+    match code {
+        "driver-work-missing" if !is_init => Some(vec![Meaning { effect: Effect::Start, reach: Reach::Top }]),
+        "driver-short-name-lost" | "driver-short-name-wrong" if !is_init => Some(Vec::new()),
+        "driver-lower-missing" | "driver-lower-mismatch" | "driver-work-missing" if is_init => Some(Vec::new()),
+        "driver-link-lost" => Some(Vec::new()),
+        _ => None,
     }
 }
 

@@ -105,7 +105,7 @@ pub use foreign::verify_foreign;
 pub use report::{Checked, Found, Report, SCHEMA, Summary};
 
 use blast::Blast;
-use codes::{Meaning, Reach, meanings};
+use codes::meanings;
 use tree::Problem;
 
 /// What to verify.
@@ -252,8 +252,8 @@ impl Maker<'_> {
     fn found(&self, mut finding: Finding, file: Option<String>) -> Found {
         let object = self.blast.object(&finding.subject);
         let mut meanings = meanings(self.view.driver(), finding.code, &finding.subject);
-        if finding.code == "driver-work-missing" && object.as_ref().is_some_and(|node| self.blast.is_writable(node)) {
-            meanings = vec![Meaning { effect: Effect::Start, reach: Reach::Top }];
+        if object.as_ref().is_some_and(|node| self.blast.is_writable(node)) {
+            meanings = codes::meaning_of_writable(finding.code, &finding.subject).unwrap_or(meanings);
         }
         let garbage = object.as_ref().is_some_and(|node| matches!(node, Node::Dir(_)) && !self.blast.is_kept(node));
         if garbage {

@@ -11,6 +11,7 @@ use crate::error::{FsError, Result};
 use crate::finding::{Finding, Severity};
 use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId};
+use crate::ops::mounts;
 use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases};
 
 use super::{codes, consequences};
@@ -34,6 +35,7 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result
     findings.extend(directories);
     short_names(store, snapshot, &mut findings);
     findings.extend(build_cache(snapshot));
+    mount_entries(snapshot, graph, &mut findings);
     findings.extend(databases::check(store.root())?);
     findings.extend(containers::host_configs(store.root(), snapshot)?);
     consequences::leave_out(snapshot, graph, &mut findings);
@@ -148,6 +150,39 @@ fn distribution(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>)
     }
 }
 
+/// Names the entries of writable layers that are not what containers and directories say.
+fn mount_entries(snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>) {
+    let not_loadable: BTreeSet<String> =
+        findings.iter().filter(|found| found.code == "mount-not-loadable").map(|found| found.subject.clone()).collect();
+    for (name, mount) in &snapshot.mounts {
+        let must = mounts::corrected(snapshot, name, mount);
+        let path = format!("image/{}/layerdb/mounts/{name}", snapshot.driver);
+        let Some(evidence) = mounts::mismatch(mount, &must).filter(|_| !not_loadable.contains(&path)) else { continue };
+        if mount.mount_id != must.mount_id {
+            // That the directory is missing is found already.
+            continue;
+        }
+        let code = match lost_layer(graph, mount.parent.filter(|_| mount.parent != must.parent)) {
+            Some(layer) => {
+                // Nothing lacks the layer: the name is wrong.
+                findings.retain(|found| found.code != "layer-missing" || found.subject != layer);
+                "mount-layer-missing"
+            }
+            None => "mount-mismatch",
+        };
+        findings.push(Finding::damage(code, &path, evidence));
+        if mount.init_id != must.init_id {
+            findings.retain(|found| found.code != "mount-directory-missing" || found.subject != name.as_str());
+        }
+    }
+}
+
+/// Returns the name of a layer that is not there, and that only one thing names.
+fn lost_layer(graph: &Graph, layer: Option<ChainId>) -> Option<String> {
+    let id = graph.find(&Node::Layer(layer?))?;
+    (*graph.state(id) == State::Missing && graph.to(id).len() == 1).then(|| graph.node(id).id())
+}
+
 /// Says, once for all records, that directories of the build cache are gone.
 fn build_cache(snapshot: &Snapshot) -> Option<Finding> {
     // Where the home cannot be listed nothing says what is in it.
@@ -223,19 +258,21 @@ fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
         parents.extend(stack.first());
         below.insert(&layer.cache_id, (stack, true));
     }
-    for mount in snapshot.mounts.values() {
+    for (name, mount) in &snapshot.mounts {
+        let mount = mounts::corrected(snapshot, name, mount);
         // A mount whose layer is not there is a finding of its own; then nothing is implied.
         if mount.parent.is_some_and(|parent| !snapshot.layers.contains_key(&parent)) {
             continue;
         }
         let mut stack = stack(snapshot, mount.parent);
         parents.extend(stack.first());
-        if let Some(init) = &mount.init_id {
+        let known = |id: Option<CacheId>| snapshot.driver_dirs.get_key_value(&id?).map(|(id, _)| id);
+        if let Some(init) = known(mount.init_id) {
             below.insert(init, (stack.clone(), false));
             stack.insert(0, init);
             parents.insert(init);
         }
-        if let Some(id) = &mount.mount_id {
+        if let Some(id) = known(mount.mount_id) {
             below.insert(id, (stack, false));
         }
     }

@@ -37,7 +37,12 @@ impl<'a> Planner<'a> {
         match code {
             "driver-short-name-lost" | "driver-short-name-wrong" => {
                 let name = self.name_of(&id, None);
-                let pieces = self.link_piece(&id, &name);
+                // Its own file may say the name of another.
+                let says = self.snapshot.driver_dirs.get(&id).and_then(|dir| dir.link.as_ref());
+                let link = (says != Some(&name))
+                    .then(|| (Step::Directory, self.dir_path(&id, "link"), self.driver_file(name.as_str(), FILE)));
+                let pieces = link.into_iter().chain(self.link_piece(&id, &name));
+                let pieces: Vec<_> = pieces.collect();
                 self.mend(found, format!("make the short name l/{name} lead to it"), pieces);
             }
             "driver-link-lost" => {
@@ -186,7 +191,7 @@ impl<'a> Planner<'a> {
             return self.dirs_below(chain);
         }
         let is_of = |mount: &&Mount| mount.mount_id.as_ref() == Some(id) || mount.init_id.as_ref() == Some(id);
-        let mount = self.snapshot.mounts.values().find(is_of)?;
+        let mount = self.mounts.values().find(is_of)?;
         let mut stack = Vec::new();
         if let Some(init) = mount.init_id.as_ref().filter(|init| *init != id) {
             stack.push(init.clone());
@@ -206,7 +211,7 @@ impl<'a> Planner<'a> {
     /// Returns the directory of a layer as what is stacked on it says.
     pub(super) fn dir_by_above(&self, chain: ChainId) -> Option<CacheId> {
         let layers = self.dirs.iter().filter_map(|(above, id)| Some((id, self.below(*above)?)));
-        let mounts = self.snapshot.mounts.values().filter_map(|mount| {
+        let mounts = self.mounts.values().filter_map(|mount| {
             // A container stands on its init layer first; that stands on the image.
             let id = mount.init_id.as_ref().or(mount.mount_id.as_ref())?;
             let parent = mount.parent?;
@@ -226,7 +231,7 @@ impl<'a> Planner<'a> {
     /// Tells whether something is stacked on a layer.
     pub(super) fn has_child(&self, chain: ChainId) -> bool {
         self.parents.values().any(|parent| *parent == Some(chain))
-            || self.snapshot.mounts.values().any(|mount| mount.parent == Some(chain))
+            || self.mounts.values().any(|mount| mount.parent == Some(chain))
     }
 
     /// Returns the text of `lower` above these directories; `None` above nothing.

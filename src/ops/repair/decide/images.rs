@@ -2,9 +2,10 @@
 
 use crate::finding::Finding;
 use crate::graph::Node;
-use crate::id::{CacheId, ImageId};
+use crate::id::ImageId;
+use crate::ops::mounts;
 use crate::ops::verify::Found;
-use crate::store::{Mount, databases};
+use crate::store::databases;
 
 use super::super::plan::{Act, Step};
 use super::Planner;
@@ -27,7 +28,8 @@ impl<'a> Planner<'a> {
                     self.config(found, image);
                 }
             }
-            "mount-not-loadable" => self.mount(found),
+            "mount-not-loadable" | "mount-layer-missing" | "mount-mismatch" => self.mount(found),
+            "mount-directory-missing" if self.is_known_to_be_there(subject) => self.mount(found),
             "mount-directory-missing" | "container-without-mount" => {
                 self.leave(found, "what the container wrote is lost: remove it and make it again");
             }
@@ -85,29 +87,33 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Completes the entry of a writable layer out of its other half and what the container says.
+    /// Tells whether the directories of a writable layer are there, whatever its entry says.
+    fn is_known_to_be_there(&self, name: &str) -> bool {
+        let mount = self.mounts.iter().find(|(of, _)| of.as_str() == name).map(|(_, mount)| mount);
+        let mut ids = mount.into_iter().flat_map(|mount| mount.mount_id.iter().chain(&mount.init_id));
+        mount.is_some_and(|mount| mount.mount_id.is_some()) && ids.all(|id| self.snapshot.driver_dirs.contains_key(id))
+    }
+
+    /// Completes or corrects the entry of a writable layer, out of its other half and what the container says.
     fn mount(&mut self, found: &Found) {
-        let Some(Node::Mount(name)) = &found.object else { return };
-        let empty = Mount { mount_id: None, init_id: None, parent: None };
-        let mount = self.snapshot.mounts.get(name).unwrap_or(&empty);
-        let is_there = |id: &CacheId| self.snapshot.driver_dirs.contains_key(id);
-        let mount_id = mount.mount_id.clone().or_else(|| {
-            let init = mount.init_id.as_ref()?.as_str().strip_suffix("-init")?;
-            CacheId::parse(init.as_bytes()).ok().filter(is_there)
-        });
-        let container = self.snapshot.containers.get(name);
-        let image = container.and_then(|container| container.image).and_then(|id| self.snapshot.images.get(&id));
-        let parent = mount.parent.or_else(|| image.and_then(|image| image.top()));
-        let Some(mount_id) = mount_id else {
+        let Some(Node::Mount(name) | Node::Container(name)) = &found.object else { return };
+        let was = self.snapshot.mounts.get(name).unwrap_or(&mounts::EMPTY).clone();
+        let must = self.mounts.get(name).unwrap_or(&mounts::EMPTY).clone();
+        if must.mount_id.is_none() {
             return self.leave(found, "nothing says which directory is the container's: remove it and make it again");
-        };
-        let at = self.image_path(format_args!("layerdb/mounts/{name}"));
-        let mut pieces = Vec::new();
-        if mount.mount_id.is_none() {
-            pieces.push((Step::Mount, format!("{at}/mount-id"), root_file(mount_id.as_str(), 0o644)));
         }
-        if let (None, Some(parent)) = (mount.parent, parent) {
-            pieces.push((Step::Mount, format!("{at}/parent"), root_file(parent.to_string(), 0o644)));
+        let fields = [
+            ("mount-id", was.mount_id.map(|id| id.to_string()), must.mount_id.map(|id| id.to_string())),
+            ("init-id", was.init_id.map(|id| id.to_string()), must.init_id.map(|id| id.to_string())),
+            ("parent", was.parent.map(|id| id.to_string()), must.parent.map(|id| id.to_string())),
+        ];
+        let at = self.image_path(format_args!("layerdb/mounts/{name}"));
+        let wrong = fields.into_iter().filter(|(_, was, must)| was != must);
+        let pieces: Vec<_> = wrong
+            .filter_map(|(file, _, must)| Some((Step::Mount, format!("{at}/{file}"), root_file(must?, 0o644))))
+            .collect();
+        if pieces.is_empty() {
+            return self.leave(found, "nothing says what stood there: remove the container and make it again");
         }
         self.mend(found, "complete the entry of the writable layer", pieces);
     }

@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::driver::path_of;
 use crate::finding::Severity;
 use crate::graph::Node;
-use crate::id::{CacheId, ChainId, LinkId};
+use crate::id::{CacheId, ChainId, ContainerId, LinkId};
+use crate::ops::mounts;
 use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report};
-use crate::store::Snapshot;
+use crate::store::{Mount, Snapshot};
 
 use super::plan::{Act, Left, Mend, Piece, RepairPlan, Reseed, SCHEMA, Step};
 use super::source::Source;
@@ -47,6 +48,8 @@ pub(super) struct Planner<'a> {
     dirs: BTreeMap<ChainId, CacheId>,
     /// Layers below layers, as they will be.
     parents: BTreeMap<ChainId, Option<ChainId>>,
+    /// Entries of writable layers, as they will be.
+    mounts: BTreeMap<ContainerId, Mount>,
     /// `overlay2`: short names of directories, as they will be.
     names: BTreeMap<CacheId, LinkId>,
     /// `repositories.json` is lost, cannot be read, or has lost all that it named.
@@ -83,6 +86,9 @@ impl<'a> Planner<'a> {
             dirs: layers.iter().map(|(chain, layer)| (*chain, layer.cache_id.clone())).chain(broken_dirs).collect(),
             parents: (layers.iter().map(|(chain, layer)| (*chain, layer.parent)))
                 .chain(broken.iter().map(|(chain, layer)| (*chain, layer.parent)))
+                .collect(),
+            mounts: (snapshot.mounts.iter())
+                .map(|(name, mount)| (name.clone(), mounts::corrected(snapshot, name, mount)))
                 .collect(),
             explained: BTreeSet::new(),
             names: BTreeMap::new(),

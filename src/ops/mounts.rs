@@ -1,0 +1,42 @@
+//! Entries of `layerdb/mounts` as they must be, by what else the store says of containers.
+
+use crate::id::{CacheId, ContainerId};
+use crate::store::{Mount, Snapshot};
+
+/// An entry of which nothing is known.
+pub(super) const EMPTY: Mount = Mount { mount_id: None, init_id: None, parent: None };
+
+/// Returns what the entry of a writable layer must say, as far as anything else tells.
+///
+/// A container stands on the topmost layer of its image, and its init layer is named like its own directory. dockerd mounts
+/// what `lower` says, so a container whose entry is wrong starts all the same: `lower` must not be held against that.
+pub(super) fn corrected(snapshot: &Snapshot, name: &ContainerId, mount: &Mount) -> Mount {
+    let is_there = |id: &CacheId| snapshot.driver_dirs.contains_key(id);
+    let by_init = || {
+        let id = mount.init_id.as_ref()?.as_str().strip_suffix("-init")?;
+        CacheId::parse(id.as_bytes()).ok().filter(is_there)
+    };
+    let mount_id = mount.mount_id.clone().filter(is_there).or_else(by_init).or_else(|| mount.mount_id.clone());
+    let by_name = || {
+        let id = format!("{}-init", mount_id.as_ref()?);
+        CacheId::parse(id.as_bytes()).ok().filter(is_there)
+    };
+    let init_id = mount.init_id.clone().filter(is_there).or_else(by_name).or_else(|| mount.init_id.clone());
+    let image = snapshot.containers.get(name).and_then(|container| container.image);
+    let top = image.and_then(|image| snapshot.images.get(&image)).and_then(|image| image.top());
+    Mount { mount_id, init_id, parent: top.or(mount.parent) }
+}
+
+/// Says in what an entry is not what it must be.
+pub(super) fn mismatch(was: &Mount, must: &Mount) -> Option<String> {
+    let shown = |id: Option<String>| id.unwrap_or_else(|| "nothing".to_owned());
+    let fields = [
+        ("mount-id", was.mount_id.as_ref().map(ToString::to_string), must.mount_id.as_ref().map(ToString::to_string)),
+        ("init-id", was.init_id.as_ref().map(ToString::to_string), must.init_id.as_ref().map(ToString::to_string)),
+        ("parent", was.parent.map(|id| id.to_string()), must.parent.map(|id| id.to_string())),
+    ];
+    let wrong = fields.into_iter().filter(|(_, was, must)| was != must);
+    let wrong: Vec<String> =
+        wrong.map(|(file, was, must)| format!("{file}: expected {}, found {}", shown(must), shown(was))).collect();
+    (!wrong.is_empty()).then(|| wrong.join("; "))
+}
