@@ -50,6 +50,8 @@ mod load_below;
 #[cfg(feature = "cli")]
 mod made;
 #[cfg(feature = "cli")]
+mod matrix;
+#[cfg(feature = "cli")]
 mod memory;
 #[cfg(feature = "cli")]
 mod mounts;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -81,6 +82,22 @@ struct Node {
 }
 
 impl Node {
+    /// A name that a directory lists, and under which nothing is found.
+    fn listed_only() -> Self {
+        Self {
+            kind: "name without anything",
+            mode: 0,
+            owner: (0, 0),
+            size: 0,
+            mtime: (0, 0),
+            xattrs: BTreeMap::new(),
+            device: (0, 0),
+            content: String::new(),
+            target: Vec::new(),
+            links: Vec::new(),
+        }
+    }
+
     fn is_whiteout(&self) -> bool {
         self.kind == "character device" && self.device == (0, 0)
     }
@@ -130,7 +147,15 @@ impl Tree {
     }
 
     fn add(&mut self, at: &Path, path: &[u8], inodes: &mut BTreeMap<(u64, u64), Vec<u8>>) {
-        let metadata = fs::symlink_metadata(at).unwrap_or_else(|error| panic!("{}: {error}", at.display()));
+        let metadata = match fs::symlink_metadata(at) {
+            Ok(metadata) => metadata,
+            // Where it has nothing to merge, overlayfs lists whiteouts too, and then does not find them.
+            Err(error) if error.kind() == ErrorKind::NotFound && !path.is_empty() => {
+                self.0.insert(path.to_vec(), Node::listed_only());
+                return;
+            }
+            Err(error) => panic!("{}: {error}", at.display()),
+        };
         let first = match metadata.is_dir() {
             true => path.to_vec(),
             false => inodes.entry((metadata.dev(), metadata.ino())).or_insert_with(|| path.to_vec()).clone(),
