@@ -140,11 +140,14 @@ fn host_configs(version: &'static str, starts_without: bool) {
     }
 }
 
+/// What is damaged and how, and the code and the effect by which `verify` tells of it.
+type Case = (&'static str, fn(&Path), &'static str, &'static str);
+
 /// What all images hang on: dockerd does not start, or knows no name, or starts nothing; and does all of it when that is
 /// mended.
 #[test]
 fn what_daemon_28_reads_of_all_images() {
-    let cases: [(&str, fn(&Path), &str, &str); 5] = [
+    let cases: [Case; 5] = [
         ("empty", |root| fs::write(root.join(REFERENCES), "").expect("writes"), "references-unreadable", "daemon"),
         ("cut", |root| cut_to(&root.join(REFERENCES), 100), "references-unreadable", "daemon"),
         ("of nothing", |root| fs::write(root.join(REFERENCES), NO_NAMES).expect("writes"), "references-empty", ""),
