@@ -24,7 +24,7 @@ pub(super) fn df(place: &Place, ui: &Ui) -> Result<Exit, Failure> {
         }
     }
     if let Some(copies) = usage.copies {
-        let files = text::count(usize::try_from(copies.files).unwrap_or(usize::MAX), "file is", "files are");
+        let files = text::count(copies.files, "file is", "files are");
         let size = text::size(copies.disk);
         ui.note(&format!(
             "{files} no more shared with the layer below, which takes {size}: the store was copied without hard links; \

@@ -53,8 +53,7 @@ impl Document<'_> {
 }
 
 pub(super) fn gc(args: &GcArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
-    let beside = place.driver().filter(|driver| SNAPSHOTTERS.contains(driver));
-    let store = match beside {
+    let store = match place.driver().filter(|driver| SNAPSHOTTERS.contains(driver)) {
         Some(snapshotter) => Store::open_beside_containerd(&place.root(), snapshotter)?,
         None => place.open(ui)?,
     };
@@ -69,10 +68,6 @@ pub(super) fn gc(args: &GcArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure>
         return remove(&store, args, ui, |store, lock| plan.check(store, lock, ui.observer()));
     }
     let options = options(args);
-    if beside.is_some() && !options.only.iter().eq([&GcKind::StaleDriver]) {
-        let text = "of a root with containerd's image store only --only stale-driver is removed".to_owned();
-        return Err(Error::Usage(text).into());
-    }
     if args.dry_run || args.plan.is_some() {
         return look(&store, args, &options, ui);
     }
@@ -179,7 +174,10 @@ fn remove(
             return Err(error.into());
         }
     };
-    tell_images(&plan, ui);
+    if args.yes || args.apply.is_some() {
+        // Where somebody was asked, that was told before.
+        tell_images(&plan, ui);
+    }
     let keep = !args.purge && !args.keep.is_zero();
     let which = if args.purge { Which::All } else { Which::Before(ago(args.keep)) };
     if !keep && !plan.entries.is_empty() {

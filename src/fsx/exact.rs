@@ -3,7 +3,7 @@
 //! Both use an explicit stack: containers and archives decide how deep a tree is, and recursion could overflow ours.
 
 use std::collections::HashMap;
-use std::io::{self, Read as _};
+use std::io::{self, BufRead as _, BufReader};
 
 use rustix::io::Errno;
 
@@ -107,6 +107,27 @@ impl Dir {
     }
 }
 
+impl Dir {
+    /// Tells whether the file `name` has the same content as the file `twin` in `other`.
+    ///
+    /// # Errors
+    /// One of the two cannot be read.
+    pub fn has_content_of(&self, name: &[u8], other: &Self, twin: &[u8]) -> Result<bool, FsError> {
+        let open = |dir: &Self, name| Ok::<_, FsError>(BufReader::with_capacity(COMPARED, dir.file(name)?));
+        let (mut one, mut two) = (open(self, name)?, open(other, twin)?);
+        loop {
+            let left = one.fill_buf().map_err(|error| FsError::new("read", self.shown(name), error))?;
+            let right = two.fill_buf().map_err(|error| FsError::new("read", other.shown(twin), error))?;
+            let length = left.len().min(right.len());
+            if length == 0 || left[..length] != right[..length] {
+                return Ok(left.is_empty() && right.is_empty());
+            }
+            one.consume(length);
+            two.consume(length);
+        }
+    }
+}
+
 /// Puts two directories on the stack, and tells whether they have the same names and kinds of entries.
 fn push_pair(open: &mut Vec<Level>, from: Dir, to: Dir, path: Vec<u8>) -> Result<bool, FsError> {
     let entries = from.entries()?;
@@ -170,28 +191,9 @@ fn is_same(one: &Dir, other: &Dir, name: &[u8], content: bool) -> Result<bool, F
         return Ok(false);
     }
     match a.kind {
-        Kind::File => Ok(a.size == b.size && (!content || is_same_content(one, other, name)?)),
+        Kind::File => Ok(a.size == b.size && (!content || one.has_content_of(name, other, name)?)),
         Kind::Symlink => Ok(one.read_link(name)? == other.read_link(name)?),
         _ => Ok(true),
-    }
-}
-
-/// Compares two files of the same length.
-fn is_same_content(one: &Dir, other: &Dir, name: &[u8]) -> Result<bool, FsError> {
-    let (mut a, mut b) = (one.file(name)?, other.file(name)?);
-    let (mut left, mut right) = (vec![0; COMPARED], vec![0; COMPARED]);
-    loop {
-        let read = a.read(&mut left).map_err(|error| FsError::new("read", one.shown(name), error))?;
-        let (left, right) = (&left[..read], &mut right[..read]);
-        if read == 0 {
-            return Ok(true);
-        }
-        match b.read_exact(right) {
-            Ok(()) if left == right => {}
-            Ok(()) => return Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-            Err(error) => return Err(FsError::new("read", other.shown(name), error)),
-        }
     }
 }
 

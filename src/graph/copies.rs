@@ -19,7 +19,7 @@ use crate::tarsplit::{Entries, Segments};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Copies {
     /// Number of files.
-    pub files: u64,
+    pub files: usize,
     /// Bytes on disk.
     pub disk: u64,
 }
@@ -41,7 +41,7 @@ impl Copies {
                 let tar = members(store, *chain, below)?;
                 copies.retain(|(path, _)| !tar.has(path));
             }
-            Some(Self { files: copies.len() as u64, disk: copies.iter().map(|(_, disk)| disk).sum() })
+            Some(Self { files: copies.len(), disk: copies.iter().map(|(_, disk)| disk).sum() })
         };
         let counted: Vec<Self> = layers.into_par_iter().filter_map(of).collect();
         let (files, disk) = counted.iter().fold((0, 0), |(files, disk), of| (files + of.files, disk + of.disk));

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, Write};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -672,28 +672,11 @@ fn is_same(dir: &Dir, name: &[u8], from: &Dir, first: &[u8]) -> Result<bool, FsE
         return Ok(false);
     }
     match one.kind {
-        Kind::File => is_same_content(dir, name, from, first),
+        Kind::File => dir.has_content_of(name, from, first),
         Kind::Symlink => Ok(dir.read_link(name)? == from.read_link(first)?),
         Kind::Char | Kind::Block => Ok(one.device == other.device),
         Kind::Fifo => Ok(true),
         Kind::Directory | Kind::Socket => Ok(false),
-    }
-}
-
-fn is_same_content(dir: &Dir, name: &[u8], from: &Dir, first: &[u8]) -> Result<bool, FsError> {
-    let (mut one, mut other) = (BufReader::new(dir.file(name)?), BufReader::new(from.file(first)?));
-    let failed = |error| FsError::new("read", dir.shown(name), error);
-    loop {
-        let (part, counterpart) = (one.fill_buf().map_err(failed)?, other.fill_buf().map_err(failed)?);
-        let length = part.len().min(counterpart.len());
-        if part[..length] != counterpart[..length] || (length == 0 && part.len() != counterpart.len()) {
-            return Ok(false);
-        }
-        if length == 0 {
-            return Ok(true);
-        }
-        one.consume(length);
-        other.consume(length);
     }
 }
 

@@ -27,16 +27,23 @@ pub(super) fn corrected(snapshot: &Snapshot, name: &ContainerId, mount: &Mount) 
     Mount { mount_id, init_id, parent: top.or(mount.parent) }
 }
 
+/// Lists the files of an entry that are not what they must be: name, what it says, and what it must say.
+pub(super) fn wrong_files(was: &Mount, must: &Mount) -> Vec<(&'static str, Option<String>, Option<String>)> {
+    let told = |mount: &Mount| {
+        let ids = [&mount.mount_id, &mount.init_id].map(|id| id.as_ref().map(ToString::to_string));
+        let [mount_id, init_id] = ids;
+        [mount_id, init_id, mount.parent.map(|id| id.to_string())]
+    };
+    let files = ["mount-id", "init-id", "parent"].into_iter().zip(told(was)).zip(told(must));
+    files.map(|((file, was), must)| (file, was, must)).filter(|(_, was, must)| was != must).collect()
+}
+
 /// Says in what an entry is not what it must be.
 pub(super) fn mismatch(was: &Mount, must: &Mount) -> Option<String> {
     let shown = |id: Option<String>| id.unwrap_or_else(|| "nothing".to_owned());
-    let fields = [
-        ("mount-id", was.mount_id.as_ref().map(ToString::to_string), must.mount_id.as_ref().map(ToString::to_string)),
-        ("init-id", was.init_id.as_ref().map(ToString::to_string), must.init_id.as_ref().map(ToString::to_string)),
-        ("parent", was.parent.map(|id| id.to_string()), must.parent.map(|id| id.to_string())),
-    ];
-    let wrong = fields.into_iter().filter(|(_, was, must)| was != must);
-    let wrong: Vec<String> =
-        wrong.map(|(file, was, must)| format!("{file}: expected {}, found {}", shown(must), shown(was))).collect();
+    let wrong: Vec<String> = wrong_files(was, must)
+        .into_iter()
+        .map(|(file, was, must)| format!("{file}: expected {}, found {}", shown(must), shown(was)))
+        .collect();
     (!wrong.is_empty()).then(|| wrong.join("; "))
 }

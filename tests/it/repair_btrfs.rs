@@ -9,6 +9,8 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
+#[cfg(feature = "crash-points")]
+use crate::repair_crash::{CRASHES, UNDO_CRASHES, crash_at};
 use crate::support::command::{run, save};
 use crate::support::disk::Disk;
 use crate::support::engine::Engine;
@@ -101,12 +103,6 @@ fn plain_directories_with_damage_are_rebuilt() {
     }
 }
 
-#[cfg(feature = "crash-points")]
-const CRASHES: [&str; 6] =
-    ["trash:made", "repair:staged", "trash:journal", "repair:moved", "repair:step", "repair:kept"];
-#[cfg(feature = "crash-points")]
-const UNDO_CRASHES: [&str; 4] = ["trash:undoing", "trash:restored", "trash:undone", "trash:no-journal"];
-
 /// Wherever a repair or its undo is stopped, the next run ends in the same state, and no subvolume is left over.
 #[cfg(feature = "crash-points")]
 #[test]
@@ -115,11 +111,6 @@ fn a_crash_while_subvolumes_are_made() {
     flat(&lab, "root");
     let (root, all) = (lab.at("root"), count(&lab.at("root")).0);
     let before = Untouched::note(&root);
-    let crash = |point: &str, time: usize, arguments: &[&str]| {
-        let mut command = crate::support::command::dockpack(&root, [&["repair"], arguments].concat());
-        command.env("DOCKPACK_CRASH_AT", format!("{point}#{time}"));
-        crate::support::command::outcome(command).status.code().is_none()
-    };
     let is_undone = || {
         before.assert_restored();
         assert!(!root.join(".dockpack").exists());
@@ -127,7 +118,7 @@ fn a_crash_while_subvolumes_are_made() {
     };
     for point in CRASHES {
         for time in 1.. {
-            let is_reached = crash(point, time, &["-y"]);
+            let is_reached = crash_at(point, time, &root, &["-y"]);
             assert!(is_reached || time > 1, "{point} is never passed");
             let _ = repair(&root, &["-y"]).done();
             assert_same(&state(&lab.at("base")), &state(&root), Allow::NOTHING);
@@ -142,7 +133,7 @@ fn a_crash_while_subvolumes_are_made() {
     for point in UNDO_CRASHES {
         for time in 1.. {
             let _ = repair(&root, &["-y"]).done();
-            let is_reached = crash(point, time, &["--undo"]);
+            let is_reached = crash_at(point, time, &root, &["--undo"]);
             assert!(is_reached || time > 1, "{point} is never passed");
             // Whatever takes the lock finishes first.
             let _ = run(&root, ["gc", "-y", "--only", "stale-driver"]);

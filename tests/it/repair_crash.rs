@@ -25,15 +25,15 @@ const EVERYTHING: [&str; 10] = [
 ];
 
 #[cfg(feature = "crash-points")]
-const CRASHES: [&str; 6] =
+pub(crate) const CRASHES: [&str; 6] =
     ["trash:made", "repair:staged", "trash:journal", "repair:moved", "repair:step", "repair:kept"];
 #[cfg(feature = "crash-points")]
-const UNDO_CRASHES: [&str; 4] = ["trash:undoing", "trash:restored", "trash:undone", "trash:no-journal"];
+pub(crate) const UNDO_CRASHES: [&str; 4] = ["trash:undoing", "trash:restored", "trash:undone", "trash:no-journal"];
 
 /// Runs until a crash point; tells whether it was reached.
 #[cfg(feature = "crash-points")]
 #[must_use]
-fn crash_at(point: &str, time: usize, root: &Path, arguments: &[&str]) -> bool {
+pub(crate) fn crash_at(point: &str, time: usize, root: &Path, arguments: &[&str]) -> bool {
     let mut command = crate::support::command::dockpack(root, [&["repair"], arguments].concat());
     command.env("DOCKPACK_CRASH_AT", format!("{point}#{time}"));
     crate::support::command::outcome(command).status.code().is_none()

@@ -13,7 +13,7 @@ use crate::ops::trash::{
     Draft, Kind, Move, Places, PurgeReport, Skipped, State, Trash, Work, discard, identify, purge_one, tidy,
 };
 use crate::progress::{Event, Observer};
-use crate::store::{Store, WriteLock};
+use crate::store::{SNAPSHOTTERS, Store, WriteLock};
 
 use super::candidates::{Candidates, Step};
 use super::plan::{GcEntry, GcPlan, Options, Part};
@@ -54,6 +54,16 @@ pub struct Written {
     pub disk: u64,
 }
 
+/// Fails where garbage of these kinds cannot be told in a store: beside containerd's, all that is known is what graph drivers
+/// have left.
+fn expect_removable(store: &Store, mut kinds: impl Iterator<Item = GcKind>) -> Result<()> {
+    if SNAPSHOTTERS.contains(&store.driver()) && kinds.any(|kind| kind != GcKind::StaleDriver) {
+        let text = "of a root with containerd's image store only --only stale-driver is removed".to_owned();
+        return Err(Error::Usage(text));
+    }
+    Ok(())
+}
+
 impl GcPlan {
     /// Plans to remove what nothing reaches. Changes nothing and needs no lock; beside a live daemon, what it shows may
     /// be in flight.
@@ -61,6 +71,7 @@ impl GcPlan {
     /// # Errors
     /// Something is lost or cannot be read that everything depends on.
     pub fn make(store: &Store, options: &Options, observer: &dyn Observer) -> Result<Self> {
+        expect_removable(store, GcKind::ALL.into_iter().filter(|kind| options.takes(*kind)))?;
         Self::with(store, options, observer, BTreeSet::new(), |candidates, survey, stale| {
             Self::new(candidates, survey, stale, options)
         })
@@ -79,7 +90,8 @@ impl GcPlan {
             let text = format!("the plan is for graph driver {}, the store is of {}", self.driver, store.driver());
             return Err(Error::Usage(text));
         }
-        let takes = self.entries.iter().map(|entry| entry.kind).collect();
+        let takes: BTreeSet<GcKind> = self.entries.iter().map(|entry| entry.kind).collect();
+        expect_removable(store, takes.iter().copied())?;
         let options = Options { only: takes, ..Options::default() };
         let more = self.parts().map(|part| part.path.clone()).collect();
         Self::with(store, &options, observer, more, |candidates, survey, stale| self.again(candidates, survey, stale))

@@ -281,7 +281,7 @@ impl<'a> TreeCheck<'a> {
         if found.kind != Kind::File || self.problems.len() != before {
             return Ok(());
         }
-        if !same_content(dir, parent, name)? {
+        if !dir.has_content_of(name, parent, name)? {
             self.damage(path, "file-content", "other content than in the layer below it".to_owned());
         } else if self.making.linked {
             self.copies.first.get_or_insert_with(|| path.to_vec());
@@ -387,7 +387,7 @@ impl<'a> TreeCheck<'a> {
                 continue;
             }
             let ((dir, name), (from, target)) = (tree.parent_of(path)?, tree.parent_of(&link.target)?);
-            if same_bytes(dir.file(name)?, from.file(target)?, &dir, name)? {
+            if dir.has_content_of(name, &from, target)? {
                 let evidence = format!("a copy of {}, and no hard link", text(&link.target));
                 self.push(path, "node-link", Severity::Note, evidence);
             } else {
@@ -422,25 +422,6 @@ fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
 fn find(tree: &Dir, path: &[u8]) -> Result<Option<Attrs>, FsError> {
     let parent = FsError::in_place(tree.parent_of(path))?;
     parent.map_or(Ok(None), |(dir, name)| dir.find(name))
-}
-
-fn same_content(dir: &Dir, parent: &Dir, name: &[u8]) -> Result<bool, FsError> {
-    same_bytes(dir.file(name)?, parent.file(name)?, dir, name)
-}
-
-fn same_bytes(one: crate::fsx::File, other: crate::fsx::File, dir: &Dir, name: &[u8]) -> Result<bool, FsError> {
-    use std::io::{BufRead as _, BufReader};
-    let fail = |error| FsError::new("read", dir.shown(name), error);
-    let [mut one, mut other] = [one, other].map(|file| BufReader::with_capacity(128 << 10, file));
-    loop {
-        let (a, b) = (one.fill_buf().map_err(fail)?, other.fill_buf().map_err(fail)?);
-        let same = a.len().min(b.len());
-        if a[..same] != b[..same] || same == 0 {
-            return Ok(a.is_empty() && b.is_empty());
-        }
-        one.consume(same);
-        other.consume(same);
-    }
 }
 
 /// Writes a name or path as text; one that is not UTF-8 is escaped.

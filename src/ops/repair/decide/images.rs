@@ -97,19 +97,14 @@ impl<'a> Planner<'a> {
     /// Completes or corrects the entry of a writable layer, out of its other half and what the container says.
     fn mount(&mut self, found: &Found) {
         let Some(Node::Mount(name) | Node::Container(name)) = &found.object else { return };
-        let was = self.snapshot.mounts.get(name).unwrap_or(&mounts::EMPTY).clone();
-        let must = self.mounts.get(name).unwrap_or(&mounts::EMPTY).clone();
+        let was = self.snapshot.mounts.get(name).unwrap_or(&mounts::EMPTY);
+        let must = self.mounts.get(name).unwrap_or(&mounts::EMPTY);
         if must.mount_id.is_none() {
             return self.leave(found, "nothing says which directory is the container's: remove it and make it again");
         }
-        let fields = [
-            ("mount-id", was.mount_id.map(|id| id.to_string()), must.mount_id.map(|id| id.to_string())),
-            ("init-id", was.init_id.map(|id| id.to_string()), must.init_id.map(|id| id.to_string())),
-            ("parent", was.parent.map(|id| id.to_string()), must.parent.map(|id| id.to_string())),
-        ];
         let at = self.image_path(format_args!("layerdb/mounts/{name}"));
-        let wrong = fields.into_iter().filter(|(_, was, must)| was != must);
-        let pieces: Vec<_> = wrong
+        let pieces: Vec<_> = mounts::wrong_files(was, must)
+            .into_iter()
             .filter_map(|(file, _, must)| Some((Step::Mount, format!("{at}/{file}"), root_file(must?, 0o644))))
             .collect();
         if pieces.is_empty() {
