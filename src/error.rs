@@ -6,6 +6,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Something that is no regular file is in the place of one.
+#[derive(Debug, thiserror::Error)]
+#[error("not a regular file")]
+pub(crate) struct NotRegular;
+
 /// A file system call that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {act} {}: {source}", path.display())]
@@ -69,7 +74,7 @@ impl FsError {
     }
 
     /// Makes `None` of what does not exist, and of what has something else in its place, or on the way to it: a file
-    /// where a directory should be, or a symbolic link.
+    /// where a directory should be, a directory where a file should be, or a symbolic link.
     ///
     /// # Errors
     /// All others.
@@ -77,6 +82,7 @@ impl FsError {
         match Self::found(result) {
             // ENOTDIR, ELOOP
             Err(error) if matches!(error.source.raw_os_error(), Some(20 | 40)) => Ok(None),
+            Err(error) if error.source.get_ref().is_some_and(|inner| inner.is::<NotRegular>()) => Ok(None),
             found => found,
         }
     }

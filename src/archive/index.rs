@@ -92,7 +92,7 @@ pub struct ImageRecord {
     /// The image it was built from, where that is in the archive too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ImageId>,
-    /// Text of `imagedb/metadata/…/lastUpdated`.
+    /// Text of `imagedb/metadata/…/lastUpdated`: a time in the form of RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_updated: Option<String>,
 }

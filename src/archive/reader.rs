@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::error::Error;
 use crate::fsx::File;
 use crate::id::{ChainId, ImageId, Sha256};
+use crate::json::is_time;
 use crate::reference::Reference;
 use crate::store::imagedb;
 
@@ -237,6 +238,12 @@ impl ArchiveReader {
             let config = imagedb::parse(image.id, config).map_err(|error| bad(error.to_string()))?;
             if config.diff_ids != image.diff_ids {
                 return Err(bad(format!("its configuration names other layers than {INDEX}")));
+            }
+            if image.created.is_some() && config.created != image.created {
+                return Err(bad(format!("its configuration names another time than {INDEX}")));
+            }
+            if image.last_updated.as_ref().is_some_and(|time| !is_time(time.as_bytes())) {
+                return Err(bad(format!("{INDEX} has a lastUpdated that is no time")));
             }
             if !ids.insert(image.id) {
                 return Err(bad(format!("{INDEX} has it twice")));

@@ -23,7 +23,7 @@ use crate::layer::differences::{Expected, Prediction};
 use crate::layer::{Marks, Whiteouts};
 use crate::tarsplit::LayerTree;
 
-use super::{Begun, DriverFacts, GraphDriver, NewLayer, read_text};
+use super::{Begun, DriverFacts, FILE_LIMIT, GraphDriver, NewLayer, read_text};
 
 /// The driver, and `fuse-overlayfs`, which differs in little.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl GraphDriver for Overlay2 {
     }
 
     fn facts(&self, layer: &Dir) -> Result<DriverFacts, FsError> {
-        let link = read_text(layer, "link")?.and_then(|link| LinkId::parse(&link).ok());
+        let link = read_link(layer)?;
         let (committed, mounted) = (layer.find("committed")?.is_some(), layer.is_rootless());
         Ok(DriverFacts { link, committed, mounted, ..DriverFacts::default() })
     }
@@ -60,7 +60,7 @@ impl GraphDriver for Overlay2 {
         if layer.find("diff")?.is_none_or(|found| found.kind != Kind::Directory) {
             return Ok(Some("diff is missing".to_owned()));
         }
-        let Some(link) = read_text(layer, "link")?.and_then(|link| LinkId::parse(&link).ok()) else {
+        let Some(link) = read_link(layer)? else {
             return Ok(Some("link is missing or empty".to_owned()));
         };
         let short_names = dirs.dir("l")?;
@@ -162,6 +162,12 @@ impl GraphDriver for Overlay2 {
     fn home_dirs(&self) -> &'static [(&'static str, u32)] {
         &[("l", 0o700)]
     }
+}
+
+/// Reads the short name that a directory says of itself; `None` where it says none.
+fn read_link(layer: &Dir) -> Result<Option<LinkId>, FsError> {
+    let text = FsError::in_place(layer.read("link", FILE_LIMIT))?;
+    Ok(text.and_then(|text| LinkId::parse(text.trim_ascii()).ok()))
 }
 
 /// Text of `lower` for a layer on top of this one.

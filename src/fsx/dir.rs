@@ -15,7 +15,7 @@ use super::calls;
 use super::file::File;
 use super::namespace::UserNamespace;
 use super::resolve::{self, Scope};
-use crate::error::FsError;
+use crate::error::{FsError, NotRegular};
 
 /// What the kernel tells of a directory at a time, in bytes.
 const LISTED: usize = 16 << 10;
@@ -148,7 +148,7 @@ impl Dir {
         let fd = self.open_as(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, scope)?;
         let stat = calls::fstat(&fd).map_err(|errno| self.fail("stat", path, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(FsError::new("read", self.shown(path), std::io::Error::other("not a regular file")));
+            return Err(FsError::new("read", self.shown(path), std::io::Error::other(NotRegular)));
         }
         Ok((File::from(fd), u64::try_from(stat.st_size).unwrap_or(0)))
     }

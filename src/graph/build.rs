@@ -168,7 +168,11 @@ impl Builder<'_> {
                 self.tie(from, Edge::ParentLayer, Node::Layer(parent));
             }
             if !self.tie(from, Edge::CacheId, Node::Dir(layer.cache_id.clone())) {
-                self.find(Finding::damage("layer-directory-missing", chain, format!("there is no {}", layer.cache_id)));
+                self.find(Finding::damage(
+                    "layer-directory-missing",
+                    chain,
+                    format!("there is no directory {}", layer.cache_id),
+                ));
             }
         }
         for (name, layer) in &snapshot.broken_layers {
@@ -196,7 +200,7 @@ impl Builder<'_> {
             if let Some(dir) = dir
                 && !self.tie(from, edge, Node::Dir(dir.clone()))
             {
-                self.find(Finding::damage("mount-directory-missing", &name, format!("there is no {dir}")));
+                self.find(Finding::damage("mount-directory-missing", &name, format!("there is no directory {dir}")));
             }
         }
     }

@@ -21,7 +21,7 @@
 mod scan;
 mod types;
 
-pub(crate) use types::{GoTime, Nothing, Raw, Words};
+pub(crate) use types::{GoTime, Nothing, Raw, Words, is_time};
 
 use std::collections::BTreeMap;
 

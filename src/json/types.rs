@@ -46,7 +46,7 @@ impl FromGo for GoTime {
 }
 
 /// Tells whether text is a time as Go reads it from JSON.
-fn is_time(text: &[u8]) -> bool {
+pub(crate) fn is_time(text: &[u8]) -> bool {
     let Some((front, mut rest)) = text.split_at_checked(19) else { return false };
     let number = |text: &[u8]| {
         let digits = text.iter().all(u8::is_ascii_digit);

@@ -46,16 +46,19 @@ impl Form {
     /// Tells what PAX records say; nothing where the member is not sparse, or is in a version that Go does not know: to
     /// Docker that is a plain file.
     pub(super) fn of(pax: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Self>, TarError> {
-        let get = |key: &str| pax.get(format!("GNU.sparse.{key}").as_bytes()).map(|value| &value[..]);
-        match (get("major"), get("minor"), get("map")) {
-            (Some(b"1"), Some(b"0"), _) => Ok(Some(Self::Content)),
-            (None, None, Some(map)) | (Some(b"0"), Some(b"0" | b"1"), Some(map)) => {
-                let numbers = map.split(|byte| *byte == b',').map(number);
-                numbers.collect::<Option<_>>().map(Self::Records).map(Some).ok_or_else(bad)
-            }
-            (Some(b"0"), Some(b"0" | b"1"), None) => Err(bad()),
-            _ => Ok(None),
+        let get = |key: &str| pax.get(format!("GNU.sparse.{key}").as_bytes()).map_or(&b""[..], |value| value);
+        let map = get("map");
+        match (get("major"), get("minor")) {
+            (b"1", b"0") => return Ok(Some(Self::Content)),
+            (b"0", b"0" | b"1") => {}
+            (b"", b"") if !map.is_empty() => {}
+            _ => return Ok(None),
         }
+        let numbers = map.split(|byte| *byte == b',').filter(|_| !map.is_empty()).map(number);
+        let numbers: Vec<u64> = numbers.collect::<Option<_>>().ok_or_else(bad)?;
+        // Go counts the parts by this record, and takes no map without it.
+        let count = number(get("numblocks")).and_then(|count| count.checked_mul(2)).ok_or_else(bad)?;
+        if count == numbers.len() as u64 { Ok(Some(Self::Records(numbers))) } else { Err(bad()) }
     }
 }
 
@@ -213,6 +216,37 @@ mod tests {
         assert_eq!(filled(b"", &[0, 0], 0).expect("read"), b"");
         assert_eq!(filled(b"abcd", &[1, 4], 5).expect("read"), b"\0abcd");
         assert!(filled(b"abc", &[1, 4], 5).is_err());
+    }
+
+    #[test]
+    fn forms_that_go_takes() {
+        let form = |records: &[(&str, &str)]| {
+            let records = records.iter().map(|(key, value)| (format!("GNU.sparse.{key}").into(), (*value).into()));
+            Form::of(&records.collect()).map(|form| {
+                form.map(|form| match form {
+                    Form::Records(numbers) => numbers,
+                    Form::Content => vec![u64::MAX],
+                })
+            })
+        };
+        let (map, count) = (("map", "0,2,5,1"), ("numblocks", "2"));
+        let (major, minor) = (("major", "0"), ("minor", "1"));
+        assert_eq!(form(&[map, count]).expect("a form"), Some(vec![0, 2, 5, 1]));
+        assert_eq!(form(&[major, minor, map, count]).expect("a form"), Some(vec![0, 2, 5, 1]));
+        assert_eq!(form(&[major, minor, ("numblocks", "0")]).expect("a form"), Some(vec![]));
+        assert_eq!(form(&[("major", "1"), ("minor", "0")]).expect("a form"), Some(vec![u64::MAX]));
+        for plain in [&[][..], &[count], &[("major", "2"), map], &[("minor", "1"), map, count]] {
+            assert_eq!(form(plain).expect("a plain file"), None, "{plain:?}");
+        }
+        for bad in [
+            &[map][..],
+            &[map, ("numblocks", "1")],
+            &[map, ("numblocks", "x")],
+            &[major, minor],
+            &[("map", "0,a"), count],
+        ] {
+            assert!(form(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

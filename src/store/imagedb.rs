@@ -26,7 +26,7 @@ use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{DiffId, ImageId, Sha256};
 use crate::image_config::{ConfigError, ImageConfig};
-use crate::json::JsonError;
+use crate::json::{JsonError, is_time};
 
 /// Longest configuration that is read. Registries take 4 MiB.
 const CONFIG_LIMIT: u64 = 32 << 20;
@@ -207,7 +207,18 @@ fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
                     notes.unreadable.push(Unreadable { what: Unknown::Images, path, reason: error.to_string() });
                 }
             },
-            b"lastUpdated" => metadata.last_updated = Some(bytes),
+            b"lastUpdated" => {
+                // One that is empty is none to dockerd.
+                if !bytes.is_empty() && !is_time(&bytes) {
+                    let evidence = "it is no time, so docker image inspect fails until the image is tagged again";
+                    notes.findings.push(Finding::warning(
+                        "image-tag-time-invalid",
+                        below(&at, "lastUpdated"),
+                        evidence,
+                    ));
+                }
+                metadata.last_updated = Some(bytes);
+            }
             b"builtLocally" => metadata.built_locally = Some(bytes),
             name => notes.unexpected(&at, name, "nothing that dockerd reads"),
         }

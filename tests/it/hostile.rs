@@ -617,6 +617,9 @@ fn images_that_are_not_what_they_say() {
         index["images"][0]["diffIds"].as_array_mut().expect("a list").pop();
     });
     index("no layers", Refused, |index| index["images"][0]["diffIds"] = json!([]));
+    index("another time", Refused, |index| index["images"][0]["created"] = json!("2001-01-01T00:00:00Z"));
+    index("no time", Refused, |index| index["images"][0]["lastUpdated"] = json!("yesterday"));
+    index("a time", Harmless, |index| index["images"][0]["lastUpdated"] = json!("2001-01-01T00:00:00.5Z"));
     index("twice", Refused, |index| {
         let one = index["images"][0].clone();
         index["images"].as_array_mut().expect("a list").push(one);

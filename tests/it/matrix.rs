@@ -131,7 +131,8 @@ fn told(seen: &Seen) -> String {
     };
     let saves = if seen.saves.is_ok() { "can be saved" } else { "cannot be saved" };
     let named = if seen.is_named { "" } else { ", is not found by its name" };
-    format!("image {}, {saves}{named}; container {}", state(&seen.image), state(&seen.container))
+    let inspected = if seen.is_inspected || !seen.is_named { "" } else { ", cannot be inspected" };
+    format!("image {}, {saves}{named}{inspected}; container {}", state(&seen.image), state(&seen.container))
 }
 
 /// Starts a daemon on a copy of a store, looks at all victims, and holds what it sees against what `verify` said.

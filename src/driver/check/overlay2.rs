@@ -17,7 +17,9 @@ impl One<'_> {
         // The reader of the home says where `link` is lost, or where its short name leads elsewhere.
         if let Some(found) = self.dir.find("link")? {
             // Some releases wrote it with the mode 0666.
-            self.attributes("link", &found, &[0o644, 0o666]);
+            if found.kind == Kind::File {
+                self.attributes("link", &found, &[0o644, 0o666]);
+            }
         }
         self.lower()?;
         if self.implied.has_child && self.checker.marks_parents && self.dir.find("committed")?.is_none() {
@@ -74,8 +76,9 @@ impl One<'_> {
             self.damage("driver-lower-mismatch", evidence);
             return Ok(());
         }
+        // What is in the place of a directory, or of its `link`, is a finding of that directory too.
         let own_link = |id: &CacheId| -> Result<Option<LinkId>, FsError> {
-            let text = FsError::found(self.checker.dirs.read(format!("{id}/link"), super::super::FILE_LIMIT))?;
+            let text = FsError::in_place(self.checker.dirs.read(format!("{id}/link"), super::super::FILE_LIMIT))?;
             Ok(text.and_then(|text| LinkId::parse(text.trim_ascii()).ok()))
         };
         // A short name is right by what the directory says of itself, or by where its link leads to. That the two

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use rayon::prelude::*;
 
 use super::{LOWER_LIMIT, Listing};
-use crate::driver::DriverDir;
+use crate::driver::{DriverDir, FILE_LIMIT};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
@@ -143,16 +143,17 @@ fn read_links(home: &Dir, at: &str) -> (Links, Notes) {
 fn read_dir(home: &Dir, at: &str, entry: &Entry) -> Option<(Raw, Notes)> {
     let mut notes = Notes::default();
     let id = CacheId::parse(&entry.name).ok()?;
-    let link = notes.line(home, &format!("{id}/link"), at, Unknown::DriverDirs);
+    let link = FsError::in_place(home.read(format!("{id}/link"), FILE_LIMIT));
     let lower = FsError::found(home.read(format!("{id}/lower"), LOWER_LIMIT));
     let path = format!("{at}/{id}");
     if matches!(link, Ok(None)) && matches!(home.find(&entry.name), Ok(None)) {
         return None;
     }
-    // What cannot be read is a finding already.
+    let link =
+        link.inspect_err(|error| notes.unreadable(Unknown::DriverDirs, &format!("{path}/link"), error.to_string()));
     let (is_known, link) = (link.is_ok(), link.ok().flatten());
     let link = match link.as_deref().map(<[u8]>::trim_ascii) {
-        None => Err("link is missing".to_owned()),
+        None => Err("link is missing, or is no file".to_owned()),
         Some(text) => LinkId::parse(text).map_err(|error| format!("link: {error}")),
     };
     let lost = |evidence: &String| Finding::warning("driver-link-lost", &path, evidence);

@@ -7,6 +7,7 @@ use crate::driver::DriverFacts;
 use crate::error::{Error, Result};
 use crate::graph::Selected;
 use crate::id::{ChainId, ImageId};
+use crate::json::is_time;
 use crate::reference::Reference;
 use crate::store::{Image, Snapshot};
 
@@ -118,14 +119,14 @@ impl SavePlan {
 }
 
 fn record(snapshot: &Snapshot, one: &Selected, image: &Image, wanted: &BTreeSet<ImageId>) -> ImageRecord {
-    let text = |bytes: &Option<Vec<u8>>| bytes.clone().and_then(|bytes| String::from_utf8(bytes).ok());
+    let time = |bytes: &Vec<u8>| is_time(bytes).then(|| String::from_utf8_lossy(bytes).into_owned());
     ImageRecord {
         id: one.image,
         references: references(snapshot, one),
         diff_ids: image.diff_ids.clone(),
         created: image.created.clone(),
         parent: image.parent.filter(|parent| wanted.contains(parent)),
-        last_updated: text(&image.last_updated),
+        last_updated: image.last_updated.as_ref().and_then(time),
     }
 }
 

@@ -67,8 +67,15 @@ impl Daemon {
 
     /// Returns the ID of the image with a name.
     fn image(&self, name: &str) -> Option<String> {
-        let found = self.ask("GET", &format!("/images/{name}/json"), &Value::Null).ok()?;
+        let images = self.ask("GET", "/images/json", &Value::Null).expect("a list");
+        let is_named = |image: &&Value| image["RepoTags"].as_array().is_some_and(|tags| tags.contains(&name.into()));
+        let found = images.as_array().expect("a list").iter().find(is_named)?;
         Some(found["Id"].as_str().expect("an ID").trim_start_matches("sha256:").to_owned())
+    }
+
+    /// Tells whether `docker image inspect` works.
+    fn is_inspected(&self, name: &str) -> bool {
+        self.ask("GET", &format!("/images/{name}/json"), &Value::Null).is_ok()
     }
 }
 
@@ -76,6 +83,7 @@ impl Daemon {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) is_named: bool,
+    pub(super) is_inspected: bool,
     /// Whether a program in a new container of the image sees what was built.
     pub(super) image: Result<bool, String>,
     /// The same of the container that was there before.
@@ -93,6 +101,7 @@ pub(super) fn look(engine: &Engine, daemon: &Daemon, scene: &Scene, victim: &Vic
     };
     Seen {
         is_named: daemon.image(&victim.reference()).as_ref() == Some(&victim.image),
+        is_inspected: daemon.is_inspected(&victim.reference()),
         image: daemon.create(None, &victim.reference()).and_then(|container| is_as_built(&container)),
         container: is_as_built(&victim.container),
         saves: save(engine, scene, victim),

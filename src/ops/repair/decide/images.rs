@@ -46,6 +46,10 @@ impl<'a> Planner<'a> {
                 self.leave(found, databases::cure(subject));
             }
             "build-cache-lost" => self.leave(found, "docker builder prune -af, once Docker runs again"),
+            "image-tag-time-invalid" => {
+                let piece = (Step::Image, subject.clone(), Act::Remove);
+                self.mend(found, "forget when it was tagged, as of an image that never was", [piece]);
+            }
             "layer-size" => self.leave(found, "nothing: only listings of Docker's show another size by it"),
             "distribution-mismatch" => {
                 let piece = (Step::Distribution, subject.clone(), Act::Remove);
