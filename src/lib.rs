@@ -17,6 +17,7 @@ pub mod id;
 mod image_config;
 mod json;
 pub mod layer;
+mod notes;
 pub mod ops;
 pub mod progress;
 pub mod reference;

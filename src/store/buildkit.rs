@@ -19,11 +19,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::Deserialize;
 
 use super::bolt::{self, Bolt, BoltError, Bucket, Item};
-use super::notes::{Notes, below};
 use super::{BuildRecord, Unknown};
 use crate::error::FsError;
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId};
+use crate::notes::{Notes, below};
 
 /// Bytes that name a snapshot, a record or a lease.
 type Key = Vec<u8>;

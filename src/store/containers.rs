@@ -14,13 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::host_config;
-use super::notes::{Notes, below};
 use super::{Container, Snapshot, Unknown};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{ContainerId, ImageId, is_drawn};
 use crate::json::{self, fields};
+use crate::notes::{Notes, below};
 use crate::reference::Reference;
 
 /// Longest `config.v2.json` that is read. Environment and labels may be long.

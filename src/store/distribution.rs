@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::layerdb::parse_digest;
-use super::notes::{Notes, below};
 use super::{Distribution, Unknown};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::Dir;
 use crate::id::{BlobDigest, DiffId};
+use crate::notes::{Notes, below};
 
 /// Longest record that is read; 50 sources of a layer take some 15 KiB.
 const LIMIT: u64 = 1 << 20;

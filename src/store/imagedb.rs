@@ -19,7 +19,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
-use super::notes::{Notes, below};
 use super::{Image, StrayKind, Unknown, Unreadable};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
@@ -27,6 +26,7 @@ use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{DiffId, ImageId, Sha256};
 use crate::image_config::{ConfigError, ImageConfig};
 use crate::json::{JsonError, is_time};
+use crate::notes::{Notes, below};
 
 /// Longest configuration that is read. Registries take 4 MiB.
 const CONFIG_LIMIT: u64 = 32 << 20;

@@ -19,12 +19,12 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::notes::{Notes, below};
 use super::{BrokenLayer, Layer, StrayKind, Unknown};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, ChainId};
+use crate::notes::{Notes, below};
 
 /// Name of the headers of a layer's tar, in its entry.
 const TAR_SPLIT: &str = "tar-split.json.gz";

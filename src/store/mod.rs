@@ -22,7 +22,6 @@ mod mountinfo;
 mod mounts;
 mod names;
 mod nearby;
-mod notes;
 mod processes;
 pub(crate) mod repositories;
 mod snapshot;
@@ -34,14 +33,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::count::count;
 use crate::driver::DriverDir;
 use crate::finding::Finding;
-use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId};
+use crate::id::{BlobDigest, CacheId, ChainId, ContainerId, DiffId, ImageId};
 
+pub use crate::notes::{Stray, StrayKind, Unknown, Unreadable};
 pub use containerd::{ContainerdUse, SNAPSHOTTERS};
 pub use layout::{Configured, DRIVERS, Store};
 pub use live::InUse;
 pub use lock::WriteLock;
 pub use nearby::nearby;
-pub(crate) use notes::{Notes, below};
 
 /// Everything the files of a store say.
 #[derive(Debug, Default)]
@@ -81,39 +80,6 @@ pub struct Snapshot {
     /// Paths, among those in `unreadable`, of what says of many things that they are there: directories of entries, and
     /// `repositories.json`. Where the file system does not give one, what was not seen in it is not missing.
     pub unlisted: BTreeSet<String>,
-}
-
-/// What is unknown when a file cannot be read or parsed. Nothing that depends on it may be called garbage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Unknown {
-    /// Which images are referred to (`repositories.json`).
-    References,
-    /// Which layers an image that is referred to holds (`imagedb/`).
-    Images,
-    /// Which driver directory a layer names (`layerdb/sha256/`, `layerdb/tmp/`).
-    Layers,
-    /// Which driver directories and layers a writable layer uses (`layerdb/mounts/`).
-    Mounts,
-    /// Which image and which image mounts a container uses (`containers/`).
-    Containers,
-    /// Which layers and driver directories BuildKit uses (`buildkit/*.db`).
-    BuildKit,
-    /// Which directories the graph driver has, or which others one of them needs (`<driver>/`).
-    DriverDirs,
-    /// What `distribution/` says: a cache, nothing depends on it.
-    Distribution,
-}
-
-/// A file or directory that is there and cannot be read or parsed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub struct Unreadable {
-    /// What is unknown by it.
-    pub what: Unknown,
-    /// Path relative to the data root.
-    pub path: String,
-    /// Why it cannot be read.
-    pub reason: String,
 }
 
 /// An image: `imagedb/content/sha256/<id>` with `imagedb/metadata/sha256/<id>/`.
@@ -277,40 +243,7 @@ pub struct BuildRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Distribution {
     /// `diffid-by-digest/sha256/<blob>`: digest of a compressed blob to the diff ID of its content.
-    pub diff_id_by_digest: BTreeMap<crate::id::BlobDigest, DiffId>,
+    pub diff_id_by_digest: BTreeMap<BlobDigest, DiffId>,
     /// `v2metadata-by-diffid/sha256/<diff>`: where a layer's blob can be had, as the JSON text that is there.
     pub v2_metadata_by_diff_id: BTreeMap<DiffId, String>,
-}
-
-/// Kind of a [`Stray`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StrayKind {
-    /// `layerdb/tmp/write-set-*`: a layer that was being written.
-    WriteSet,
-    /// `.tmp-*` beside a file that is written atomically.
-    TempFile,
-    /// `tmp-old/` in the root.
-    OldTemp,
-    /// `<driver>/l/<link>` that no layer directory has as its `link`, or whose layer is gone.
-    DanglingLink,
-    /// A directory of a driver's self-test (`check-overlayfs-support*`, …).
-    SelfTest,
-    /// An empty directory in `layerdb/mounts`: what is left of an image mount whose reference has a slash.
-    EmptyMount,
-    /// `imagedb/metadata/sha256/<id>` without content.
-    MetadataWithoutContent,
-    /// A file in `imagedb/content/sha256` that dockerd does not take for an image.
-    InvalidImage,
-}
-
-/// Something that no reader of Docker's ever looks at.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stray {
-    /// What it is.
-    pub kind: StrayKind,
-    /// Path relative to the data root.
-    pub path: String,
-    /// The driver directory it names, where it names one.
-    pub cache_id: Option<CacheId>,
 }

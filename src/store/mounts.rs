@@ -19,11 +19,11 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::layerdb::parse_digest;
-use super::notes::{Notes, below};
 use super::{Mount, StrayKind, Unknown};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, ContainerId};
+use crate::notes::{Notes, below};
 
 /// Writable layers by name.
 type Mounts = BTreeMap<ContainerId, Mount>;

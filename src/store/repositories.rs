@@ -13,12 +13,12 @@
 use std::collections::BTreeMap;
 
 use super::Unknown;
-use super::notes::{Notes, below};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Kind};
 use crate::id::ImageId;
 use crate::json::{self, fields};
+use crate::notes::{Notes, below};
 use crate::reference::Reference;
 
 /// Name of the file below `image/<driver>`.

@@ -3,8 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::{
-    Notes, Snapshot, Store, Unknown, below, buildkit, containers, distribution, imagedb, layerdb, mounts, repositories,
-    strays,
+    Snapshot, Store, Unknown, buildkit, containers, distribution, imagedb, layerdb, mounts, repositories, strays,
 };
 use crate::count::count;
 use crate::driver;
@@ -12,6 +11,7 @@ use crate::error::{FsError, Result};
 use crate::finding::{Finding, Severity};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ContainerId};
+use crate::notes::{Notes, below};
 
 impl Store {
     /// Reads everything the store's files say. Needs no lock: beside a live daemon, what vanishes meanwhile was

@@ -5,9 +5,9 @@
 //! start cannot rename onto it. `.tmp-*` beside a file is that file being written; `engine-id` (23+) is such a file.
 //! Other strays are found by the reader of the directory they are in.
 
-use super::notes::Notes;
 use super::{StrayKind, Unknown};
 use crate::fsx::{Dir, Kind};
+use crate::notes::Notes;
 
 /// Looks at the entries of the data root.
 pub(super) fn read(root: &Dir) -> Notes {

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use super::DriverDir;
 use crate::fsx::{Dir, Kind};
 use crate::id::CacheId;
-use crate::store::{Notes, Unknown};
+use crate::notes::{Notes, Unknown};
 
 /// Longest `layers/<id>` of `aufs`, or `lower` of `overlay2`, that is read: 128 names take 8 KiB.
 const LOWER_LIMIT: u64 = 1 << 20;

@@ -15,7 +15,7 @@ use super::Listing;
 use crate::driver::DriverDir;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::CacheId;
-use crate::store::{Notes, Unknown};
+use crate::notes::{Notes, Unknown};
 
 /// Path of the driver's home below the data root.
 const HOME: &str = "overlay";

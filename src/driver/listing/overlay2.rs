@@ -25,7 +25,7 @@ use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, LinkId};
-use crate::store::{Notes, StrayKind, Unknown};
+use crate::notes::{Notes, StrayKind, Unknown};
 
 /// Directories that dockerd makes to try what the file system can do [overlay2/check.go, overlayutils, quota].
 const SELF_TESTS: [&str; 5] =

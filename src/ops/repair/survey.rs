@@ -7,13 +7,14 @@ use crate::error::{FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId, ImageId, LinkId};
 use crate::layer::{Content, MemberKind, Members};
+use crate::notes::Notes;
 use crate::ops::load::is_early;
 use crate::ops::short_names::{ShortNames, target};
 use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report, is_proved};
 use crate::progress::Observer;
 use crate::store::layerdb::Fields;
-use crate::store::{Layer, Notes, Snapshot, Store, Unreadable, containers, repositories};
+use crate::store::{Layer, Snapshot, Store, Unreadable, containers, repositories};
 use crate::tarsplit::{Entries, Segments};
 
 use super::lost;

@@ -1,8 +1,12 @@
-//! What the readers collect beside the facts, and the way they read small files.
+//! What readers of a store collect beside the facts, and the way they read small files.
+//!
+//! Both the readers of Docker's own files ([`store`](crate::store)) and those of the graph drivers' homes
+//! ([`driver`](crate::driver)) do.
 
 use std::collections::BTreeSet;
 
-use super::{Stray, StrayKind, Unknown, Unreadable};
+use serde::Serialize;
+
 use crate::error::FsError;
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry};
@@ -13,6 +17,72 @@ const TEMP_PREFIX: &[u8] = b".tmp-";
 
 /// Longest file of one line (an identity, a number, a time) that is read. Real ones have at most 71 bytes.
 const LINE_LIMIT: u64 = 4096;
+
+/// What is unknown when a file cannot be read or parsed. Nothing that depends on it may be called garbage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unknown {
+    /// Which images are referred to (`repositories.json`).
+    References,
+    /// Which layers an image that is referred to holds (`imagedb/`).
+    Images,
+    /// Which driver directory a layer names (`layerdb/sha256/`, `layerdb/tmp/`).
+    Layers,
+    /// Which driver directories and layers a writable layer uses (`layerdb/mounts/`).
+    Mounts,
+    /// Which image and which image mounts a container uses (`containers/`).
+    Containers,
+    /// Which layers and driver directories BuildKit uses (`buildkit/*.db`).
+    BuildKit,
+    /// Which directories the graph driver has, or which others one of them needs (`<driver>/`).
+    DriverDirs,
+    /// What `distribution/` says: a cache, nothing depends on it.
+    Distribution,
+}
+
+/// A file or directory that is there and cannot be read or parsed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Unreadable {
+    /// What is unknown by it.
+    pub what: Unknown,
+    /// Path relative to the data root.
+    pub path: String,
+    /// Why it cannot be read.
+    pub reason: String,
+}
+
+/// Kind of a [`Stray`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StrayKind {
+    /// `layerdb/tmp/write-set-*`: a layer that was being written.
+    WriteSet,
+    /// `.tmp-*` beside a file that is written atomically.
+    TempFile,
+    /// `tmp-old/` in the root.
+    OldTemp,
+    /// `<driver>/l/<link>` that no layer directory has as its `link`, or whose layer is gone.
+    DanglingLink,
+    /// A directory of a driver's self-test (`check-overlayfs-support*`, …).
+    SelfTest,
+    /// An empty directory in `layerdb/mounts`: what is left of an image mount whose reference has a slash.
+    EmptyMount,
+    /// `imagedb/metadata/sha256/<id>` without content.
+    MetadataWithoutContent,
+    /// A file in `imagedb/content/sha256` that dockerd does not take for an image.
+    InvalidImage,
+}
+
+/// Something that no reader of Docker's ever looks at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stray {
+    /// What it is.
+    pub kind: StrayKind,
+    /// Path relative to the data root.
+    pub path: String,
+    /// The driver directory it names, where it names one.
+    pub cache_id: Option<CacheId>,
+}
 
 /// Findings, strays and what could not be read, collected by a reader.
 #[derive(Debug, Default)]
