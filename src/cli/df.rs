@@ -7,13 +7,14 @@ use super::run::Place;
 use super::table::Table;
 use super::text::{self, NONE};
 use super::ui::Ui;
-use crate::graph::{Copies, Sizes};
-use crate::ops::inspect::{ImageUsage, Usage, UsageKind, View};
+use crate::driver::Sizes;
+use crate::ops::inspect::{Copies, ImageUsage, Usage, UsageKind, View};
 
 pub(super) fn df(place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let (store, snapshot) = place.look(ui)?;
     let view = View::new(&store, &snapshot);
-    let sizes = Sizes::measure(view.driver(), &view.home(), snapshot.driver_dirs.keys(), ui.observer());
+    let measured = |home| Sizes::measure(view.driver(), home, snapshot.driver_dirs.keys(), ui.observer());
+    let sizes = store.home().map(measured).unwrap_or_default();
     let usage = view.usage(&sizes, Copies::find(&store, &snapshot), ui.verbose());
     if ui.json() {
         ui.print_json(&usage)?;

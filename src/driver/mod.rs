@@ -9,6 +9,7 @@ pub(crate) mod listing;
 mod overlay;
 mod overlay2;
 mod places;
+mod sizes;
 mod vfs;
 mod whole;
 
@@ -26,6 +27,7 @@ use crate::tarsplit::LayerTree;
 
 pub(crate) use listing::{Listing, is_known, list};
 pub(crate) use places::{join, path_of, places, trees, upper};
+pub use sizes::Sizes;
 
 /// A directory of the graph driver, as far as its own files tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

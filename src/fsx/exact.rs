@@ -11,8 +11,8 @@ use super::attrs::{Attrs, Kind};
 use super::calls;
 use super::dir::{Dir, Entry};
 use super::file::File;
+use super::footprint::Inode;
 use super::holes::copy_content;
-use super::walk::Inode;
 use crate::error::FsError;
 
 /// How many bytes of two files are compared at a time.

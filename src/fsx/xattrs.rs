@@ -9,7 +9,7 @@ use super::attrs::XattrName;
 use super::calls;
 use super::dir::{Dir, Result, one_name};
 use super::file::File;
-use super::walk::Inode;
+use super::footprint::Inode;
 
 /// Longest list of names, and longest value, that the kernel gives, in bytes.
 const LONGEST: usize = 64 << 10;

@@ -15,14 +15,13 @@
 //! ```
 //!
 //! The graph is pure data: it is made from a snapshot and never looks at a disk. Sizes are measured apart
-//! ([`Sizes`]) and spread over it ([`Holdings`]).
+//! ([`Sizes`](crate::driver::Sizes)) and spread over it ([`Holdings`]).
 
 mod build;
-mod copies;
 mod export;
+mod holdings;
 mod reach;
 mod resolve;
-mod sizes;
 #[cfg(test)]
 mod tests;
 
@@ -37,12 +36,11 @@ use serde::Serialize;
 use crate::finding::Finding;
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
 
-pub use copies::Copies;
 pub use export::Format;
+pub use holdings::Holdings;
 pub use petgraph::graph::NodeIndex as Id;
 pub use reach::{Keeper, Reach, Roots};
 pub use resolve::{Selected, prefix_range, resolve_image, select_all, select_images};
-pub use sizes::{Holdings, Size, Sizes, paths_of};
 
 /// A thing in a store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

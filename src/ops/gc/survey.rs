@@ -60,7 +60,7 @@ impl Survey {
                     Ok(Some(dir)) => look(dir, name).map_err(|error| error.to_string()),
                 };
                 if let Ok(Some(facts)) = &facts {
-                    observer.on(Event::Advance(facts.footprint.disk));
+                    observer.on(Event::Advance(facts.footprint.alone.disk));
                 }
                 (path, facts)
             })

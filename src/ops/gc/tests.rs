@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::driver::DriverDir;
-use crate::fsx::{Footprint, Kind, Time};
+use crate::fsx::{Footprint, Kind, Size, Time};
 use crate::graph::Graph;
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId, LinkId, Sha256};
 use crate::ops::trash::Identity;
@@ -212,7 +212,7 @@ fn survey(snapshot: &Snapshot) -> Survey {
         };
         let modified = Time { seconds: 1000, nanos: 0 };
         let identity = Identity { kind, inode: at as u64, subvolume: None, modified, target };
-        let footprint = Footprint { disk: 1, inodes: 1, ..Footprint::default() };
+        let footprint = Footprint { alone: Size { disk: 1, content: 0, inodes: 1 }, ..Footprint::default() };
         survey.facts.insert(path, Facts { identity, footprint });
     }
     survey

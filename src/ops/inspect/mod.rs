@@ -3,6 +3,7 @@
 //! Each answer is a document with a `schema` number that serialises as it is; the command line makes tables
 //! of the same documents.
 
+mod copies;
 mod find;
 mod follow;
 mod glob;
@@ -20,6 +21,7 @@ use crate::graph::{Graph, Id, Node};
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
 use crate::store::{Container, Snapshot, Store};
 
+pub use copies::Copies;
 pub use list::{ImageList, ListedImage, Row};
 pub use trace::{
     Blob, ContainerTrace, DirTrace, Directory, ImageTrace, LayerTrace, MountTrace, OtherTrace, Tie, Trace, Traces,
@@ -64,12 +66,6 @@ impl<'s> View<'s> {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// Returns the home of the graph driver.
-    #[must_use]
-    pub fn home(&self) -> PathBuf {
-        self.root.join(&self.driver)
     }
 
     /// Returns where a node is, relative to the data root. Build records have no path of their own.

@@ -4,8 +4,10 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::{SCHEMA, View};
-use crate::graph::{Copies, Edge, Holdings, Id, Node, Roots, Size, Sizes, State};
+use super::{Copies, SCHEMA, View};
+use crate::driver::Sizes;
+use crate::fsx::Size;
+use crate::graph::{Edge, Holdings, Id, Node, Roots, State};
 use crate::id::{CacheId, ImageId};
 use crate::store::Container;
 

@@ -96,7 +96,7 @@ pub(in crate::ops) fn purge_one(
             },
         })
         .collect();
-    let total = looked.iter().flatten().map(|footprint| footprint.disk).sum();
+    let total = looked.iter().flatten().map(|footprint| footprint.alone.disk).sum();
     observer.on(Event::Begin { what: "deleting", total: Some(total) });
     let done: Vec<Result<&Footprint, Skipped>> = found
         .par_iter()
@@ -107,7 +107,7 @@ pub(in crate::ops) fn purge_one(
             dir.remove_tree(name).map_err(|error| moved.skipped(error.to_string()))?;
             // Crash here: the next run deletes the rest.
             crash_point("trash:purged");
-            observer.on(Event::Advance(footprint.disk));
+            observer.on(Event::Advance(footprint.alone.disk));
             Ok(footprint)
         })
         .collect();
