@@ -20,7 +20,8 @@ use crate::error::{Error, ParseError};
 use crate::fsx::{OutputFile, Time, open_input};
 use crate::ops::gc::{GcKind, GcPlan, GcReport, KeptWhy, Options};
 use crate::ops::recover;
-use crate::ops::trash::{Kind, PurgeReport, Skipped, UndoReport, Which, hold, purge, undo};
+use crate::ops::transactions::{Which, hold, purge, undo};
+use crate::ops::trash::{Kind, PurgeReport, Skipped, UndoReport};
 use crate::store::{SNAPSHOTTERS, Store, WriteLock};
 
 /// Number of the documents' form.
@@ -161,7 +162,7 @@ fn remove(
     store: &Store,
     args: &GcArgs,
     ui: &Ui,
-    plan: impl FnOnce(&Store, &WriteLock) -> crate::Result<(GcPlan, Vec<Skipped>)>,
+    plan: impl FnOnce(&Store, &WriteLock) -> Result<(GcPlan, Vec<Skipped>), Error>,
 ) -> Result<Exit, Failure> {
     let lock = WriteLock::take(store)?;
     let (plan, skipped) = match recover(store, &lock, ui.observer()).and_then(|done| {

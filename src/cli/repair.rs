@@ -15,7 +15,8 @@ use super::ui::Ui;
 use crate::finding::Severity;
 use crate::ops::recover;
 use crate::ops::repair::{Left, RepairPlan, RepairReport, Source};
-use crate::ops::trash::{Kind, UndoReport, undo};
+use crate::ops::transactions::undo;
+use crate::ops::trash::{Kind, UndoReport};
 use crate::store::{Store, WriteLock};
 
 /// Number of the document's form.

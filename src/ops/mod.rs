@@ -10,6 +10,7 @@ mod recover;
 pub mod repair;
 pub mod save;
 mod short_names;
+pub mod transactions;
 pub mod trash;
 pub mod verify;
 

@@ -7,7 +7,8 @@ use crate::store::{Store, WriteLock};
 use super::gc::{self, GcReport};
 use super::load::{self, LoadPlan};
 use super::repair::{self, RepairReport};
-use super::trash::{Skipped, State, Trash, UndoReport, Work, discard, purge_one, tidy, undo_one};
+use super::transactions::Plan;
+use super::trash::{Skipped, State, Trash, UndoReport, discard, purge_one, tidy, undo_one};
 
 /// What was finished.
 #[derive(Debug, Default)]
@@ -47,12 +48,15 @@ pub fn recover(store: &Store, lock: &WriteLock, observer: &dyn Observer) -> Resu
 }
 
 impl Recovered {
-    fn finish(&mut self, store: &Store, trash: Trash, lock: &WriteLock, observer: &dyn Observer) -> Result<()> {
+    fn finish(&mut self, store: &Store, trash: Trash<Plan>, lock: &WriteLock, observer: &dyn Observer) -> Result<()> {
         match trash.state()? {
             State::Kept => {}
-            State::Moving => match trash.journal.work.clone() {
-                Work::Gc(plan) => self.gc.push(gc::go_on(store, trash, &plan, lock, observer)?),
-                Work::Repair(plan) => self.repairs.push(repair::go_on(store, &trash, &plan, lock)?),
+            State::Moving => match &trash.journal.work {
+                Plan::Gc(plan) => {
+                    let plan = plan.clone();
+                    self.gc.push(gc::go_on(store, trash, &plan, lock, observer)?);
+                }
+                Plan::Repair(plan) => self.repairs.push(repair::go_on(store, &trash, plan, lock)?),
             },
             State::Purging => {
                 let transaction = trash.name.clone();

@@ -53,6 +53,7 @@ mod made;
 mod matrix;
 #[cfg(feature = "cli")]
 mod memory;
+mod modules;
 #[cfg(feature = "cli")]
 mod mounts;
 #[cfg(feature = "cli")]

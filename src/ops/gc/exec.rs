@@ -10,7 +10,7 @@ use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::graph::Graph;
 use crate::ops::trash::{
-    Draft, Kind, Move, Places, PurgeReport, Skipped, State, Trash, Work, discard, identify, purge_one, tidy,
+    Draft, Kind, Places, PurgeReport, Skipped, State, Trash, Work, discard, identify, purge_one, tidy,
 };
 use crate::progress::{Event, Observer};
 use crate::store::{SNAPSHOTTERS, Store, WriteLock};
@@ -208,10 +208,10 @@ impl GcPlan {
 /// Moves a plan into its transaction, of which nothing is left where it was asked to stop before anything moved.
 fn move_into(
     store: &Store,
-    trash: Trash,
+    trash: Trash<GcPlan>,
     plan: &GcPlan,
     observer: &dyn Observer,
-) -> Result<(Trash, usize, Vec<Skipped>)> {
+) -> Result<(Trash<GcPlan>, usize, Vec<Skipped>)> {
     match move_all(store, &trash, plan, observer) {
         Err(Error::StoppedRemoval { .. }) if trash.is_empty()? => {
             trash.remove(store)?;
@@ -223,8 +223,8 @@ fn move_into(
 }
 
 /// Begins a transaction, or leaves nothing of it.
-fn begin(store: &Store, plan: &GcPlan, keep: bool) -> Result<Trash> {
-    let begun = Draft::make(store, Kind::Gc).and_then(|draft| draft.begin(store, Work::Gc(plan.clone()), keep));
+fn begin(store: &Store, plan: &GcPlan, keep: bool) -> Result<Trash<GcPlan>> {
+    let begun = Draft::make(store, Kind::Gc).and_then(|draft| draft.begin(store, plan.clone(), keep));
     if begun.is_err() {
         discard(store)?;
         tidy(store)?;
@@ -281,7 +281,12 @@ fn delete_one(places: &Places, part: &Part) -> Result<(), Skipped> {
 }
 
 /// Moves the parts of a plan into the trash. Returns how many entries went whole, and what stays.
-fn move_all(store: &Store, trash: &Trash, plan: &GcPlan, observer: &dyn Observer) -> Result<(usize, Vec<Skipped>)> {
+fn move_all(
+    store: &Store,
+    trash: &Trash<impl Work>,
+    plan: &GcPlan,
+    observer: &dyn Observer,
+) -> Result<(usize, Vec<Skipped>)> {
     let places = Places::open(store)?;
     observer.on(Event::Begin { what: "removing", total: None });
     let mut parts: Vec<&Part> = plan.parts().collect();
@@ -332,12 +337,12 @@ fn move_all(store: &Store, trash: &Trash, plan: &GcPlan, observer: &dyn Observer
 }
 
 /// Moves one part, if it still is what it was. Returns the directory it was in, or why it stays.
-fn move_one(places: &Places, trash: &Trash, part: &Part) -> Result<Result<Dir, String>, FsError> {
+fn move_one(places: &Places, trash: &Trash<impl Work>, part: &Part) -> Result<Result<Dir, String>, FsError> {
     let (dir, name) = match look_again(places, part)? {
         Ok(found) => found,
         Err(reason) => return Ok(Err(reason)),
     };
-    let (to, new) = trash.place(&Move::away(part.order, part.step as usize, &part.path));
+    let (to, new) = trash.place(&part.as_move());
     match dir.rename(name, to, &new) {
         Ok(()) => Ok(Ok(dir)),
         // Immutable, busy, or on a mount of its own: nothing has changed by it.
@@ -358,7 +363,7 @@ fn look_again<'p>(places: &Places, part: &'p Part) -> Result<Result<(Dir, &'p st
 /// Deletes what is in the trash, or says that it stays there.
 fn finish(
     store: &Store,
-    trash: Trash,
+    trash: Trash<impl Work>,
     plan: &GcPlan,
     removed: usize,
     observer: &dyn Observer,
@@ -379,14 +384,14 @@ fn finish(
 /// Moves what of a plan has not moved yet and still is garbage: a daemon may have run in between.
 pub(crate) fn go_on(
     store: &Store,
-    trash: Trash,
+    trash: Trash<impl Work>,
     plan: &GcPlan,
     lock: &WriteLock,
     observer: &dyn Observer,
 ) -> Result<GcReport> {
     let mut orders = HashMap::new();
     for part in plan.parts() {
-        if trash.find(&Move::away(part.order, part.step as usize, &part.path))?.is_none() {
+        if trash.find(&part.as_move())?.is_none() {
             orders.insert(part.path.clone(), part.order);
         }
     }

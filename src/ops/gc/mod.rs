@@ -27,7 +27,7 @@
 //! 5. **Every step can be done again.** A run that was interrupted is finished by the next command that changes the store
 //!    ([`recover`](crate::ops::recover)), after everything was checked again: a daemon may have run in between.
 //!    A run that was asked to stop leaves what has moved in the trash, and an undo that comes after a crash does so too
-//!    ([`hold`](crate::ops::trash::hold)) before it puts it back.
+//!    ([`hold`](crate::ops::transactions::hold)) before it puts it back.
 //! 6. **Deleting follows no link and enters no mount.** What has a mount point or an immutable file in it is found before
 //!    it moves, and stays.
 //! 7. Nothing changes without the [`WriteLock`](crate::store::WriteLock).

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsx::{Footprint, Kind, Time};
 use crate::graph::{Id, Node};
-use crate::ops::trash::{Identity, Skipped};
+use crate::ops::trash::{self, Identity, Move, Skipped, Work};
 
 use super::candidates::{Candidate, Candidates, Step};
 use super::decide::decide;
@@ -286,6 +286,35 @@ impl GcPlan {
         kept.sort();
         kept.dedup();
         Self { schema: SCHEMA, driver: candidates.driver.to_owned(), entries: builder.finish(), kept, stale }
+    }
+}
+
+impl Work for GcPlan {
+    fn kind(&self) -> trash::Kind {
+        trash::Kind::Gc
+    }
+
+    fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    fn moves(&self) -> Vec<Move<'_>> {
+        self.parts().map(Part::as_move).collect()
+    }
+
+    fn groups(&self) -> Vec<Vec<usize>> {
+        self.entries.iter().map(|entry| entry.parts.iter().map(|part| part.order).collect()).collect()
+    }
+
+    fn count(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+impl Part {
+    /// Says how the part moves.
+    pub(super) fn as_move(&self) -> Move<'_> {
+        Move::away(self.order, self.step as usize, &self.path)
     }
 }
 

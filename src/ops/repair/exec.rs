@@ -95,7 +95,7 @@ impl RepairPlan {
         // Crash here: the store is as it was, with a transaction that the next run takes away; and with empty directories that
         // dockerd, too, would make.
         crash_point("repair:staged");
-        let trash = draft.begin(store, Work::Repair(self.clone()), true)?;
+        let trash = draft.begin(store, self.clone(), true)?;
         let report = go_on(store, &trash, &self, lock)?;
         let remaining = match self.remaining(store, observer) {
             Ok(remaining) => Some(remaining),
@@ -189,7 +189,12 @@ fn refuse(store: &Store, snapshot: &Snapshot) -> Result<()> {
 ///
 /// # Errors
 /// The file system refuses.
-pub(in crate::ops) fn go_on(store: &Store, trash: &Trash, plan: &RepairPlan, _: &WriteLock) -> Result<RepairReport> {
+pub(in crate::ops) fn go_on(
+    store: &Store,
+    trash: &Trash<impl Work>,
+    plan: &RepairPlan,
+    _: &WriteLock,
+) -> Result<RepairReport> {
     let places = Places::open(store)?;
     let mut moves = trash.journal.work.moves();
     moves.sort_by_key(|moved| moved.order);
@@ -236,7 +241,7 @@ pub(in crate::ops) fn go_on(store: &Store, trash: &Trash, plan: &RepairPlan, _: 
 
 /// Makes one move, if it was not made and what is there still is what it was. Returns the directory it is in, or why
 /// nothing was done.
-fn move_one(places: &Places, trash: &Trash, moved: &Move<'_>) -> Result<Result<Dir, String>, FsError> {
+fn move_one(places: &Places, trash: &Trash<impl Work>, moved: &Move<'_>) -> Result<Result<Dir, String>, FsError> {
     let Some((dir, name)) = places.parent(moved.path)? else {
         return Ok(Err("the directory it lies in is gone".to_owned()));
     };

@@ -1,8 +1,6 @@
 //! What of a repair has to do with directories that the kernel uses: containers may run on without their daemon.
 
-use std::collections::BTreeMap;
-
-use super::plan::{Mend, RepairPlan, Step};
+use super::plan::{Mend, Step};
 use crate::driver;
 use crate::store::InUse;
 
@@ -24,18 +22,13 @@ fn split(path: &str) -> (&str, &str) {
     path.split_once('/').unwrap_or((path, ""))
 }
 
-impl RepairPlan {
-    /// Returns the pieces that belong together with one in a directory that is used, by order, each with how it is used.
-    pub(in crate::ops) fn held(&self, in_use: &InUse) -> BTreeMap<usize, String> {
-        let used = self.mends.iter().filter_map(|mend| Some((mend, mend.used(&self.driver, in_use)?)));
-        used.flat_map(|(mend, how)| mend.pieces.iter().map(|piece| (piece.order, how.to_owned()))).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Act, Piece};
+    use std::collections::BTreeMap;
+
+    use super::super::plan::{Act, Piece, RepairPlan};
     use super::*;
+    use crate::ops::trash::Work as _;
 
     fn plan(driver: &str) -> RepairPlan {
         let piece = |order: usize, step: Step, path: &str| {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::finding::Severity;
 use crate::id::{CacheId, ChainId, ImageId};
 use crate::ops::load::PlannedLayer;
-use crate::ops::trash::{How, Identity, Move, Owned};
+use crate::ops::trash::{How, Identity, Kind, Move, Owned, Work};
 use crate::store::InUse;
 
 /// Number of the form of a plan.
@@ -229,9 +229,46 @@ impl RepairPlan {
     }
 }
 
+impl Work for RepairPlan {
+    fn kind(&self) -> Kind {
+        Kind::Repair
+    }
+
+    fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    fn moves(&self) -> Vec<Move<'_>> {
+        self.pieces().map(Piece::as_move).collect()
+    }
+
+    /// All of a repair belongs together.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        vec![self.pieces().map(|piece| piece.order).collect()]
+    }
+
+    fn count(&self) -> usize {
+        self.mends.len()
+    }
+
+    /// With a piece in a directory that is used, all of its object.
+    fn held(&self, in_use: &InUse) -> BTreeMap<usize, String> {
+        let used = self.mends.iter().filter_map(|mend| Some((mend, mend.used(&self.driver, in_use)?)));
+        used.flat_map(|(mend, how)| mend.pieces.iter().map(|piece| (piece.order, how.to_owned()))).collect()
+    }
+
+    fn copies(&self) -> BTreeMap<usize, bool> {
+        let copied = |piece: &Piece| match piece.act {
+            Act::Subvolume { written } => Some((piece.order, written)),
+            _ => None,
+        };
+        self.pieces().filter_map(copied).collect()
+    }
+}
+
 impl Piece {
     /// Says how the piece moves.
-    pub(in crate::ops) fn as_move(&self) -> Move<'_> {
+    fn as_move(&self) -> Move<'_> {
         let how = match (&self.act, &self.was) {
             (Act::Remove, was) => How::Away(was.as_ref()),
             (Act::Attributes { had, gets }, Some(node)) => How::Attributes { node, was: *had, now: *gets },

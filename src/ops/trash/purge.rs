@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -12,7 +11,7 @@ use crate::fsx::{Dir, Footprint};
 use crate::progress::{Event, Observer};
 use crate::store::{InUse, Store, WriteLock};
 
-use super::{Kind, Move, Skipped, State, Trash, begun};
+use super::{Move, Skipped, State, Trash, Work};
 
 /// What was deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -26,48 +25,10 @@ pub struct PurgeReport {
     pub skipped: Vec<Skipped>,
 }
 
-/// What is purged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// Everything in the trash.
-    All,
-    /// The removals of garbage that began before this time. What was there before a repair stays.
-    Before(Timestamp),
-}
-
-/// Deletes what is in the trash.
-///
-/// # Errors
-/// The file system refuses, or the observer wanted it to stop: the next run deletes the rest. What cannot be deleted is
-/// in the report.
-pub fn purge(store: &Store, lock: &WriteLock, which: Which, observer: &dyn Observer) -> Result<PurgeReport> {
-    let (whole, damaged) = Trash::all(store)?;
-    let mut report = PurgeReport::default();
-    if which == Which::All {
-        report.skipped = damaged;
-    }
-    for trash in whole {
-        let is_due = match which {
-            Which::All => true,
-            Which::Before(time) => {
-                trash.journal.work.kind() == Kind::Gc && begun(&trash.name).is_some_and(|begun| begun < time)
-            }
-        };
-        if !is_due {
-            continue;
-        }
-        let PurgeReport { transactions, disk, skipped } = purge_one(store, trash, lock, observer)?;
-        report.transactions.extend(transactions);
-        report.disk += disk;
-        report.skipped.extend(skipped);
-    }
-    Ok(report)
-}
-
 /// Deletes what a transaction holds, and then the transaction.
-pub(in crate::ops) fn purge_one(
+pub(in crate::ops) fn purge_one<W: Work>(
     store: &Store,
-    trash: Trash,
+    trash: Trash<W>,
     _: &WriteLock,
     observer: &dyn Observer,
 ) -> Result<PurgeReport> {
@@ -136,7 +97,7 @@ pub(in crate::ops) fn purge_one(
 
 /// Finds what cannot be deleted, by order, with how it is used: a container that was started before something moved here may
 /// run on with it. What belongs together stays together, so that it can be put back.
-fn used<'u>(trash: &Trash, in_use: &'u InUse) -> Result<HashMap<usize, &'u str>, FsError> {
+fn used<'u, W: Work>(trash: &Trash<W>, in_use: &'u InUse) -> Result<HashMap<usize, &'u str>, FsError> {
     let mut used = HashMap::new();
     for moved in trash.journal.work.moves() {
         if let Some(how) = trash.how_remembered(in_use, &moved)? {

@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::crash::crash_point;
-use crate::error::{Error, FsError, Result};
+use crate::error::{FsError, Result};
 use crate::fsx::Dir;
-use crate::ops::repair::Act;
 use crate::store::{InUse, Store, WriteLock};
 
-use super::{How, Kind, Move, Owned, Places, Skipped, State, Trash, Work};
+use super::{How, Move, Owned, Places, Skipped, State, Trash, Work};
 
 /// What was put back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -27,48 +26,10 @@ pub struct UndoReport {
     pub left: Vec<Skipped>,
 }
 
-/// Puts back what one transaction moved into the trash: the one of this name, else the last of this kind.
-///
-/// # Errors
-/// There is no such transaction, or the file system refuses.
-pub fn undo(store: &Store, lock: &WriteLock, kind: Kind, name: Option<&str>) -> Result<UndoReport> {
-    let names = Trash::names(store)?;
-    let nothing = || match name {
-        None => Error::Usage("there is nothing in the trash".to_owned()),
-        Some(name) => {
-            Error::Usage(format!("there is no transaction {name} in the trash; there are: {}", names.join(", ")))
-        }
-    };
-    let mut chosen = None;
-    for known in names.iter().rev().filter(|known| name.is_none_or(|name| name == *known)) {
-        chosen = Trash::open(store, known)?.filter(|trash| name.is_some() || trash.journal.work.kind() == kind);
-        if chosen.is_some() {
-            break;
-        }
-    }
-    undo_one(store, chosen.ok_or_else(nothing)?, lock)
-}
-
-/// Lets removals of garbage that were interrupted while they moved things into the trash stay there. To be called before
-/// [`recover`](crate::ops::recover) by whoever then wants an [`undo`]: it would go on with them, and delete.
-///
-/// # Errors
-/// The file system refuses, or a journal cannot be read.
-pub fn hold(store: &Store, _: &WriteLock) -> Result<()> {
-    for trash in Trash::all(store)?.0 {
-        if trash.journal.work.kind() == Kind::Gc && trash.state()? == State::Moving {
-            trash.set_state(State::Kept)?;
-            // Crash here: all that was moved waits for an undo or a purge.
-            crash_point("trash:held");
-        }
-    }
-    Ok(())
-}
-
 /// Moves what a transaction holds back to its places, the last first. Of a repair of which something is in use now,
 /// nothing: what took the place of something else is deleted at the end, and its pieces belong together.
-pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Result<UndoReport> {
-    let (transaction, pieces) = (trash.name.clone(), trash.journal.work.pieces());
+pub(in crate::ops) fn undo_one<W: Work>(store: &Store, trash: Trash<W>, _: &WriteLock) -> Result<UndoReport> {
+    let (transaction, pieces) = (trash.name.clone(), trash.journal.work.count());
     let in_use = store.in_use();
     let places = Places::open(store)?;
     let mut skipped = used(&trash, &in_use)?;
@@ -121,9 +82,8 @@ pub(in crate::ops) fn undo_one(store: &Store, trash: Trash, _: &WriteLock) -> Re
 }
 
 /// Returns what a repair has put into directories that are used now, as what stays.
-fn used(trash: &Trash, in_use: &InUse) -> Result<Vec<Skipped>, FsError> {
-    let Work::Repair(plan) = &trash.journal.work else { return Ok(Vec::new()) };
-    let held = plan.held(in_use);
+fn used<W: Work>(trash: &Trash<W>, in_use: &InUse) -> Result<Vec<Skipped>, FsError> {
+    let held = trash.journal.work.held(in_use);
     let mut skipped = Vec::new();
     for moved in trash.journal.work.moves() {
         if let Some(how) = held.get(&moved.order)
@@ -137,12 +97,11 @@ fn used(trash: &Trash, in_use: &InUse) -> Result<Vec<Skipped>, FsError> {
 
 /// Returns the directories that a repair made subvolumes of and that containers have written to since, as what stays: the
 /// old directory has nothing of what was written, and the new one is deleted at the end.
-fn written(trash: &Trash, places: &Places) -> Result<Vec<Skipped>, FsError> {
-    let Work::Repair(plan) = &trash.journal.work else { return Ok(Vec::new()) };
+fn written<W: Work>(trash: &Trash<W>, places: &Places) -> Result<Vec<Skipped>, FsError> {
+    let copies = trash.journal.work.copies();
     let mut skipped = Vec::new();
-    for piece in plan.pieces() {
-        let Act::Subvolume { written } = piece.act else { continue };
-        let moved = piece.as_move();
+    for moved in trash.journal.work.moves() {
+        let Some(&written) = copies.get(&moved.order) else { continue };
         let (true, Some((slot, number))) = (trash.is_done(&moved)?, trash.find(&moved)?) else { continue };
         let Some((dir, name)) = places.parent(moved.path)? else { continue };
         if dir.find(name)?.is_none() {
@@ -158,7 +117,11 @@ fn written(trash: &Trash, places: &Places) -> Result<Vec<Skipped>, FsError> {
 }
 
 /// Undoes one move. Returns the directory that was changed, where one was, or why it stays as it is.
-fn put_back(places: &Places, trash: &Trash, moved: &Move<'_>) -> Result<Result<Option<Dir>, String>, FsError> {
+fn put_back<W: Work>(
+    places: &Places,
+    trash: &Trash<W>,
+    moved: &Move<'_>,
+) -> Result<Result<Option<Dir>, String>, FsError> {
     let gone = || Ok(Err("the directory it was in is gone".to_owned()));
     if let How::Attributes { node, was, now } = moved.how {
         let Some((dir, name)) = places.parent(moved.path)? else { return gone() };

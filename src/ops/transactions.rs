@@ -1,0 +1,140 @@
+//! The transactions in the trash, whatever operation they are of: putting one back, and deleting what they hold.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::crash::crash_point;
+use crate::error::{Error, Result};
+use crate::progress::Observer;
+use crate::store::{InUse, Store, WriteLock};
+
+use super::gc::GcPlan;
+use super::repair::RepairPlan;
+use super::trash::{self, Kind, Move, PurgeReport, State, Trash, UndoReport, Work, begun, purge_one, undo_one};
+
+/// What a journal says that its transaction does.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Plan {
+    /// Garbage goes.
+    Gc(GcPlan),
+    /// What is damaged is replaced.
+    Repair(RepairPlan),
+}
+
+impl Plan {
+    fn work(&self) -> &dyn Work {
+        match self {
+            Self::Gc(plan) => plan,
+            Self::Repair(plan) => plan,
+        }
+    }
+}
+
+impl Work for Plan {
+    fn kind(&self) -> Kind {
+        self.work().kind()
+    }
+
+    fn driver(&self) -> &str {
+        self.work().driver()
+    }
+
+    fn moves(&self) -> Vec<Move<'_>> {
+        self.work().moves()
+    }
+
+    fn groups(&self) -> Vec<Vec<usize>> {
+        self.work().groups()
+    }
+
+    fn count(&self) -> usize {
+        self.work().count()
+    }
+
+    fn held(&self, in_use: &InUse) -> BTreeMap<usize, String> {
+        self.work().held(in_use)
+    }
+
+    fn copies(&self) -> BTreeMap<usize, bool> {
+        self.work().copies()
+    }
+}
+
+/// What is purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Everything in the trash.
+    All,
+    /// The removals of garbage that began before this time. What was there before a repair stays.
+    Before(Timestamp),
+}
+
+/// Deletes what is in the trash.
+///
+/// # Errors
+/// The file system refuses, or the observer wanted it to stop: the next run deletes the rest. What cannot be deleted is
+/// in the report.
+pub fn purge(store: &Store, lock: &WriteLock, which: Which, observer: &dyn Observer) -> Result<PurgeReport> {
+    let (whole, damaged) = Trash::<Plan>::all(store)?;
+    let mut report = PurgeReport::default();
+    if which == Which::All {
+        report.skipped = damaged;
+    }
+    for trash in whole {
+        let is_due = match which {
+            Which::All => true,
+            Which::Before(time) => {
+                trash.journal.work.kind() == Kind::Gc && begun(&trash.name).is_some_and(|begun| begun < time)
+            }
+        };
+        if !is_due {
+            continue;
+        }
+        let PurgeReport { transactions, disk, skipped } = purge_one(store, trash, lock, observer)?;
+        report.transactions.extend(transactions);
+        report.disk += disk;
+        report.skipped.extend(skipped);
+    }
+    Ok(report)
+}
+
+/// Puts back what one transaction moved into the trash: the one of this name, else the last of this kind.
+///
+/// # Errors
+/// There is no such transaction, or the file system refuses.
+pub fn undo(store: &Store, lock: &WriteLock, kind: Kind, name: Option<&str>) -> Result<UndoReport> {
+    let names = trash::names(store)?;
+    let nothing = || match name {
+        None => Error::Usage("there is nothing in the trash".to_owned()),
+        Some(name) => {
+            Error::Usage(format!("there is no transaction {name} in the trash; there are: {}", names.join(", ")))
+        }
+    };
+    let mut chosen = None;
+    for known in names.iter().rev().filter(|known| name.is_none_or(|name| name == *known)) {
+        chosen = Trash::<Plan>::open(store, known)?.filter(|trash| name.is_some() || trash.journal.work.kind() == kind);
+        if chosen.is_some() {
+            break;
+        }
+    }
+    undo_one(store, chosen.ok_or_else(nothing)?, lock)
+}
+
+/// Lets removals of garbage that were interrupted while they moved things into the trash stay there. To be called before
+/// [`recover`](super::recover()) by whoever then wants an [`undo`]: it would go on with them, and delete.
+///
+/// # Errors
+/// The file system refuses, or a journal cannot be read.
+pub fn hold(store: &Store, _: &WriteLock) -> Result<()> {
+    for trash in Trash::<Plan>::all(store)?.0 {
+        if trash.journal.work.kind() == Kind::Gc && trash.state()? == State::Moving {
+            trash.set_state(State::Kept)?;
+            // Crash here: all that was moved waits for an undo or a purge.
+            crash_point("trash:held");
+        }
+    }
+    Ok(())
+}
