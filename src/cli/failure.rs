@@ -8,7 +8,7 @@ use super::text::size;
 use super::ui::{Ui, quoted};
 use crate::error::{Error, FsError};
 use crate::fsx::link_in;
-use crate::store::{DRIVERS, databases, nearby};
+use crate::store::{DRIVERS, databases, nearby, places};
 
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +186,7 @@ fn hints(error: &Error) -> Vec<String> {
             if path.parent().is_some_and(|at| at.ends_with("buildkit")) => {
             vec![databases::cure("buildkit")]
         }
-        Error::Lost { path, .. } if path.ends_with("repositories.json") => vec![
+        Error::Lost { path, .. } if path.ends_with(places::REFERENCES) => vec![
             "--skip untagged-images keeps every image; else bring the file back, or tag the images again".to_owned(),
         ],
         Error::Lost { path, .. } if path.ends_with("containers") => vec![

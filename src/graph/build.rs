@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Edge, Graph, Id, Node, State, Vertex};
 use crate::finding::Finding;
 use crate::id::{BUILDKIT_NAME, ChainId, ContainerId, DiffId, ImageId};
-use crate::store::{BuildRecord, Container, Image, Mount, Snapshot, StrayKind, Unknown};
+use crate::store::{BuildRecord, Container, Image, Mount, Snapshot, StrayKind, Unknown, places};
 
 impl Graph {
     /// Makes the graph of a snapshot.
@@ -215,7 +215,7 @@ impl Builder<'_> {
             let evidence = format!("{} is in another store of this data root", described(container));
             self.find(Finding::note("container-of-another-store", id, evidence));
         } else {
-            let evidence = format!("{} has no entry in layerdb/mounts", described(container));
+            let evidence = format!("{} has no entry in {}", described(container), places::MOUNTS);
             self.find(Finding::warning("container-without-mount", id, evidence));
         }
         // What it was made from may be there too, and then it stays.
@@ -298,7 +298,7 @@ pub(super) fn reference_node(key: &str) -> Node {
 fn broken_node(name: &str, removing: bool) -> Node {
     match ChainId::from_hex(name.as_bytes()) {
         Ok(chain) if !removing => Node::Layer(chain),
-        _ => Node::Stray(format!("layerdb/sha256/{name}")),
+        _ => Node::Stray(places::layer_named(name)),
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::layerdb::parse_digest;
+use super::places;
 use super::{Distribution, Unknown};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
@@ -26,16 +27,12 @@ const LIMIT: u64 = 1 << 20;
 pub(super) fn read(image: &Dir, at: &str) -> (Distribution, Notes) {
     let mut notes = Notes::default();
     let distribution = Distribution {
-        diff_id_by_digest: read_map(image, at, "distribution/diffid-by-digest/sha256", &mut notes, |name, text| {
+        diff_id_by_digest: read_map(image, at, places::DIFF_ID_BY_DIGEST, &mut notes, |name, text| {
             Ok((BlobDigest::from_hex(name)?, parse_digest(&text)?))
         }),
-        v2_metadata_by_diff_id: read_map(
-            image,
-            at,
-            "distribution/v2metadata-by-diffid/sha256",
-            &mut notes,
-            |name, text| Ok((DiffId::from_hex(name)?, parse_sources(text)?)),
-        ),
+        v2_metadata_by_diff_id: read_map(image, at, places::V2_METADATA_BY_DIFF_ID, &mut notes, |name, text| {
+            Ok((DiffId::from_hex(name)?, parse_sources(text)?))
+        }),
     };
     (distribution, notes)
 }

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
+use super::places;
 use super::{Image, StrayKind, Unknown, Unreadable};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
@@ -85,9 +86,9 @@ fn parse_odd(id: ImageId, config: Vec<u8>) -> Result<(Image, Option<String>), In
 
 /// Reads the images below `image`, which is `image/<driver>` at the path `at` below the data root.
 pub(super) fn read(image: &Dir, at: &str) -> (Images, Notes) {
-    let (mut images, present, mut notes) = read_content(image, &below(at, "imagedb/content/sha256"));
-    let at = below(at, "imagedb/metadata/sha256");
-    let Some(dir) = notes.open(image, "imagedb/metadata/sha256", &at, Unknown::Images) else { return (images, notes) };
+    let (mut images, present, mut notes) = read_content(image, &below(at, places::IMAGES));
+    let at = below(at, places::METADATA);
+    let Some(dir) = notes.open(image, places::METADATA, &at, Unknown::Images) else { return (images, notes) };
     let entries = notes.list(&dir, &at, Unknown::Images);
     let read: Vec<_> = entries.par_iter().map(|entry| (entry, read_metadata(&dir, &at, entry))).collect();
     for (entry, (metadata, more)) in read {
@@ -111,7 +112,7 @@ pub(super) fn read(image: &Dir, at: &str) -> (Images, Notes) {
 /// Returns the images, the names of all files, and notes.
 fn read_content(image: &Dir, at: &str) -> (Images, BTreeSet<Vec<u8>>, Notes) {
     let mut notes = Notes::default();
-    let Some(dir) = notes.open(image, "imagedb/content/sha256", at, Unknown::Images) else {
+    let Some(dir) = notes.open(image, places::IMAGES, at, Unknown::Images) else {
         return (Images::new(), BTreeSet::new(), notes);
     };
     let entries = notes.list(&dir, at, Unknown::Images);

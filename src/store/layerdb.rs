@@ -19,15 +19,13 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
+use super::places;
 use super::{BrokenLayer, Layer, StrayKind, Unknown};
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, ChainId};
 use crate::notes::{Notes, below};
-
-/// Name of the headers of a layer's tar, in its entry.
-const TAR_SPLIT: &str = "tar-split.json.gz";
 
 /// What `layerdb` holds, without its mounts.
 #[derive(Debug, Default)]
@@ -57,14 +55,14 @@ pub(crate) fn parse_digest<T: std::str::FromStr<Err = ParseError>>(text: &[u8]) 
 
 /// Reads the layers below `image`, which is `image/<driver>` at the path `at` below the data root.
 pub(super) fn read(image: &Dir, at: &str) -> (Layers, Notes) {
-    let (mut layers, mut notes) = read_entries(image, &below(at, "layerdb/sha256"));
+    let (mut layers, mut notes) = read_entries(image, &below(at, places::LAYERS));
     break_orphans(&mut layers);
     for (name, layer) in layers.broken.iter().filter(|(_, layer)| !layer.removing) {
-        let path = below(at, format!("layerdb/sha256/{name}"));
+        let path = below(at, places::layer_named(name));
         notes.findings.push(Finding::damage("layer-not-loadable", path, &layer.reason));
     }
     notes.findings.extend(contradictions(&layers.loadable));
-    notes.append(read_write_sets(image, &below(at, "layerdb/tmp")));
+    notes.append(read_write_sets(image, &below(at, places::WRITE_SETS)));
     (layers, notes)
 }
 
@@ -79,7 +77,7 @@ enum Found {
 fn read_entries(image: &Dir, at: &str) -> (Layers, Notes) {
     let mut layers = Layers::default();
     let mut notes = Notes::default();
-    let Some(dir) = notes.open(image, "layerdb/sha256", at, Unknown::Layers) else { return (layers, notes) };
+    let Some(dir) = notes.open(image, places::LAYERS, at, Unknown::Layers) else { return (layers, notes) };
     let entries = notes.list(&dir, at, Unknown::Layers);
     let read: Vec<_> = entries.par_iter().map(|entry| (entry, read_entry(&dir, at, entry))).collect();
     for (entry, (found, more)) in read {
@@ -171,11 +169,11 @@ impl Fields {
         if let Ok(text) = &cache_id {
             look_at_cache_id(text.as_deref(), at, notes);
         }
-        let has_tar_split = match dir.find(TAR_SPLIT) {
+        let has_tar_split = match dir.find(places::TAR_SPLIT) {
             Ok(found) => found.is_some_and(|attrs| attrs.kind == Kind::File),
             // Nothing says that it is missing.
             Err(error) => {
-                notes.unreadable(Unknown::Layers, &below(at, TAR_SPLIT), error);
+                notes.unreadable(Unknown::Layers, &below(at, places::TAR_SPLIT), error);
                 true
             }
         };
@@ -269,7 +267,7 @@ fn contradictions(layers: &BTreeMap<ChainId, Layer>) -> Vec<Finding> {
 
 fn read_write_sets(image: &Dir, at: &str) -> Notes {
     let mut notes = Notes::default();
-    let Some(dir) = notes.open(image, "layerdb/tmp", at, Unknown::Layers) else { return notes };
+    let Some(dir) = notes.open(image, places::WRITE_SETS, at, Unknown::Layers) else { return notes };
     for entry in notes.list(&dir, at, Unknown::Layers) {
         let mut cache_id = None;
         if entry.kind == Kind::Directory {

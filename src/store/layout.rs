@@ -23,6 +23,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::containerd::{ContainerdUse, SNAPSHOTTERS};
+use super::places;
 use super::{repositories, userns};
 use crate::driver;
 use crate::error::{Error, FsError, Result};
@@ -168,7 +169,7 @@ impl Store {
             found => Ok(found?.map(Arc::new)),
         };
         let root = root.in_namespace(namespace.clone().unwrap_or_default());
-        let image = FsError::found(root.dir_across_mounts(format!("image/{driver}")))?;
+        let image = FsError::found(root.dir_across_mounts(places::records(&driver)))?;
         let home = FsError::found(root.dir_across_mounts(&driver))?;
         let dirs = match &home {
             Some(home) => FsError::found(home.dir(driver::trees(&driver)))?,
@@ -220,7 +221,7 @@ impl Store {
     /// # Errors
     /// They cannot be read: why.
     pub(crate) fn references_of(&self, driver: &str) -> std::result::Result<Vec<String>, String> {
-        let at = format!("image/{driver}");
+        let at = places::records(driver);
         let image = FsError::found(self.root.dir_across_mounts(&at)).map_err(|error| error.to_string())?;
         let Some(image) = image else { return Ok(Vec::new()) };
         let (references, notes) = repositories::read(&image, &at);
@@ -258,7 +259,7 @@ impl Store {
 
     /// Returns the path of `image/<driver>` below the data root.
     pub(super) fn image_path(&self) -> String {
-        format!("image/{}", self.driver)
+        places::records(&self.driver)
     }
 }
 
@@ -311,9 +312,9 @@ impl Candidates {
             for entry in image.entries()?.into_iter().filter(|entry| entry.kind == Kind::Directory) {
                 let Some(dir) = FsError::found(image.dir_across_mounts(&entry.name))? else { continue };
                 let Ok(name) = String::from_utf8(entry.name) else { continue };
-                if !is_empty(&dir, "layerdb/sha256") || !is_empty(&dir, "layerdb/mounts") {
+                if !is_empty(&dir, places::LAYERS) || !is_empty(&dir, places::MOUNTS) {
                     found_so_far.used.insert(name);
-                } else if dir.find("imagedb")?.is_some() || dir.find("repositories.json")?.is_some() {
+                } else if dir.find("imagedb")?.is_some() || dir.find(places::REFERENCES)?.is_some() {
                     found_so_far.fresh.insert(name);
                 }
             }

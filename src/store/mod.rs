@@ -22,6 +22,7 @@ mod mountinfo;
 mod mounts;
 mod names;
 mod nearby;
+pub(crate) mod places;
 mod processes;
 pub(crate) mod repositories;
 mod snapshot;

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::layerdb::parse_digest;
+use super::places;
 use super::{Mount, StrayKind, Unknown};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Entry, Kind};
@@ -36,10 +37,10 @@ const DEPTH_LIMIT: u32 = 128;
 
 /// Reads the mounts below `image`, which is `image/<driver>` at the path `at` below the data root.
 pub(super) fn read(image: &Dir, at: &str) -> (Mounts, Notes) {
-    let at = below(at, "layerdb/mounts");
+    let at = below(at, places::MOUNTS);
     let mut mounts = Mounts::new();
     let mut notes = Notes::default();
-    let Some(dir) = notes.open(image, "layerdb/mounts", &at, Unknown::Mounts) else { return (mounts, notes) };
+    let Some(dir) = notes.open(image, places::MOUNTS, &at, Unknown::Mounts) else { return (mounts, notes) };
     let entries = notes.list(&dir, &at, Unknown::Mounts);
     let read: Vec<_> = entries.par_iter().map(|entry| read_mount(&dir, &at, entry, DEPTH_LIMIT)).collect();
     for (mount, more) in read {

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 
 use super::Unknown;
+use super::places::REFERENCES;
 use crate::error::{FsError, ParseError};
 use crate::finding::Finding;
 use crate::fsx::{Dir, Kind};
@@ -20,9 +21,6 @@ use crate::id::ImageId;
 use crate::json::{self, fields};
 use crate::notes::{Notes, below};
 use crate::reference::Reference;
-
-/// Name of the file below `image/<driver>`.
-pub(crate) const NAME: &str = "repositories.json";
 
 /// Longest file that is read: some forty thousand references. What is made of it in memory, with what `verify` says of each,
 /// is up to forty times as long.
@@ -114,14 +112,14 @@ fn repository_of(reference: &str) -> &str {
 /// Reads the file of `image`, which is `image/<driver>` at the path `at` below the data root.
 pub(super) fn read(image: &Dir, at: &str) -> (BTreeMap<String, ImageId>, Notes) {
     let mut notes = Notes::default();
-    let path = below(at, NAME);
+    let path = below(at, REFERENCES);
     for entry in notes.list(image, at, Unknown::References) {
         let known = matches!(entry.name.as_slice(), b"repositories.json" | b"imagedb" | b"layerdb" | b"distribution");
         if !known && entry.kind == Kind::File {
             notes.unexpected(at, &entry.name, "nothing that dockerd reads");
         }
     }
-    let bytes = match FsError::found(image.read(NAME, LIMIT)) {
+    let bytes = match FsError::found(image.read(REFERENCES, LIMIT)) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return (BTreeMap::new(), notes),
         Err(error) => {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use super::places;
 use super::{
     Snapshot, Store, Unknown, buildkit, containers, distribution, imagedb, layerdb, mounts, repositories, strays,
 };
@@ -113,7 +114,7 @@ impl Snapshot {
             .map(|stray| stray.path.clone())
             .collect();
         for (reference, id) in &self.references {
-            let path = format!("{image}/imagedb/content/sha256/{}", id.hex());
+            let path = below(image, places::image(id));
             if invalid.contains(&path) {
                 notes.unreadable(Unknown::Images, &path, format!("{reference} names it, and it is damaged"));
             }
@@ -121,7 +122,7 @@ impl Snapshot {
         let is_unreadable = notes.unreadable.iter().any(|unreadable| unreadable.what == Unknown::References);
         if self.references.is_empty() && !self.images.is_empty() && !is_unreadable {
             let evidence = format!("it names nothing, beside {}", count(self.images.len(), "image", "images"));
-            notes.findings.push(Finding::note("references-empty", format!("{image}/repositories.json"), evidence));
+            notes.findings.push(Finding::note("references-empty", below(image, places::REFERENCES), evidence));
         }
     }
 

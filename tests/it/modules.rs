@@ -1,4 +1,4 @@
-//! The order of the modules that ARCHITECTURE.md states, held against what they use.
+//! The order of the modules that ARCHITECTURE.md states, held against what they use; and what only one of them knows.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -240,6 +240,27 @@ fn no_module_uses_one_behind_it() {
         let wrong: Vec<String> = uses.filter_map(|(own, used)| order.judge(own, used)).collect();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
+}
+
+/// Where records lie, only the store knows (`src/store/places.rs`); tests say it in their own words.
+#[test]
+fn only_the_store_knows_where_records_lie() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for entry in walkdir::WalkDir::new(&source) {
+        let entry = entry.expect("an entry");
+        let is_exempt = entry.path().starts_with(source.join("store")) || entry.path().ends_with("tests.rs");
+        if is_exempt || entry.path().extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text = fs::read_to_string(entry.path()).expect("a source");
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let places = ["layerdb/", "imagedb/", "distribution/", "repositories.json"];
+        let lines = code.filter(|line| places.iter().any(|place| line.contains(place)));
+        wrong.extend(lines.map(|line| format!("{}: {}", entry.path().display(), line.trim())));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

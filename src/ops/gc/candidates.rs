@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::driver;
 use crate::graph::{Edge, Graph, Id, Node, Reach, Roots, State};
 use crate::id::{CacheId, ContainerId, is_drawn};
-use crate::store::{Snapshot, Stray, StrayKind};
+use crate::store::{Snapshot, Stray, StrayKind, places};
 
 use super::kind::GcKind;
 use super::plan::Stale;
@@ -104,7 +104,7 @@ impl<'s> Candidates<'s> {
             Node::Layer(_) if self.graph.is_present(id) => GcKind::UnreferencedLayers,
             Node::Layer(_) => GcKind::BrokenLayers,
             Node::Dir(_) => self.kind_of_dir(id, strays),
-            Node::Stray(path) if path.starts_with(REMOVING) => GcKind::RemovingLayers,
+            Node::Stray(path) if is_removing(path) => GcKind::RemovingLayers,
             Node::Stray(path) => match strays.get(path.as_str())?.kind {
                 StrayKind::WriteSet => GcKind::WriteSets,
                 StrayKind::TempFile => GcKind::TempFiles,
@@ -142,11 +142,10 @@ impl<'s> Candidates<'s> {
             Node::Dir(id) => is_drawn(id.as_str()),
             Node::Container(id) => is_drawn(id.as_str()),
             Node::Mount(id) => is_drawn(mount_dir(id)),
-            Node::Stray(path) => match path.rsplit_once('/') {
-                Some((parent, name)) if parent.ends_with("/layerdb/tmp") => is_write_set(name),
-                Some((parent, name)) if parent.ends_with("/layerdb/mounts") => is_drawn(name),
-                _ => true,
-            },
+            Node::Stray(path) => {
+                let write_set = places::name_in(places::WRITE_SETS, path).map(is_write_set);
+                write_set.or_else(|| places::name_in(places::MOUNTS, path).map(is_drawn)).unwrap_or(true)
+            }
             _ => true,
         }
     }
@@ -157,24 +156,23 @@ impl<'s> Candidates<'s> {
     }
 
     fn paths(&self, id: Id) -> Vec<(Step, String)> {
-        let image = format!("image/{}", self.driver);
+        let in_image = |place: String| places::in_root(self.driver, place);
         match self.graph.node(id) {
             Node::Tag(_) | Node::Digest(_) | Node::BuildRecord(_) => Vec::new(),
             Node::Image(id) => {
-                let at = |part: &str| (Step::Image, format!("{image}/imagedb/{part}/sha256/{}", id.hex()));
-                vec![at("metadata"), at("content")]
+                vec![(Step::Image, in_image(places::metadata(id))), (Step::Image, in_image(places::image(id)))]
             }
-            Node::Mount(id) => vec![(Step::Mount, format!("{image}/layerdb/mounts/{}", mount_dir(id)))],
+            Node::Mount(id) => vec![(Step::Mount, in_image(places::mount(mount_dir(id))))],
             Node::Container(id) => vec![(Step::Rest, format!("containers/{id}"))],
-            Node::Layer(id) => vec![(Step::Layer, format!("{image}/layerdb/sha256/{}", id.hex()))],
+            Node::Layer(id) => vec![(Step::Layer, in_image(places::layer(id)))],
             Node::Dir(id) => self.paths_of_dir(id),
-            Node::Stray(path) if path.starts_with(REMOVING) => vec![(Step::Layer, format!("{image}/{path}"))],
+            Node::Stray(path) if is_removing(path) => vec![(Step::Layer, in_image(path.clone()))],
             Node::Stray(path) => {
-                let is_in = |part: &str| path.starts_with(&format!("{image}/layerdb/{part}/"));
+                let is_in = |place: &str| path.starts_with(&in_image(format!("{place}/")));
                 let step = match () {
-                    () if is_in("mounts") => Step::Mount,
+                    () if is_in(places::MOUNTS) => Step::Mount,
                     // It names a directory.
-                    () if is_in("tmp") => Step::Layer,
+                    () if is_in(places::WRITE_SETS) => Step::Layer,
                     () => Step::Rest,
                 };
                 vec![(step, path.clone())]
@@ -204,8 +202,10 @@ impl<'s> Candidates<'s> {
     }
 }
 
-/// How the graph calls the entries of layerdb that dockerd was removing.
-const REMOVING: &str = "layerdb/sha256/";
+/// Tells whether the graph calls an entry so that dockerd was removing: without the driver, which it does not know.
+fn is_removing(stray: &str) -> bool {
+    stray.starts_with(places::LAYERS)
+}
 
 /// Tells whether dockerd gives such a name to a layer that it writes: `write-set-<number>`, to 1.12 `layer-<number>`.
 fn is_write_set(name: &str) -> bool {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::fsx::Kind;
 use crate::graph::{Id, Node, State};
 use crate::id::{DiffId, ImageId};
-use crate::store::{Image, Snapshot, Unknown};
+use crate::store::{Image, Snapshot, Unknown, places};
 
 use super::candidates::{Candidate, Candidates, Step, holds, mount_dir};
 use super::kind::GcKind;
@@ -165,19 +165,19 @@ impl Doubts {
             }
         }
         for id in snapshot.without_mount(driver) {
-            let reason = format!("container {} has no entry in layerdb/mounts", id.short());
+            let reason = format!("container {} has no entry in {}", id.short(), places::MOUNTS);
             doubts.add(&[Layers, Dirs], reason);
         }
         for (name, layer) in &snapshot.broken_layers {
             let node = crate::id::ChainId::from_hex(name.as_bytes()).ok().map(Node::Layer);
             let is_used = node.and_then(|node| graph.find(&node)).is_some_and(|id| reached.has(id));
             if layer.cache_id.is_none() && is_used {
-                doubts.add(&[Dirs], format!("image/{driver}/layerdb/sha256/{name} cannot be read"));
+                doubts.add(&[Dirs], format!("{} cannot be read", places::in_root(driver, places::layer_named(name))));
             }
         }
         // What is written in a mount that is in use and cannot be understood may be any directory or layer.
         for finding in snapshot.findings.iter().filter(|finding| finding.code == "mount-not-loadable") {
-            let name = finding.subject.rsplit_once("layerdb/mounts/").map_or("", |(_, name)| name);
+            let name = finding.subject.rsplit_once(&places::mount("")).map_or("", |(_, name)| name);
             let node = crate::id::ContainerId::parse(name.as_bytes()).ok().map(Node::Mount);
             if node.and_then(|node| graph.find(&node)).is_some_and(|id| reached.has(id)) {
                 doubts.add(&[Layers, Dirs], format!("{} cannot be read", finding.subject));
@@ -278,7 +278,7 @@ fn expected(step: Step, candidate: &Candidate, path: &str, candidates: &Candidat
     let is_file = |part: &str| path.starts_with(&format!("{}/{part}/", candidates.driver));
     match (step, candidate.kind) {
         (Step::Link, _) | (_, GcKind::DanglingLinks) => Kind::Symlink,
-        (Step::Image, _) if path.contains("/imagedb/content/") => Kind::File,
+        (Step::Image, _) if places::name_in(places::IMAGES, path).is_some() => Kind::File,
         (_, GcKind::TempFiles) => Kind::File,
         (Step::Directory, _) if candidates.driver == "btrfs" && is_file("quotas") => Kind::File,
         (Step::Directory, _) if candidates.driver == "aufs" && is_file("layers") => Kind::File,

@@ -15,11 +15,11 @@
 //! | the driver's home | nearly all layers lack their directory |
 //! | `buildkit/snapshots.db` | it is a file of no bytes |
 
-use crate::driver::{is_known, join, places};
+use crate::driver::{self, is_known, join};
 use crate::error::{Error, FsError, Result};
 use crate::graph::{Graph, Node};
 use crate::id::ContainerId;
-use crate::store::{Mount, SNAPSHOTTERS, Snapshot, Store, Unknown};
+use crate::store::{Mount, SNAPSHOTTERS, Snapshot, Store, Unknown, places};
 
 use super::candidates::Candidates;
 use super::kind::GcKind;
@@ -51,7 +51,7 @@ impl Records {
             None => Ok(false),
         };
         let references = match store.image() {
-            Some(image) => image.find("repositories.json")?.is_some(),
+            Some(image) => image.find(places::REFERENCES)?.is_some(),
             None => false,
         };
         let root = store.root();
@@ -59,10 +59,10 @@ impl Records {
         let snapshots = buildkit.map(|dir| dir.find("snapshots.db")).transpose()?.flatten();
         Ok(Self {
             references,
-            images: is_there("imagedb/content/sha256")?,
-            metadata: is_there("imagedb/metadata/sha256")?,
-            layers: is_there("layerdb/sha256")?,
-            mounts: is_there("layerdb/mounts")?,
+            images: is_there(places::IMAGES)?,
+            metadata: is_there(places::METADATA)?,
+            layers: is_there(places::LAYERS)?,
+            mounts: is_there(places::MOUNTS)?,
             containers: FsError::found(root.dir_across_mounts("containers"))?.is_some(),
             snapshots_empty: snapshots.is_some_and(|attrs| attrs.size == 0),
         })
@@ -83,7 +83,8 @@ pub(super) fn refuse(store: &Store, records: Records, candidates: &Candidates<'_
         return Err(Error::UnsupportedDriver { driver: (*driver).to_owned() });
     }
     let all = [Unknown::References, Unknown::BuildKit];
-    let is_home = |path: &str| places(driver).iter().any(|place| path == join(driver, place).trim_end_matches('/'));
+    let is_home =
+        |path: &str| driver::places(driver).iter().any(|place| path == join(driver, place).trim_end_matches('/'));
     let lost_whole =
         |path: &str| is_home(path) || matches!(path.rsplit('/').next(), Some("sha256" | "containers" | "mounts"));
     if let Some(file) = snapshot.unreadable.iter().find(|file| all.contains(&file.what) || lost_whole(&file.path)) {
@@ -104,29 +105,29 @@ fn lost(
     records: Records,
     options: &Options,
 ) -> Option<(String, String)> {
-    let image = format!("image/{driver}");
+    let in_image = |part: &str| places::in_root(driver, part);
     let dirs = snapshot.driver_dirs.len();
     let is_empty = dirs == 0 && snapshot.layers.is_empty() && snapshot.images.is_empty();
     let beside = format!("beside {dirs} directories of layers");
     let missing = [
-        (records.references, "repositories.json"),
-        (records.images, "imagedb/content/sha256"),
-        (records.metadata || snapshot.images.is_empty(), "imagedb/metadata/sha256"),
-        (records.layers, "layerdb/sha256"),
+        (records.references, places::REFERENCES),
+        (records.images, places::IMAGES),
+        (records.metadata || snapshot.images.is_empty(), places::METADATA),
+        (records.layers, places::LAYERS),
     ];
     if let Some((_, part)) = missing.into_iter().find(|(is_there, _)| !is_there && !is_empty) {
-        return Some((format!("{image}/{part}"), format!("it is missing, {beside}")));
+        return Some((in_image(part), format!("it is missing, {beside}")));
     }
-    if let Some((part, reason)) = lost_containers(snapshot, driver, records, options) {
-        return Some((part.replace("IMAGE", &image), reason));
+    if let Some(lost) = lost_containers(snapshot, driver, records, options) {
+        return Some(lost);
     }
     if snapshot.images.is_empty() && !snapshot.references.is_empty() {
         let names = snapshot.references.len();
-        let reason = format!("it is empty, and repositories.json has {names} names of images");
-        return Some((format!("{image}/imagedb/content/sha256"), reason));
+        let reason = format!("it is empty, and {} has {names} names of images", places::REFERENCES);
+        return Some((in_image(places::IMAGES), reason));
     }
     if let Some(reason) = snapshot.lost_layers() {
-        return Some((format!("{image}/layerdb/sha256"), reason));
+        return Some((in_image(places::LAYERS), reason));
     }
     if let Some(reason) = snapshot.lost_home() {
         return Some(((*driver).to_owned(), reason));
@@ -140,29 +141,25 @@ fn lost(
         let unnamed = images.filter(|id| !graph.is_kept(*id)).count();
         if unnamed > 0 {
             let reason = format!("it names nothing, beside {unnamed} images that only it can keep");
-            return Some((format!("{image}/repositories.json"), reason));
+            return Some((in_image(places::REFERENCES), reason));
         }
     }
     None
 }
 
 /// Returns which of `containers` and `layerdb/mounts` is lost, where the other one speaks of what should be in it.
-fn lost_containers(
-    snapshot: &Snapshot,
-    driver: &str,
-    records: Records,
-    options: &Options,
-) -> Option<(&'static str, String)> {
+fn lost_containers(snapshot: &Snapshot, driver: &str, records: Records, options: &Options) -> Option<(String, String)> {
+    let in_mounts = || places::in_root(driver, places::MOUNTS);
     let without = snapshot.without_mount(driver).count();
     let has_mount = |id: &ContainerId| snapshot.mounts.contains_key(id);
     let has_container = |id: &ContainerId| snapshot.containers.contains_key(id);
     if without > 0 && !snapshot.containers.keys().any(has_mount) {
         let reason = format!("it has no writable layer of {}", count(without, "container"));
-        return Some(("IMAGE/layerdb/mounts", reason));
+        return Some((in_mounts(), reason));
     }
     let half = snapshot.containers.values().filter(|container| container.config_missing).count();
     if half > 0 && !records.mounts {
-        return Some(("IMAGE/layerdb/mounts", format!("it is missing, beside {}", count(half, "container"))));
+        return Some((in_mounts(), format!("it is missing, beside {}", count(half, "container"))));
     }
     // Who asks for just these knows that the containers are gone.
     if options.only.contains(&GcKind::DeadMounts) {
@@ -177,7 +174,7 @@ fn lost_containers(
     let written = snapshot.mounts.iter().filter(is_written).count();
     if written > 0 && !(records.containers && snapshot.mounts.keys().any(has_container)) {
         let reason = format!("it has no container of {}", count(written, "writable layer"));
-        return Some(("containers", reason));
+        return Some(("containers".to_owned(), reason));
     }
     None
 }

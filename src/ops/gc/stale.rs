@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::FsError;
 use crate::graph::{Id, Node};
 use crate::id::DiffId;
-use crate::store::{Snapshot, Store, Unknown};
+use crate::store::{Snapshot, Store, Unknown, places};
 
 use super::candidates::Candidates;
 use super::kind::GcKind;
@@ -16,7 +16,7 @@ pub(super) fn find(store: &Store, snapshot: &Snapshot) -> Result<Vec<Stale>, FsE
     let mut stale = Vec::new();
     for driver in store.other_drivers() {
         let mut paths = Vec::new();
-        for path in [driver.to_owned(), format!("image/{driver}")] {
+        for path in [driver.to_owned(), places::records(driver)] {
             let is_there = match path.rsplit_once('/') {
                 None => store.root().find(&path)?.is_some(),
                 Some((parent, name)) => match store.root().dir_across_mounts(parent) {
@@ -64,12 +64,13 @@ impl Candidates<'_> {
 
     /// Returns the paths of the records in `distribution/` of the layers that are `gone`.
     pub(super) fn records<'c>(&'c self, gone: impl Fn(&DiffId) -> bool + 'c) -> impl Iterator<Item = String> + 'c {
-        let at = format!("image/{}/distribution", self.driver);
         let records = &self.snapshot.distribution;
-        let digests = records.diff_id_by_digest.iter().map(|(digest, diff)| (diff, "diffid-by-digest", digest.hex()));
-        let sources = records.v2_metadata_by_diff_id.keys().map(|diff| (diff, "v2metadata-by-diffid", diff.hex()));
+        let digests =
+            records.diff_id_by_digest.iter().map(|(digest, diff)| (diff, places::DIFF_ID_BY_DIGEST, digest.hex()));
+        let sources =
+            records.v2_metadata_by_diff_id.keys().map(|diff| (diff, places::V2_METADATA_BY_DIFF_ID, diff.hex()));
         let gone = digests.chain(sources).filter(move |(diff, ..)| gone(diff));
-        gone.map(move |(_, map, name)| format!("{at}/{map}/sha256/{name}"))
+        gone.map(move |(_, map, name)| places::in_root(self.driver, format_args!("{map}/{name}")))
     }
 
     /// Returns the content of all layers that stay, and of all that images which stay need.

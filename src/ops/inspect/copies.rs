@@ -12,7 +12,7 @@ use crate::fsx::{Attrs, Dir, Kind};
 use crate::id::ChainId;
 use crate::layer::differences::Prediction;
 use crate::layer::{Content, Marks, Members};
-use crate::store::{Layer, Snapshot, Store};
+use crate::store::{Layer, Snapshot, Store, places};
 use crate::tarsplit::{Entries, Segments};
 
 /// What such files are together.
@@ -56,7 +56,7 @@ fn tree(store: &Store, layer: &Layer) -> Option<Dir> {
 
 /// Reads what the tar of a layer has.
 fn members(store: &Store, chain: ChainId, below: Dir) -> Option<Prediction> {
-    let split = store.image()?.file(format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex())).ok()?;
+    let split = store.image()?.file(places::tar_split(&chain)).ok()?;
     let mut members = Members::new(Segments::new(Entries::new(split)), Content::Elided);
     let mut tar = Prediction::new(Marks::None, Some(below));
     while let Some(member) = members.next_member().ok()? {

@@ -6,7 +6,7 @@ use super::View;
 use crate::error::{Error, Result};
 use crate::graph::{Id, Node, prefix_range, resolve_image};
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId, LinkId, Sha256};
-use crate::store::Snapshot;
+use crate::store::{Snapshot, places};
 
 impl View<'_> {
     /// Finds what a word means, the first of these that there is:
@@ -101,7 +101,7 @@ impl View<'_> {
     fn by_stray_path(&self, parts: &[&str]) -> Option<Id> {
         (0..parts.len()).find_map(|at| {
             let tail = parts[at..].join("/");
-            let short = tail.strip_prefix(&format!("image/{}/", self.driver)).unwrap_or(&tail).to_owned();
+            let short = tail.strip_prefix(&places::in_root(&self.driver, "")).unwrap_or(&tail).to_owned();
             self.place(Node::Stray(tail)).or_else(|| self.place(Node::Stray(short)))
         })
     }
@@ -187,5 +187,5 @@ impl View<'_> {
 
 /// Returns the node of an entry of layerdb that bears no layer's name.
 fn removing_node(name: &str) -> Node {
-    Node::Stray(format!("layerdb/sha256/{name}"))
+    Node::Stray(places::layer_named(name))
 }

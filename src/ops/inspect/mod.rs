@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::driver;
 use crate::graph::{Graph, Id, Node};
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
-use crate::store::{Container, Snapshot, Store};
+use crate::store::{Container, Snapshot, Store, places};
 
 pub use copies::Copies;
 pub use list::{ImageList, ListedImage, Row};
@@ -73,15 +73,15 @@ impl<'s> View<'s> {
     pub fn path_of(&self, node: &Node) -> Option<String> {
         let driver = &self.driver;
         Some(match node {
-            Node::Tag(_) | Node::Digest(_) => format!("image/{driver}/repositories.json"),
+            Node::Tag(_) | Node::Digest(_) => places::in_root(driver, places::REFERENCES),
             Node::Container(id) => format!("containers/{id}"),
             Node::BuildRecord(_) => return None,
-            Node::Image(id) => format!("image/{driver}/imagedb/content/sha256/{}", id.hex()),
-            Node::Mount(id) => format!("image/{driver}/layerdb/mounts/{id}"),
-            Node::Layer(chain) => format!("image/{driver}/layerdb/sha256/{}", chain.hex()),
+            Node::Image(id) => places::in_root(driver, places::image(id)),
+            Node::Mount(id) => places::in_root(driver, places::mount(id)),
+            Node::Layer(chain) => places::in_root(driver, places::layer(chain)),
             Node::Dir(id) => self.dir_path(id),
             // The graph names entries that dockerd was removing without the driver, which it does not know.
-            Node::Stray(path) if path.starts_with("layerdb/") => format!("image/{driver}/{path}"),
+            Node::Stray(path) if path.starts_with(places::LAYERS) => places::in_root(driver, path),
             Node::Stray(path) => path.clone(),
         })
     }

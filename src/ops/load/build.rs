@@ -15,6 +15,7 @@ use crate::layer::{
     Applied, ApplyError, Content, Members, RestoreError, Shared, TarError, TarStream, apply, clean, differences,
 };
 use crate::progress::{Event, Observer, check_stop};
+use crate::store::places::TAR_SPLIT;
 use crate::tarsplit::{Assembler, Beside, Entries, Kept, LayerTree, Prover, Splitter};
 
 use super::plan::LoadPlan;
@@ -23,7 +24,6 @@ use super::plan::LoadPlan;
 pub(in crate::ops) const DRIVER_DIR: &str = "driver";
 pub(in crate::ops) const RECORD_DIR: &str = "record";
 /// Names of what must be in a staged layer before it is built: in [`RECORD_DIR`], and beside it.
-pub(in crate::ops) const TAR_SPLIT: &str = "tar-split.json.gz";
 pub(in crate::ops) const DIFFERENCES: &str = "differences.jsonl";
 
 /// Where one layer is built, and what of but its tar.

@@ -6,7 +6,7 @@ use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId};
 use crate::ops::trash::{Identity, identify};
-use crate::store::{Snapshot, Store};
+use crate::store::{Snapshot, Store, places};
 
 /// The file of a record that names the layer's directory. It goes first, before the record is moved.
 pub(super) const CACHE_ID: &str = "cache-id";
@@ -22,7 +22,7 @@ impl LoadPlan {
             self.layers.iter().filter(|layer| layer.displaces).map(|layer| layer.record.chain).collect();
         let (Some(image), false) = (store.image(), displaced.is_empty()) else { return Ok(()) };
         let in_use = store.in_use();
-        let records = image.dir("layerdb/sha256")?;
+        let records = image.dir(places::LAYERS)?;
         for chain in displaced {
             for id in directories(snapshot, chain) {
                 let path = driver::path_of(store.driver(), &id);

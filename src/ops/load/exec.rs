@@ -15,7 +15,7 @@ use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId};
 use crate::progress::{Event, Observer};
-use crate::store::{Snapshot, Store, Unknown, WriteLock};
+use crate::store::{Snapshot, Store, Unknown, WriteLock, places};
 
 use super::above::Above;
 use super::plan::{LoadPlan, Target};
@@ -104,7 +104,7 @@ impl LoadPlan {
                 });
             }
         }
-        let references = store.image().map(|image| image.find("repositories.json")).transpose()?.flatten();
+        let references = store.image().map(|image| image.find(places::REFERENCES)).transpose()?.flatten();
         refuse(store.path(), store.driver(), &snapshot, references.is_some())?;
         let target = survey(store, driver, &snapshot, &metadata.index)?;
         let mut plan = Self::new(&metadata.index, images, store.driver(), &snapshot, target)?;
@@ -285,7 +285,7 @@ fn driver_of(name: &str) -> Result<&'static dyn GraphDriver> {
 /// Renames do not cross mounts; not even where both are of one file system, as when a killed daemon leaves its home
 /// mounted on itself.
 fn one_mount(store: &Store) -> Result<()> {
-    for name in [store.driver().to_owned(), format!("image/{}", store.driver())] {
+    for name in [store.driver().to_owned(), places::records(store.driver())] {
         if store.root().dir(&name).is_err_and(|error| error.is_other_mount()) {
             let error = std::io::Error::other("it is on another mount than the data root");
             return Err(FsError::new("load into", store.path().join(name), error).into());

@@ -5,7 +5,7 @@ use crate::driver::{self, GraphDriver};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::{Dir, Kind};
 use crate::id::{ChainId, Sha256};
-use crate::store::{WriteLock, repositories};
+use crate::store::{WriteLock, places, repositories};
 
 use super::above::leads_nowhere;
 use super::build::{DRIVER_DIR, RECORD_DIR};
@@ -132,7 +132,7 @@ impl<'a> Publish<'a> {
 
     /// The commit: from here on the images have their names.
     fn references(&self, places: &Places) -> Result<()> {
-        let name = repositories::NAME;
+        let name = places::REFERENCES;
         let old = FsError::found(places.image.read(name, repositories::LIMIT))?;
         let parse = |source| Error::Parse { path: places.image.shown(name), source };
         let now = repositories::parse(old.as_deref().unwrap_or(b"{}")).map_err(parse)?.valid;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::count::count;
 use crate::error::{Error, Result};
-use crate::store::Snapshot;
+use crate::store::{Snapshot, places};
 
 /// Fails where a part of the store at `root` looks as if it were not mounted. dockerd writes `repositories.json` at its first
 /// start and never removes it; `has_references` tells whether it is there.
@@ -18,13 +18,13 @@ pub(super) fn refuse(root: &Path, driver: &str, snapshot: &Snapshot, has_referen
     if let Some(reason) = snapshot.lost_home() {
         return Err(Error::NotMounted { path: root.join(driver), reason });
     }
-    let image = root.join("image").join(driver);
+    let image = root.join(places::records(driver));
     if let Some(reason) = snapshot.lost_layers() {
-        return Err(Error::NotMounted { path: image.join("layerdb/sha256"), reason });
+        return Err(Error::NotMounted { path: image.join(places::LAYERS), reason });
     }
     if !has_references && dirs > 0 {
         let dirs = count(dirs, "directory of a layer", "directories of layers");
-        let reason = format!("it has no repositories.json, beside {dirs}");
+        let reason = format!("it has no {}, beside {dirs}", places::REFERENCES);
         return Err(Error::NotMounted { path: image, reason });
     }
     Ok(())

@@ -13,10 +13,11 @@ use crate::layer::Shared;
 use crate::layer::claims::LIST_LIMIT;
 use crate::ops::ancestry::Claims;
 use crate::progress::{Event, Observer};
+use crate::store::places::{self, TAR_SPLIT};
 use crate::store::{Snapshot, Store};
 use crate::tarsplit::Kept;
 
-use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, TAR_SPLIT, Tar, Unfilled};
+use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, Tar, Unfilled};
 use super::builders::{Builders, Built};
 use super::plan::{LoadPlan, PlannedLayer};
 
@@ -171,7 +172,7 @@ impl<'a> Stage<'a> {
         let staged = FsError::found(self.layers.file(format!("{}/{RECORD_DIR}/{TAR_SPLIT}", chain.hex())));
         let file = match (staged.map_err(|error| error.to_string())?, &self.image) {
             (Some(file), _) => Ok(file),
-            (None, Some(image)) => image.file(format!("layerdb/sha256/{}/{TAR_SPLIT}", chain.hex())),
+            (None, Some(image)) => image.file(places::tar_split(&chain)),
             (None, None) => return Err(format!("the tar-split of layer {} is not there", chain.short())),
         };
         file.map(|file| Box::new(file) as Box<dyn Read>).map_err(|error| error.to_string())

@@ -17,6 +17,7 @@ use crate::ops::load::{DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, Tar, build};
 use crate::ops::save::Source as Parts;
 use crate::progress::{Event, Observer};
 use crate::store::Store;
+use crate::store::places::{self, TAR_SPLIT};
 use crate::tarsplit::{Beside, assemble};
 
 use super::plan::{RepairPlan, Reseed};
@@ -44,8 +45,8 @@ impl Copies<'_> {
         let staged = self.layers.make_dir(record.chain.hex(), 0o700)?;
         let entry = staged.make_dir(RECORD_DIR, 0o700)?;
         let image = self.store.image().ok_or_else(|| fail("image is missing".to_owned()))?;
-        let from = image.dir(format!("layerdb/sha256/{}", record.chain.hex())).map_err(text)?;
-        copy(&from, b"tar-split.json.gz", &entry, "tar-split.json.gz")?;
+        let from = image.dir(places::layer(&record.chain)).map_err(text)?;
+        copy(&from, TAR_SPLIT.as_bytes(), &entry, TAR_SPLIT)?;
         let list = self.untold(reseed, &parts).map_err(fail)?;
         staged.new_file(DIFFERENCES, &list, 0o600)?;
 

@@ -15,6 +15,7 @@ use crate::ops::load::make_records;
 use crate::ops::trash::{Draft, How, Kind, Move, Places, Skipped, State, Trash, Work, identify};
 use crate::ops::verify::{self, Found, Request};
 use crate::progress::{Event, Observer};
+use crate::store::places::in_root;
 use crate::store::{Layer, Snapshot, Store, WriteLock};
 
 use super::decide::Planner;
@@ -109,7 +110,7 @@ impl RepairPlan {
 
     /// Makes the directories anew that records lie in, where one is lost as a whole.
     fn make_places(&self, store: &Store) -> Result<(), FsError> {
-        let (places, home) = (Places::open(store)?, format!("image/{}/", self.driver));
+        let (places, home) = (Places::open(store)?, in_root(&self.driver, ""));
         let Some(image) = store.image() else { return Ok(()) };
         for piece in self.pieces().filter(|piece| piece.path.starts_with(&home)) {
             if places.parent(&piece.path)?.is_none() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::id::{ChainId, ImageId};
-use crate::store::{Snapshot, Store, StrayKind};
+use crate::store::{Snapshot, Store, StrayKind, places};
 
 use super::source::Source;
 use super::survey::Survey;
@@ -28,7 +28,7 @@ pub(super) fn images(store: &Store, snapshot: &Snapshot, survey: &Survey, source
     let ownerless = ownerless(snapshot);
     let damaged = |image: &ImageId| {
         // One whose configuration is there and bad is a finding.
-        let path = format!("image/{}/imagedb/content/sha256/{}", store.driver(), image.hex());
+        let path = places::in_root(store.driver(), places::image(image));
         snapshot.strays.iter().any(|stray| stray.path == path)
     };
     let theirs = source.index.images.iter();

@@ -10,6 +10,7 @@ use crate::id::ChainId;
 use crate::ops::load::{DRIVER_DIR, LoadPlan, PlannedLayer, RECORD_DIR, Stage};
 use crate::ops::trash::{Draft, Places};
 use crate::progress::{Event, Observer};
+use crate::store::places::TAR_SPLIT;
 use crate::store::{Layer, Snapshot, Store};
 
 use super::copies::{Copies, write_stand_in};
@@ -190,7 +191,7 @@ impl Staging<'_> {
                     copy(&from, &file.name, &entry, &String::from_utf8_lossy(&file.name))?;
                 }
             }
-            Act::TarSplit { chain } => copy(&staged(chain, RECORD_DIR)?, b"tar-split.json.gz", slot, &name)?,
+            Act::TarSplit { chain } => copy(&staged(chain, RECORD_DIR)?, TAR_SPLIT.as_bytes(), slot, &name)?,
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report, is_proved};
 use crate::progress::Observer;
 use crate::store::layerdb::Fields;
-use crate::store::{Layer, Snapshot, Store, Unreadable, containers, repositories};
+use crate::store::{Layer, Snapshot, Store, Unreadable, containers, places, repositories};
 use crate::tarsplit::{Entries, Segments};
 
 use super::lost;
@@ -146,7 +146,7 @@ impl Survey {
     fn look_at_entry(&mut self, store: &Store, found: &Found) -> Result<(), FsError> {
         let Some(crate::graph::Node::Layer(chain)) = found.object else { return Ok(()) };
         let Some(image) = store.image() else { return Ok(()) };
-        let path = format!("layerdb/sha256/{}", chain.hex());
+        let path = places::layer(&chain);
         let Some(dir) = FsError::in_place(image.dir(path))? else { return Ok(()) };
         let fields = Fields::read(&dir, "", &mut Notes::default());
         let entry = LayerEntry {
@@ -265,7 +265,7 @@ impl Survey {
         for (chain, entry) in self.entries.iter().filter(|(_, entry)| entry.size.is_none() && entry.has_tar_split) {
             let id = entry.cache_id.as_ref().or_else(|| self.proved.get(chain));
             let counts_links = store.driver() == "overlay2" && id.is_some_and(|id| id.as_str().len() != BUILDKIT_NAME);
-            let path = format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex());
+            let path = places::tar_split(chain);
             let entries = image.file(&path).map(Entries::new).ok();
             if let Some(bytes) = entries.and_then(|entries| tree_bytes(entries, counts_links)) {
                 self.sizes.insert(*chain, bytes);
@@ -274,7 +274,7 @@ impl Survey {
     }
 
     fn look_for_references(&mut self, store: &Store, snapshot: &Snapshot) -> Result<(), FsError> {
-        let read = |image: &Dir| FsError::in_place(image.read(repositories::NAME, repositories::LIMIT));
+        let read = |image: &Dir| FsError::in_place(image.read(places::REFERENCES, repositories::LIMIT));
         if let Some(bytes) = store.image().map(read).transpose()?.flatten() {
             self.salvaged = repositories::salvage(&bytes);
             let parsed = repositories::parse(&bytes).map(|parsed| parsed.invalid).unwrap_or_default();
@@ -309,8 +309,8 @@ fn known(snapshot: &Snapshot, source: Option<&Source>) -> BTreeMap<ChainId, Know
 
 fn unread(snapshot: &Snapshot) -> BTreeSet<ImageId> {
     let image = |file: &Unreadable| {
-        let (at, name) = file.path.rsplit_once('/')?;
-        at.ends_with("/imagedb/content/sha256").then(|| ImageId::from_hex(name.as_bytes()).ok())?
+        let name = places::name_in(places::IMAGES, &file.path)?;
+        ImageId::from_hex(name.as_bytes()).ok()
     };
     snapshot.unreadable.iter().filter_map(image).collect()
 }

@@ -14,7 +14,7 @@ use crate::layer::differences::{self, Difference, LINE_LIMIT};
 use crate::layer::{Content, Members};
 use crate::ops::ancestry::Ancestry;
 use crate::ops::verify::{Damage, DamageError, Subject, stamped};
-use crate::store::Store;
+use crate::store::{Store, places};
 use crate::tarsplit::Segments;
 
 use super::measure::{DifferencesError, Source};
@@ -136,7 +136,7 @@ impl Directories<'_> {
     }
 
     fn tar_split(&self, chain: ChainId) -> Result<Box<dyn Read>, String> {
-        let path = format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex());
+        let path = places::tar_split(&chain);
         let file = self.store.image().map(|image| image.file(path)).transpose();
         match file.map_err(|error: FsError| error.to_string())? {
             Some(file) => Ok(Box::new(file)),

@@ -9,7 +9,7 @@ use crate::error::{FsError, ParseError};
 use crate::fsx::Dir;
 use crate::layer::differences::{Compared, Prediction, compare};
 use crate::layer::{Content, Members, TarError};
-use crate::store::Store;
+use crate::store::{Store, places};
 use crate::tarsplit::{Entries, Entry, Segments};
 
 use crate::archive::LayerRecord;
@@ -30,15 +30,12 @@ impl Source {
         let missing = |what: &str| FsError::new("open", store.path().join(what), io::ErrorKind::NotFound);
         let image = store.image().ok_or_else(|| missing("image"))?;
         let dirs = store.dirs().ok_or_else(|| missing(store.driver()))?;
-        Ok(Self {
-            record: image.dir(format!("layerdb/sha256/{}", layer.chain.hex()))?,
-            layer: dirs.dir(layer.cache_id.as_str())?,
-        })
+        Ok(Self { record: image.dir(places::layer(&layer.chain))?, layer: dirs.dir(layer.cache_id.as_str())? })
     }
 
     /// Opens the layer's tar-split, compressed.
     pub(in crate::ops) fn tar_split(&self) -> Result<crate::fsx::File, FsError> {
-        self.record.file("tar-split.json.gz")
+        self.record.file(places::TAR_SPLIT)
     }
 
     pub(in crate::ops) fn entries(&self) -> Result<Entries<crate::fsx::File>, FsError> {

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::crash::crash_point;
 use crate::error::{Error, FsError, ParseError, Result};
 use crate::fsx::{Dir, Kind as FileKind, Time};
+use crate::store::places::in_root;
 use crate::store::{InUse, Store};
 
 pub(super) use draft::{Draft, begun};
@@ -211,7 +212,7 @@ impl<W: Work> Trash<W> {
     fn how_used<'u>(&self, in_use: &'u InUse, moved: &Move<'_>) -> Option<&'u str> {
         let (driver, slots) = (self.journal.work.driver(), self.journal.work.kind().slots());
         let path = format!("{WORK}/{TRASH}/{}/{slots}/{}", self.name, moved.order);
-        let places = [path.clone(), format!("{driver}/{path}"), format!("image/{driver}/{path}")];
+        let places = [path.clone(), format!("{driver}/{path}"), in_root(driver, &path)];
         places.iter().find_map(|path| in_use.of(path))
     }
 

@@ -3,6 +3,7 @@
 use crate::error::FsError;
 use crate::fsx::Dir;
 use crate::store::Store;
+use crate::store::places::in_root;
 
 /// The directories that paths of a plan are opened beneath. The driver's home and `image/<driver>` may be mount points:
 /// people give them disks of their own, and some daemons mount their home on itself. Nothing below them may be.
@@ -15,7 +16,7 @@ pub(in crate::ops) struct Places {
 
 impl Places {
     pub(in crate::ops) fn open(store: &Store) -> Result<Self, FsError> {
-        let image = store.image().map(|dir| (format!("image/{}/", store.driver()), dir.clone()));
+        let image = store.image().map(|dir| (in_root(store.driver(), ""), dir.clone()));
         let home = store.home().map(|dir| (format!("{}/", store.driver()), dir.clone()));
         Ok(Self { root: store.root().clone(), apart: image.into_iter().chain(home).collect() })
     }

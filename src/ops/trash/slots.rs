@@ -4,6 +4,7 @@ use crate::crash::crash_point;
 use crate::error::{FsError, Result};
 use crate::fsx::Dir;
 use crate::store::Store;
+use crate::store::places::in_root;
 
 use super::{NODES, Skipped, TRASH, WORK, damaged_one, names, read_journal};
 
@@ -76,7 +77,7 @@ pub(in crate::ops) fn tidy(store: &Store) -> Result<(), FsError> {
 
 /// Returns what may be a mount of its own: path with its slash, and directory.
 pub(super) fn mounts(store: &Store) -> impl Iterator<Item = (String, &Dir)> {
-    let image = store.image().map(|dir| (format!("image/{}/", store.driver()), dir));
+    let image = store.image().map(|dir| (in_root(store.driver(), ""), dir));
     image.into_iter().chain(store.home().map(|dir| (home_path(store), dir)))
 }
 

@@ -8,7 +8,7 @@ use crate::finding::Severity;
 use crate::fsx::{Dir, Inode, Kind};
 use crate::id::CacheId;
 use crate::layer::{Content, Marks, Members, TarError, TarStream};
-use crate::store::Store;
+use crate::store::{Store, places};
 use crate::tarsplit::{Entries, Segments};
 
 use super::headers::Headers;
@@ -127,7 +127,7 @@ pub(in crate::ops) fn stamped(store: &Store) -> Result<HashSet<Inode>> {
     for (chain, layer) in &snapshot.layers {
         let parts = || -> Result<_, DamageError> {
             let directory = dirs.dir(layer.cache_id.as_str())?;
-            let split = image.file(format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex()))?;
+            let split = image.file(places::tar_split(chain))?;
             let marks = driver.marks(&driver.facts(&directory)?);
             let mut members = Members::new(Segments::new(Entries::new(split)), Content::Elided);
             let headers = Headers::read(&mut members, marks, None)?;

@@ -13,7 +13,7 @@ use crate::id::{ChainId, Sha256};
 use crate::layer::{Content, Marks, Members, TarError};
 use crate::ops::hash::Hash;
 use crate::progress::{Event, Observer};
-use crate::store::{Layer, Snapshot, Store};
+use crate::store::{Layer, Snapshot, Store, places};
 use crate::tarsplit::{AssembleError, Assembler, Beside, Entries, Entry, LayerTree, Segments};
 
 use super::attributes::making;
@@ -344,7 +344,7 @@ impl Opened {
         layer: &Layer,
         driver: &dyn GraphDriver,
     ) -> Result<Option<Self>, FsError> {
-        let path = format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex());
+        let path = places::tar_split(&chain);
         let Some(dir) = FsError::in_place(dirs.dir(layer.cache_id.as_str()))? else { return Ok(None) };
         let Some(tree) = FsError::in_place(driver.tree(&dir))? else { return Ok(None) };
         let Some(tar_split) = FsError::in_place(image.file(path))? else { return Ok(None) };

@@ -12,7 +12,7 @@ use crate::finding::{Finding, Severity};
 use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId};
 use crate::ops::mounts;
-use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases};
+use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases, places};
 
 use super::{codes, consequences};
 
@@ -64,12 +64,12 @@ fn short_names(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]) {
 /// Tells a file of references that is lost from one that was never written.
 fn references(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
     let Some(image) = store.image() else { return };
-    let is_missing = matches!(image.find("repositories.json"), Ok(None));
+    let is_missing = matches!(image.find(places::REFERENCES), Ok(None));
     if !is_missing || snapshot.images.is_empty() {
         return;
     }
     findings.retain(|finding| finding.code != "references-empty");
-    let subject = format!("image/{}/repositories.json", store.driver());
+    let subject = places::in_root(store.driver(), places::REFERENCES);
     let was_tagged = snapshot.images.values().any(|image| image.last_updated.is_some());
     let was_pulled = !snapshot.distribution.diff_id_by_digest.is_empty();
     let evidence = format!("the file is missing, and there are {} images", snapshot.images.len());
@@ -143,7 +143,8 @@ fn distribution(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>)
     for (blob, diff) in &maps.diff_id_by_digest {
         if let Some(others) = by_blob.get(blob).filter(|diffs| !diffs.contains(diff)) {
             let others: Vec<String> = others.iter().map(ToString::to_string).collect();
-            let subject = format!("image/{}/distribution/diffid-by-digest/sha256/{}", store.driver(), blob.hex());
+            let place = format!("{}/{}", places::DIFF_ID_BY_DIGEST, blob.hex());
+            let subject = places::in_root(store.driver(), place);
             let evidence = format!("it says {diff}, and v2metadata-by-diffid has the blob for {}", others.join(", "));
             findings.push(Finding::warning("distribution-mismatch", subject, evidence));
         }
@@ -156,7 +157,7 @@ fn mount_entries(snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>
         findings.iter().filter(|found| found.code == "mount-not-loadable").map(|found| found.subject.clone()).collect();
     for (name, mount) in &snapshot.mounts {
         let must = mounts::corrected(snapshot, name, mount);
-        let path = format!("image/{}/layerdb/mounts/{name}", snapshot.driver);
+        let path = places::in_root(&snapshot.driver, places::mount(name));
         let Some(evidence) = mounts::mismatch(mount, &must).filter(|_| !not_loadable.contains(&path)) else { continue };
         if mount.mount_id != must.mount_id {
             // That the directory is missing is found already.
@@ -205,7 +206,7 @@ fn tar_splits(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
     let Some(image) = store.image() else { return Vec::new() };
     let check = |chain: &ChainId| {
         use std::io::Read as _;
-        let path = format!("layerdb/sha256/{}/tar-split.json.gz", chain.hex());
+        let path = places::tar_split(chain);
         let mut start = Vec::new();
         let read = FsError::found(image.file(&path)).and_then(|file| match file {
             Some(file) => (file.take(2).read_to_end(&mut start).map(drop))

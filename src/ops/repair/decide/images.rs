@@ -5,7 +5,7 @@ use crate::graph::Node;
 use crate::id::ImageId;
 use crate::ops::mounts;
 use crate::ops::verify::Found;
-use crate::store::databases;
+use crate::store::{databases, places};
 
 use super::super::plan::{Act, Step};
 use super::Planner;
@@ -62,7 +62,7 @@ impl<'a> Planner<'a> {
     /// Brings the configuration of an image back.
     fn config(&mut self, found: &Found, image: ImageId) {
         if self.source.is_some_and(|source| source.configs.contains_key(&image)) {
-            let path = self.image_path(format_args!("imagedb/content/sha256/{}", image.hex()));
+            let path = self.image_path(places::image(&image));
             self.mend(found, "bring its configuration back", [(Step::Image, path, Act::Config { image })]);
         } else {
             self.leave(
@@ -79,7 +79,7 @@ impl<'a> Planner<'a> {
     pub(super) fn lost_images(&mut self) {
         for image in self.survey.returning.clone() {
             let found = lost(image);
-            let path = self.image_path(format_args!("imagedb/content/sha256/{}", image.hex()));
+            let path = self.image_path(places::image(&image));
             if !self.taken.contains(&path) {
                 self.mend(&found, "bring its configuration back", [(Step::Image, path, Act::Config { image })]);
             }
@@ -106,7 +106,7 @@ impl<'a> Planner<'a> {
         if must.mount_id.is_none() {
             return self.leave(found, "nothing says which directory is the container's: remove it and make it again");
         }
-        let at = self.image_path(format_args!("layerdb/mounts/{name}"));
+        let at = self.image_path(places::mount(name));
         let pieces: Vec<_> = mounts::wrong_files(was, must)
             .into_iter()
             .filter_map(|(file, _, must)| Some((Step::Mount, format!("{at}/{file}"), root_file(must?, 0o644))))

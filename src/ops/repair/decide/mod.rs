@@ -18,7 +18,7 @@ use crate::id::{CacheId, ChainId, ContainerId, LinkId};
 use crate::ops::mounts;
 use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report};
-use crate::store::{Mount, Snapshot};
+use crate::store::{Mount, Snapshot, places};
 
 use super::plan::{Act, Left, Mend, Piece, RepairPlan, Reseed, SCHEMA, Step};
 use super::source::Source;
@@ -150,12 +150,12 @@ impl<'a> Planner<'a> {
 
     /// Returns the path of something below `image/<driver>`.
     fn image_path(&self, rest: impl std::fmt::Display) -> String {
-        format!("image/{}/{rest}", self.driver)
+        places::in_root(self.driver, rest)
     }
 
     /// Returns the path of an entry of layerdb, or of a file in it.
     fn entry_path(&self, chain: ChainId, file: &str) -> String {
-        let path = self.image_path(format_args!("layerdb/sha256/{}", chain.hex()));
+        let path = self.image_path(places::layer(&chain));
         if file.is_empty() { path } else { format!("{path}/{file}") }
     }
 

@@ -10,7 +10,7 @@ use crate::count::count;
 use crate::id::ImageId;
 use crate::ops::verify::Found;
 use crate::reference::Reference;
-use crate::store::repositories;
+use crate::store::{places, repositories};
 
 use super::super::plan::{Act, Left, Step};
 use super::layers::root_file;
@@ -119,7 +119,7 @@ impl<'a> Planner<'a> {
         let new = self.new_names();
         let text = repositories::merge(old, new.iter().map(|(name, image)| (name.as_str(), *image))).ok()?;
         let text = String::from_utf8_lossy(&text).into_owned();
-        Some((Step::Reference, self.image_path(repositories::NAME), root_file(text, 0o600)))
+        Some((Step::Reference, self.image_path(places::REFERENCES), root_file(text, 0o600)))
     }
 
     /// Writes `repositories.json` anew, of all that is known.

@@ -10,6 +10,7 @@ use crate::driver::{self, DriverFacts, GraphDriver};
 use crate::id::{CacheId, ChainId, Sha256};
 use crate::ops::load::PlannedLayer;
 use crate::ops::verify::Found;
+use crate::store::places::TAR_SPLIT;
 
 use super::super::plan::{Act, Origin, Reseed, Step};
 use super::Planner;
@@ -117,7 +118,7 @@ impl<'a> Planner<'a> {
         let entry = if with_entry {
             (Step::Layer, self.entry_path(chain, ""), Act::LayerEntry { chain })
         } else {
-            (Step::Layer, self.entry_path(chain, "tar-split.json.gz"), Act::TarSplit { chain })
+            (Step::Layer, self.entry_path(chain, TAR_SPLIT), Act::TarSplit { chain })
         };
         let size = self.snapshot.layers.get(&chain).map_or(record.size, |layer| layer.size);
         let record = LayerRecord { cache_id: id, parent, size, ..record };
