@@ -138,3 +138,32 @@ pub fn hold(store: &Store, _: &WriteLock) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::ops::trash::Draft;
+
+    /// What begins with the plan of one operation is read again as what any may be.
+    #[test]
+    fn a_journal_has_its_plan_under_the_word_for_its_kind() {
+        let temp = tempfile::tempdir().expect("a temp directory");
+        let store = Store::open_fresh(temp.path(), "vfs").expect("opens");
+        let plan =
+            GcPlan { schema: 1, driver: "vfs".to_owned(), entries: Vec::new(), kept: Vec::new(), stale: Vec::new() };
+        let draft = Draft::make(&store, Kind::Gc).expect("is made");
+        let name = draft.begin(&store, plan.clone(), true).expect("begins").name;
+        let path = temp.path().join(format!(".dockpack/trash/{name}/journal.json"));
+        let text = fs::read_to_string(&path).expect("a journal");
+        assert!(text.starts_with(r#"{"keep":true,"work":{"gc":{"schema":1,"driver":"vfs","#), "{text}");
+        let open = || Trash::<Plan>::open(&store, &name).expect("opens").expect("has a journal").journal.work;
+        assert!(matches!(open(), Plan::Gc(read) if read == plan));
+
+        let repair = r#"{"keep":true,"work":{"repair":{"schema":1,"driver":"vfs","mends":[],"left":[],"layers":[]}},"times":{}}"#;
+        fs::write(&path, repair).expect("is written");
+        assert!(matches!(open(), Plan::Repair(_)));
+        assert_eq!((open().kind(), open().driver(), open().count()), (Kind::Repair, "vfs", 0));
+    }
+}
