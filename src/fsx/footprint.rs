@@ -4,11 +4,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::AddAssign;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use serde::Serialize;
+use walkdir::WalkDir;
 
 use super::attrs::{Kind, Time};
 use super::calls;
@@ -169,22 +173,22 @@ impl Dir {
     /// # Errors
     /// Something in it cannot be looked at.
     pub fn content_size(&self) -> Result<u64, FsError> {
+        // By way of the descriptor it is this directory, whatever its name leads to by now.
+        let here = PathBuf::from(format!("/proc/self/fd/{}/.", self.fd().as_raw_fd()));
+        let fail = |error: walkdir::Error| {
+            let within = error.path().and_then(|path| path.strip_prefix(&here).ok());
+            let path = self.shown(within.map_or(&b""[..], |path| path.as_os_str().as_bytes()));
+            FsError::new("look at", path, error)
+        };
         let (mut size, mut seen) = (0, HashSet::new());
-        let mut open: Vec<(Self, Vec<Entry>)> = vec![(self.clone(), self.entries()?)];
-        while let Some((dir, entries)) = open.last_mut() {
-            let Some(entry) = entries.pop() else {
-                open.pop();
+        for entry in WalkDir::new(&here).min_depth(1) {
+            let entry = entry.map_err(fail)?;
+            if entry.file_type().is_dir() {
                 continue;
-            };
-            if entry.kind == Kind::Directory {
-                let inner = dir.dir(&entry.name)?;
-                let entries = inner.entries()?;
-                open.push((inner, entries));
-            } else {
-                let attrs = dir.attrs(&entry.name)?;
-                if attrs.links == 1 || seen.insert(attrs.inode) {
-                    size += attrs.size;
-                }
+            }
+            let file = entry.metadata().map_err(fail)?;
+            if file.nlink() == 1 || seen.insert((file.dev(), file.ino())) {
+                size += file.len();
             }
         }
         Ok(size)
