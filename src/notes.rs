@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::error::FsError;
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::fsx::{Dir, Entry};
 use crate::id::CacheId;
 
@@ -108,11 +108,7 @@ impl Notes {
     /// Says that something cannot be read, and what is unknown by that.
     pub(crate) fn unreadable(&mut self, what: Unknown, path: &str, reason: impl ToString) {
         let reason = reason.to_string();
-        let code = what.code();
-        self.findings.push(match what {
-            Unknown::Distribution => Finding::note(code, path, &reason),
-            _ => Finding::damage(code, path, &reason),
-        });
+        self.findings.push(Finding::new(what.code(), path, &reason));
         self.unreadable.push(Unreadable { what, path: path.to_owned(), reason });
     }
 
@@ -131,7 +127,7 @@ impl Notes {
 
     /// Says that a name is nothing Docker puts there.
     pub(crate) fn unexpected(&mut self, at: &str, name: &[u8], evidence: impl ToString) {
-        self.findings.push(Finding::note("unexpected-entry", below(at, name.escape_ascii()), evidence));
+        self.findings.push(Finding::new(Code::UnexpectedEntry, below(at, name.escape_ascii()), evidence));
     }
 
     /// Says that the file system does not give what tells of many things, and what is unknown by that: then that one
@@ -205,16 +201,16 @@ impl Notes {
 
 impl Unknown {
     /// Returns the code of the finding for something unreadable of this kind.
-    fn code(self) -> &'static str {
+    fn code(self) -> Code {
         match self {
-            Self::References => "references-unreadable",
-            Self::Images => "image-unreadable",
-            Self::Layers => "layer-unreadable",
-            Self::Mounts => "mount-unreadable",
-            Self::Containers => "container-unreadable",
-            Self::BuildKit => "buildkit-unreadable",
-            Self::DriverDirs => "driver-unreadable",
-            Self::Distribution => "distribution-unreadable",
+            Self::References => Code::ReferencesUnreadable,
+            Self::Images => Code::ImageUnreadable,
+            Self::Layers => Code::LayerUnreadable,
+            Self::Mounts => Code::MountUnreadable,
+            Self::Containers => Code::ContainerUnreadable,
+            Self::BuildKit => Code::BuildkitUnreadable,
+            Self::DriverDirs => Code::DriverUnreadable,
+            Self::Distribution => Code::DistributionUnreadable,
         }
     }
 }

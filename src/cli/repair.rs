@@ -168,7 +168,8 @@ fn show(plan: &RepairPlan, report: Option<&RepairReport>, ui: &Ui) -> Result<(),
     }
     ui.print(|out| {
         for mend in &plan.mends {
-            writeln!(out, "{STRONG}{}{STRONG:#}  {DIM}{}{DIM:#}", ui.clean(&mend.subject), mend.codes.join(", "))?;
+            let codes: Vec<&str> = mend.codes.iter().map(|code| code.name()).collect();
+            writeln!(out, "{STRONG}{}{STRONG:#}  {DIM}{}{DIM:#}", ui.clean(&mend.subject), codes.join(", "))?;
             writeln!(out, "  repair: {}", ui.clean(&mend.act))?;
             for piece in mend.pieces.iter().filter(|_| ui.verbose()) {
                 writeln!(out, "          {}", ui.clean(&piece.path))?;

@@ -9,6 +9,7 @@ use super::run::{Place, find_all};
 use super::text;
 use super::tree::{BAD, DIM, STRONG};
 use super::ui::Ui;
+use crate::finding::Code;
 use crate::graph::{Edge, Node, State};
 use crate::ops::inspect::{Answer, KeptBy, Named, View};
 
@@ -32,7 +33,7 @@ pub(super) fn why(args: &WhyArgs, place: &Place, ui: &Ui) -> Result<Exit, Failur
     })?;
     if why.answers.iter().any(|answer| !answer.certain) {
         // What could not be read was said when the store was.
-        for unknown in why.unknowns.iter().filter(|unknown| unknown.code != "unreadable") {
+        for unknown in why.unknowns.iter().filter(|unknown| unknown.code != Code::Unreadable) {
             ui.warn(&format!("what {} keeps is unknown: {}", unknown.subject, unknown.evidence));
         }
     }

@@ -11,7 +11,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use super::places;
 use crate::error::FsError;
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::fsx::{Dir, Footprint, Inode, Linked, Size};
 use crate::id::CacheId;
 use crate::progress::{Event, Observer};
@@ -174,7 +174,7 @@ impl FromIterator<(Footprint, Vec<FsError>)> for Walked {
 }
 
 fn not_measured(error: FsError) -> Finding {
-    Finding::warning("not-measured", error.path.display().to_string(), error.source)
+    Finding::new(Code::NotMeasured, error.path.display().to_string(), error.source)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Edge, Graph, Id, Node, State, Vertex};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding, Severity};
 use crate::id::{BUILDKIT_NAME, ChainId, ContainerId, DiffId, ImageId};
 use crate::store::{BuildRecord, Container, Image, Mount, Snapshot, StrayKind, Unknown, places};
 
@@ -116,7 +116,8 @@ impl Builder<'_> {
             .iter()
             .any(|stray| stray.kind == StrayKind::InvalidImage && stray.path.ends_with(&hex));
         let why = if invalid { "dockerd does not take the configuration of" } else { "there is no" };
-        self.find(Finding::note("reference-without-image", key, format!("{why} image {image}")));
+        let finding = Finding::new(Code::ReferenceWithoutImage, key, format!("{why} image {image}"));
+        self.find(finding.as_bad_as(Severity::Note));
     }
 
     fn tie_image(&mut self, id: ImageId, image: &Image) {
@@ -124,7 +125,7 @@ impl Builder<'_> {
         if let Some(parent) = image.parent
             && !self.tie(from, Edge::BuiltFrom, Node::Image(parent))
         {
-            self.find(Finding::note("image-parent-missing", id, format!("it was built from {parent}")));
+            self.find(Finding::new(Code::ImageParentMissing, id, format!("it was built from {parent}")));
         }
         let mut parent = None;
         let mut chain = Vec::with_capacity(image.diff_ids.len());
@@ -156,7 +157,7 @@ impl Builder<'_> {
                 0 => evidence,
                 above => format!("{evidence}, and with it {above} above it"),
             };
-            self.find(Finding::damage("image-layer-missing", id, evidence));
+            self.find(Finding::new(Code::ImageLayerMissing, id, evidence));
         }
     }
 
@@ -168,8 +169,8 @@ impl Builder<'_> {
                 self.tie(from, Edge::ParentLayer, Node::Layer(parent));
             }
             if !self.tie(from, Edge::CacheId, Node::Dir(layer.cache_id.clone())) {
-                self.find(Finding::damage(
-                    "layer-directory-missing",
+                self.find(Finding::new(
+                    Code::LayerDirectoryMissing,
                     chain,
                     format!("there is no directory {}", layer.cache_id),
                 ));
@@ -194,13 +195,13 @@ impl Builder<'_> {
         if let Some(parent) = mount.parent
             && !self.tie(from, Edge::MountParent, Node::Layer(parent))
         {
-            self.find(Finding::damage("mount-layer-missing", &name, format!("its layer {parent} is not there")));
+            self.find(Finding::new(Code::MountLayerMissing, &name, format!("its layer {parent} is not there")));
         }
         for (edge, dir) in [(Edge::MountId, &mount.mount_id), (Edge::InitId, &mount.init_id)] {
             if let Some(dir) = dir
                 && !self.tie(from, edge, Node::Dir(dir.clone()))
             {
-                self.find(Finding::damage("mount-directory-missing", &name, format!("there is no directory {dir}")));
+                self.find(Finding::new(Code::MountDirectoryMissing, &name, format!("there is no directory {dir}")));
             }
         }
     }
@@ -213,10 +214,10 @@ impl Builder<'_> {
             self.tie(from, Edge::Writes, Node::Mount(id.clone()));
         } else if is_of_another {
             let evidence = format!("{} is in another store of this data root", described(container));
-            self.find(Finding::note("container-of-another-store", id, evidence));
+            self.find(Finding::new(Code::ContainerOfAnotherStore, id, evidence));
         } else {
             let evidence = format!("{} has no entry in {}", described(container), places::MOUNTS);
-            self.find(Finding::warning("container-without-mount", id, evidence));
+            self.find(Finding::new(Code::ContainerWithoutMount, id, evidence).as_bad_as(Severity::Warning));
         }
         // What it was made from may be there too, and then it stays.
         if let Some(image) = container.image
@@ -224,12 +225,13 @@ impl Builder<'_> {
             && !is_of_another
         {
             let evidence = format!("{} was made from {image}, which is not there", described(container));
-            self.find(Finding::note("container-image-missing", id, evidence));
+            self.find(Finding::new(Code::ContainerImageMissing, id, evidence));
         }
         for mount in &container.image_mounts {
             if !self.tie(from, Edge::ImageMount, Node::Mount(mount.clone())) && !is_of_another {
                 let evidence = format!("{} mounts an image by {mount}, which is not there", described(container));
-                self.find(Finding::warning("container-image-mount-missing", id, evidence));
+                let finding = Finding::new(Code::ContainerImageMountMissing, id, evidence);
+                self.find(finding.as_bad_as(Severity::Warning));
             }
         }
     }
@@ -240,7 +242,7 @@ impl Builder<'_> {
         for node in nodes.chain(record.dirs.iter().map(|dir| Node::Dir(dir.clone()))) {
             let what = node.to_string();
             if !self.tie(from, Edge::Snapshot, node) {
-                self.find(Finding::note("build-record-dangling", key, format!("{what} is not there")));
+                self.find(Finding::new(Code::BuildRecordDangling, key, format!("{what} is not there")));
             }
         }
     }
@@ -256,7 +258,7 @@ impl Builder<'_> {
             let named = if next_says_rest { std::slice::from_ref(next) } else { &dir.lower[..] };
             for lower in named {
                 if !self.tie(from, Edge::Lower, Node::Dir(lower.clone())) {
-                    self.find(Finding::damage("lower-directory-missing", id, format!("it is stacked on {lower}")));
+                    self.find(Finding::new(Code::LowerDirectoryMissing, id, format!("it is stacked on {lower}")));
                 }
             }
         }

@@ -8,7 +8,7 @@ use petgraph::graph::DiGraph;
 use petgraph::visit::{Dfs, DfsPostOrder, EdgeFiltered, EdgeRef as _};
 
 use super::{Edge, Graph, Id, Node, State};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::store::{Snapshot, Unknown};
 
 /// Which nodes stay by themselves. References, containers and mounts with an owner always do.
@@ -173,7 +173,7 @@ impl Graph {
     pub fn unknowns(&self, snapshot: &Snapshot, reach: &Reach) -> Vec<Finding> {
         let unreadable = snapshot.unreadable.iter().filter(|unreadable| unreadable.what != Unknown::Distribution);
         let mut found: Vec<Finding> =
-            unreadable.map(|unreadable| Finding::warning("unreadable", &unreadable.path, &unreadable.reason)).collect();
+            unreadable.map(|unreadable| Finding::new(Code::Unreadable, &unreadable.path, &unreadable.reason)).collect();
         for id in self.ids().filter(|id| reach.has(*id)) {
             let (State::Broken(reason), node) = (self.state(id), self.node(id)) else { continue };
             let names_one = |edge: Edge| self.follow(id, edge).is_some();
@@ -183,7 +183,7 @@ impl Graph {
                 _ => false,
             };
             if unknown {
-                found.push(Finding::warning("directory-unknown", node, reason));
+                found.push(Finding::new(Code::DirectoryUnknown, node, reason));
             }
         }
         found.sort();

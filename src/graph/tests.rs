@@ -2,6 +2,7 @@ mod properties;
 
 use super::*;
 use crate::driver::{DriverDir, Sizes};
+use crate::finding::Code;
 use crate::fsx::{Dir, Size};
 use crate::id::DiffId;
 use crate::store::{BrokenLayer, BuildRecord, Container, Image, Layer, Mount, Snapshot, Stray, StrayKind};
@@ -96,7 +97,7 @@ fn place(graph: &Graph, node: Node) -> Id {
     graph.find(&node).expect("the node is there")
 }
 
-fn codes(graph: &Graph) -> Vec<&str> {
+fn codes(graph: &Graph) -> Vec<Code> {
     graph.findings().iter().map(|finding| finding.code).collect()
 }
 
@@ -129,7 +130,7 @@ fn example() -> Store {
 
 #[test]
 fn a_whole_store_has_no_findings() {
-    assert_eq!(codes(&example().graph()), Vec::<&str>::new());
+    assert_eq!(codes(&example().graph()), []);
 }
 
 #[test]
@@ -196,11 +197,11 @@ fn what_is_missing_is_a_node_and_a_finding() {
     assert_eq!(
         codes(&graph),
         [
-            "reference-without-image",
-            "container-without-mount",
-            "layer-directory-missing",
-            "mount-directory-missing",
-            "mount-layer-missing",
+            Code::ReferenceWithoutImage,
+            Code::ContainerWithoutMount,
+            Code::LayerDirectoryMissing,
+            Code::MountDirectoryMissing,
+            Code::MountLayerMissing,
         ]
     );
     let gone = place(&graph, Node::Image(image_id("gone")));
@@ -233,7 +234,7 @@ fn a_broken_chain_keeps_what_is_left() {
     let states: Vec<&State> = chains.iter().map(|chain| graph.state(place(&graph, Node::Layer(*chain)))).collect();
     let broken = State::Broken("its diff is missing".to_owned());
     assert_eq!(states, [&State::Present, &State::Missing, &broken, &State::Missing]);
-    assert_eq!(codes(&graph), ["image-layer-missing"]);
+    assert_eq!(codes(&graph), [Code::ImageLayerMissing]);
     assert!(graph.findings()[0].evidence.contains("and with it 2 above it"), "{:?}", graph.findings());
     assert_eq!(kept_by(&graph, Node::Dir(dir("dir-a"))).len(), 1);
     assert_eq!(kept_by(&graph, Node::Dir(dir("dir-c"))), ["tag x:1 names top parent-layer cache-id"]);

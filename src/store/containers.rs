@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::host_config;
 use super::{Container, Snapshot, Unknown};
 use crate::error::{FsError, ParseError};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{ContainerId, ImageId, is_drawn};
 use crate::json::{self, fields};
@@ -152,7 +152,7 @@ fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, C
         Ok(Some(text)) => parse(&id, &text).unwrap_or_else(|error| unreadable(error.to_string())),
         // Somebody else's directory: `lost+found`, `@eaDir`.
         Ok(None) if !is_drawn(id.as_str()) => {
-            notes.findings.push(Finding::note("unexpected-entry", &at, "no engine gives a container such a name"));
+            notes.findings.push(Finding::new(Code::UnexpectedEntry, &at, "no engine gives a container such a name"));
             return (None, notes);
         }
         // What that means depends on the writable layer.
@@ -184,13 +184,13 @@ fn host_config(root: &Dir, id: &ContainerId) -> Result<Option<Finding>, FsError>
                 Ok(true) => return Ok(None),
                 Ok(false) => {
                     let evidence = "it is null: dockerd crashes when it reads it";
-                    return Ok(Some(Finding::damage("container-host-config-null", path, evidence)));
+                    return Ok(Some(Finding::new(Code::ContainerHostConfigNull, path, evidence)));
                 }
                 Err(error) => error.to_string(),
             },
             Ok(None) => {
                 let evidence = "it is missing: dockerd takes an empty one, without ports, limits and log driver";
-                return Ok(Some(Finding::damage("container-host-config-missing", path, evidence)));
+                return Ok(Some(Finding::new(Code::ContainerHostConfigMissing, path, evidence)));
             }
             Err(error) if error.is_shortage() => return Err(error),
             Err(error) => error.to_string(),
@@ -199,7 +199,7 @@ fn host_config(root: &Dir, id: &ContainerId) -> Result<Option<Finding>, FsError>
         Err(error) => error.to_string(),
     };
     let evidence = format!("{why}: dockerd leaves the container out, and docker ps -a does not show it");
-    Ok(Some(Finding::damage("container-host-config-unreadable", path, evidence)))
+    Ok(Some(Finding::new(Code::ContainerHostConfigUnreadable, path, evidence)))
 }
 
 /// Returns the reference that a container was made by, its image, and when that was.

@@ -11,7 +11,7 @@
 
 use super::bolt::{self, BoltError};
 use crate::error::FsError;
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::fsx::Dir;
 
 /// BuildKit's databases: those of before 19.03 and after, and of the containerd store.
@@ -76,7 +76,7 @@ fn check_one(dir: &Dir, name: &str, path: &str) -> Result<Option<Finding>, FsErr
 
 /// Says that a database cannot be read, where that is for what lies on the disk.
 fn unread(path: &str, error: FsError) -> Result<Finding, FsError> {
-    if error.is_shortage() { Err(error) } else { Ok(Finding::damage("database-unreadable", path, error)) }
+    if error.is_shortage() { Err(error) } else { Ok(Finding::new(Code::DatabaseUnreadable, path, error)) }
 }
 
 /// Says what fails by a database that does not open, or of which a page below the root is damaged, and what to do.
@@ -84,12 +84,12 @@ fn damaged(path: &str, error: &BoltError, at_start: bool) -> Finding {
     let is_put_aside = path == "buildkit/cache.db" && matches!(error, BoltError::NoDatabase | BoltError::Cut(_));
     let (code, fails) = match (at_start, path) {
         _ if is_put_aside => {
-            ("build-cache-damaged", "dockerd 20.10 does not start with it, and 28 begins with an empty cache")
+            (Code::BuildCacheDamaged, "dockerd 20.10 does not start with it, and 28 begins with an empty cache")
         }
         (true, _) | (_, "volumes/metadata.db" | "network/files/local-kv.db") => {
-            ("database-damaged", "dockerd does not start with it")
+            (Code::DatabaseDamaged, "dockerd does not start with it")
         }
-        (false, _) => ("database-page-damaged", "dockerd crashes when it reads it, at its start or in a build"),
+        (false, _) => (Code::DatabasePageDamaged, "dockerd crashes when it reads it, at its start or in a build"),
     };
-    Finding::damage(code, path, format!("{error}: {fails}; {}", cure(path)))
+    Finding::new(code, path, format!("{error}: {fails}; {}", cure(path)))
 }

@@ -15,7 +15,7 @@ use super::layerdb::parse_digest;
 use super::places;
 use super::{Distribution, Unknown};
 use crate::error::{FsError, ParseError};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::fsx::Dir;
 use crate::id::{BlobDigest, DiffId};
 use crate::notes::{Notes, below};
@@ -67,7 +67,7 @@ fn read_map<K: Ord + Send, V: Send>(
                 Ok((key, value)) => {
                     map.insert(key, value);
                 }
-                Err(error) => notes.findings.push(Finding::note("distribution-record-invalid", path(), error)),
+                Err(error) => notes.findings.push(Finding::new(Code::DistributionRecordInvalid, path(), error)),
             },
         }
     }

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::places;
 use super::{Image, StrayKind, Unknown, Unreadable};
 use crate::error::{FsError, ParseError};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{DiffId, ImageId, Sha256};
 use crate::image_config::{ConfigError, ImageConfig};
@@ -125,7 +125,7 @@ fn read_content(image: &Dir, at: &str) -> (Images, BTreeSet<Vec<u8>>, Notes) {
                 if let Some(odd) = odd {
                     let path = below(at, id.hex());
                     notes.doubtful(Unknown::Images, &path, &odd);
-                    notes.findings.push(Finding::note("image-ambiguous", path, odd));
+                    notes.findings.push(Finding::new(Code::ImageAmbiguous, path, odd));
                 }
             }
             Ok(None) => {}
@@ -138,7 +138,7 @@ fn read_content(image: &Dir, at: &str) -> (Images, BTreeSet<Vec<u8>>, Notes) {
                 if let Invalid::Refused(reason) = &error {
                     notes.doubtful(Unknown::Images, &path, reason);
                 }
-                notes.findings.push(Finding::damage("image-invalid", path, error));
+                notes.findings.push(Finding::new(Code::ImageInvalid, path, error));
                 notes.stray(StrayKind::InvalidImage, at, &entry.name, None);
             }
         }
@@ -204,7 +204,7 @@ fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
                 Err(error) => {
                     // Which image it was built from is unknown, not nothing.
                     let path = below(&at, "parent");
-                    notes.findings.push(Finding::warning("image-parent-invalid", &path, &error));
+                    notes.findings.push(Finding::new(Code::ImageParentInvalid, &path, &error));
                     notes.unreadable.push(Unreadable { what: Unknown::Images, path, reason: error.to_string() });
                 }
             },
@@ -212,11 +212,7 @@ fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
                 // One that is empty is none to dockerd.
                 if !bytes.is_empty() && !is_time(&bytes) {
                     let evidence = "it is no time, so docker image inspect fails until the image is tagged again";
-                    notes.findings.push(Finding::warning(
-                        "image-tag-time-invalid",
-                        below(&at, "lastUpdated"),
-                        evidence,
-                    ));
+                    notes.findings.push(Finding::new(Code::ImageTagTimeInvalid, below(&at, "lastUpdated"), evidence));
                 }
                 metadata.last_updated = Some(bytes);
             }

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::places;
 use super::{BrokenLayer, Layer, StrayKind, Unknown};
 use crate::error::{FsError, ParseError};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, ChainId};
 use crate::notes::{Notes, below};
@@ -59,7 +59,7 @@ pub(super) fn read(image: &Dir, at: &str) -> (Layers, Notes) {
     break_orphans(&mut layers);
     for (name, layer) in layers.broken.iter().filter(|(_, layer)| !layer.removing) {
         let path = below(at, places::layer_named(name));
-        notes.findings.push(Finding::damage("layer-not-loadable", path, &layer.reason));
+        notes.findings.push(Finding::new(Code::LayerNotLoadable, path, &layer.reason));
     }
     notes.findings.extend(contradictions(&layers.loadable));
     notes.append(read_write_sets(image, &below(at, places::WRITE_SETS)));
@@ -207,7 +207,7 @@ fn look_at_cache_id(text: Option<&[u8]>, at: &str, notes: &mut Notes) {
     if let Err(error) = CacheId::parse(text)
         && !text.iter().all(|byte| *byte == 0)
     {
-        notes.findings.push(Finding::damage("cache-id-invalid", at, error));
+        notes.findings.push(Finding::new(Code::CacheIdInvalid, at, error));
     }
 }
 
@@ -252,14 +252,14 @@ fn contradictions(layers: &BTreeMap<ChainId, Layer>) -> Vec<Finding> {
         let computed = ChainId::stack(layer.parent, layer.diff);
         if computed != *chain {
             let evidence = format!("its parent and diff make chain ID {computed}");
-            findings.push(Finding::damage("layer-chain-mismatch", chain, evidence));
+            findings.push(Finding::new(Code::LayerChainMismatch, chain, evidence));
         }
         if let Some(other) = users.insert(&layer.cache_id, *chain) {
             let evidence = format!("layer {other} has driver directory {} too", layer.cache_id);
-            findings.push(Finding::damage("layer-cache-id-shared", chain, evidence));
+            findings.push(Finding::new(Code::LayerCacheIdShared, chain, evidence));
         }
         if !layer.has_tar_split {
-            findings.push(Finding::damage("layer-tar-split-missing", chain, "tar-split.json.gz is missing"));
+            findings.push(Finding::new(Code::LayerTarSplitMissing, chain, "tar-split.json.gz is missing"));
         }
     }
     findings

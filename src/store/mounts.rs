@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::layerdb::parse_digest;
 use super::places;
 use super::{Mount, StrayKind, Unknown};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, ContainerId};
 use crate::notes::{Notes, below};
@@ -90,7 +90,7 @@ fn read_mount(mounts: &Dir, at: &str, entry: &Entry, depth: u32) -> (Mounts, Not
         mount => {
             let mount = mount.unwrap_or_else(|| {
                 if notes.unreadable.is_empty() {
-                    notes.findings.push(Finding::damage("mount-not-loadable", &path, "mount-id is missing"));
+                    notes.findings.push(Finding::new(Code::MountNotLoadable, &path, "mount-id is missing"));
                 }
                 NOTHING_KNOWN
             });
@@ -120,7 +120,7 @@ fn read_fields(dir: &Dir, at: &str, notes: &mut Notes) -> Option<Mount> {
     let parent = parent.ok().flatten().map(|text| parse_digest(&text));
     let parent = parent.and_then(|parsed| parsed.inspect_err(|error| bad.push(format!("parent: {error}"))).ok());
     if !bad.is_empty() {
-        notes.findings.push(Finding::damage("mount-not-loadable", at, bad.join("; ")));
+        notes.findings.push(Finding::new(Code::MountNotLoadable, at, bad.join("; ")));
     }
     Some(Mount { mount_id, init_id, parent })
 }
@@ -160,7 +160,7 @@ mod tests {
                 ("half", None)
             ]
         );
-        assert_eq!(notes.findings.iter().map(|f| f.code).collect::<Vec<_>>(), ["mount-not-loadable"; 2]);
+        assert_eq!(notes.findings.iter().map(|f| f.code).collect::<Vec<_>>(), [Code::MountNotLoadable; 2]);
         assert_eq!(notes.strays.len(), 1);
         assert_eq!(notes.strays[0].path, "image/x/layerdb/mounts/c0ffee-old");
     }

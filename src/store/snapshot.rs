@@ -9,7 +9,7 @@ use super::{
 use crate::count::count;
 use crate::driver;
 use crate::error::{FsError, Result};
-use crate::finding::{Finding, Severity};
+use crate::finding::{Code, Finding, Severity};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ContainerId};
 use crate::notes::{Notes, below};
@@ -122,7 +122,8 @@ impl Snapshot {
         let is_unreadable = notes.unreadable.iter().any(|unreadable| unreadable.what == Unknown::References);
         if self.references.is_empty() && !self.images.is_empty() && !is_unreadable {
             let evidence = format!("it names nothing, beside {}", count(self.images.len(), "image", "images"));
-            notes.findings.push(Finding::note("references-empty", below(image, places::REFERENCES), evidence));
+            let finding = Finding::new(Code::ReferencesEmpty, below(image, places::REFERENCES), evidence);
+            notes.findings.push(finding.as_bad_as(Severity::Note));
         }
     }
 
@@ -133,7 +134,7 @@ impl Snapshot {
             match self.is_abandoned(id) {
                 true => {
                     let evidence = "there is no config.v2.json: what a create or rm left that was cut off";
-                    notes.findings.push(Finding::warning("container-abandoned", format!("containers/{id}"), evidence));
+                    notes.findings.push(Finding::new(Code::ContainerAbandoned, format!("containers/{id}"), evidence));
                 }
                 false => notes.unreadable(Unknown::Containers, &path, "it is missing"),
             }
@@ -147,11 +148,12 @@ impl Snapshot {
         let mounts = self.mounts.values().flat_map(|mount| [&mount.mount_id, &mount.init_id]).flatten();
         let used: HashSet<&str> = layers.chain(mounts).map(CacheId::as_str).collect();
         let home = format!("{driver}/");
-        for finding in notes.findings.iter_mut().filter(|finding| finding.code.starts_with("driver-")) {
+        let is_lost = |finding: &&mut Finding| {
+            matches!(finding.code, Code::DriverLinkLost | Code::DriverLowerLost | Code::DriverShortNameLost)
+        };
+        for finding in notes.findings.iter_mut().filter(is_lost) {
             let id = finding.subject.strip_prefix(&home).unwrap_or_default();
-            if finding.severity == Severity::Warning {
-                finding.severity = if used.contains(id) { Severity::Damage } else { Severity::Note };
-            }
+            finding.severity = if used.contains(id) { Severity::Damage } else { Severity::Note };
         }
     }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use dockpack::finding::Code;
 use dockpack::id::{CacheId, ImageId};
 use dockpack::store::{Snapshot, Store, StrayKind, Unknown};
 use proptest::prelude::any;
@@ -149,7 +150,7 @@ fn the_store_of_docker_17_03() {
     assert_eq!(mount.parent, Some(top));
     let lower = &snapshot.driver_dirs[mount.mount_id.as_ref().expect("a directory")].lower;
     assert_eq!(*lower, [snapshot.layers[&top].cache_id.clone()]);
-    assert!(snapshot.findings.iter().all(|finding| finding.code == "layer-tar-split-missing"));
+    assert!(snapshot.findings.iter().all(|finding| finding.code == Code::LayerTarSplitMissing));
 }
 
 /// What one defect in a store makes the readers say.
@@ -164,7 +165,7 @@ struct Said {
 fn said(root: &Path) -> Said {
     let snapshot = snapshot(root);
     Said {
-        codes: snapshot.findings.iter().map(|finding| finding.code).collect(),
+        codes: snapshot.findings.iter().map(|finding| finding.code.name()).collect(),
         strays: snapshot.strays.iter().map(|stray| stray.kind).collect(),
         unknown: snapshot.unreadable.iter().map(|unreadable| unreadable.what).collect(),
         broken: snapshot.broken_layers.len(),

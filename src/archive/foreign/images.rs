@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::archive::ImageRecord;
 use crate::count::count;
+use crate::finding::Code;
 use crate::id::{DiffId, ImageId, Sha256};
 use crate::image_config::ImageConfig;
 use crate::json;
@@ -84,7 +85,7 @@ pub(crate) struct ForeignLayer {
 #[derive(Debug)]
 pub(crate) struct Problem {
     /// A code of `verify`.
-    pub(crate) code: &'static str,
+    pub(crate) code: Code,
     pub(crate) weight: Weight,
     pub(crate) subject: String,
     pub(crate) evidence: String,
@@ -124,7 +125,7 @@ pub(super) fn describe(catalog: &Catalog, choice: &Choice, observer: &dyn Observ
     let Some((name, document)) = first_document(catalog, names)? else {
         let evidence =
             "it has no manifest.json, no index.json and no repositories; docker import takes what docker export wrote";
-        work.problem("archive-damaged", "", evidence);
+        work.problem(Code::ArchiveDamaged, "", evidence);
         return Ok(work.described);
     };
     let read = match name {
@@ -135,7 +136,7 @@ pub(super) fn describe(catalog: &Catalog, choice: &Choice, observer: &dyn Observ
     };
     match read {
         Ok(read) => read?,
-        Err(error) => work.problem("archive-damaged", name, error),
+        Err(error) => work.problem(Code::ArchiveDamaged, name, error),
     }
     work.forget_parents();
     Ok(work.described)
@@ -173,7 +174,7 @@ struct Candidate {
 }
 
 impl Work<'_> {
-    fn problem(&mut self, code: &'static str, subject: impl ToString, evidence: impl ToString) {
+    fn problem(&mut self, code: Code, subject: impl ToString, evidence: impl ToString) {
         let (subject, evidence) = (subject.to_string(), evidence.to_string());
         self.described.problems.push(Problem { code, weight: Weight::Fatal, subject, evidence, image: None });
     }
@@ -182,7 +183,7 @@ impl Work<'_> {
     fn pass_over(&mut self, path: &str, why: String) {
         let evidence = format!("no image, so it is passed over: {why}");
         let subject = path.to_owned();
-        let (code, weight) = ("archive-no-image", Weight::Told);
+        let (code, weight) = (Code::ArchiveNoImage, Weight::Told);
         self.described.problems.push(Problem { code, weight, subject, evidence, image: None });
     }
 
@@ -196,7 +197,7 @@ impl Work<'_> {
             let tags = match names(one.repo_tags.unwrap_or_default()) {
                 Ok(tags) => tags,
                 Err(tag) => {
-                    self.problem("archive-damaged", MANIFEST, format!("\"{tag}\" is no tag"));
+                    self.problem(Code::ArchiveDamaged, MANIFEST, format!("\"{tag}\" is no tag"));
                     continue;
                 }
             };
@@ -234,7 +235,7 @@ impl Work<'_> {
         for (one, _) in candidates.into_iter().zip(wanted).filter(|(_, wanted)| *wanted) {
             let path = blob(&one.config.digest);
             if let Some(layer) = one.layers.iter().find(|layer| layer.is_encrypted()) {
-                self.problem("archive-damaged", path_of(&layer.digest), "the layer is encrypted");
+                self.problem(Code::ArchiveDamaged, path_of(&layer.digest), "the layer is encrypted");
                 continue;
             }
             let layers = one.layers.iter().take(LAYERS_LIMIT + 1);
@@ -269,18 +270,18 @@ impl Work<'_> {
             let Some(document) = self.catalog.document(&path)? else {
                 // An index may name images of other platforms, which are not in the archive.
                 if depth == 0 {
-                    self.problem("archive-blob-missing", &path, missing("a manifest that index.json names", &path));
+                    self.problem(Code::ArchiveBlobMissing, &path, missing("a manifest that index.json names", &path));
                 }
                 continue;
             };
             if digest_of(&pointer.digest) != Some(Sha256::of(&document)) {
-                self.problem("archive-blob-mismatch", &path, "the content of this manifest has another digest");
+                self.problem(Code::ArchiveBlobMismatch, &path, "the content of this manifest has another digest");
                 continue;
             }
             let manifest: Manifest = match json::read(&document) {
                 Ok(manifest) => manifest.value,
                 Err(error) => {
-                    self.problem("archive-damaged", &path, error);
+                    self.problem(Code::ArchiveDamaged, &path, error);
                     continue;
                 }
             };
@@ -299,7 +300,7 @@ impl Work<'_> {
                     let own = number.to_string();
                     self.index(inner, name, group.or(Some(&own)), depth + 1, candidates)?;
                 }
-                _ => self.problem("archive-damaged", &path, "an index in an index in an index, and so on"),
+                _ => self.problem(Code::ArchiveDamaged, &path, "an index in an index in an index, and so on"),
             }
         }
         Ok(())
@@ -354,7 +355,7 @@ impl Work<'_> {
         let image = named.map(|id| (ImageId(id), shown()));
         let Some(bytes) = self.catalog.document(config)? else {
             let evidence = missing("the configuration of an image", config);
-            let (code, weight, subject) = ("archive-blob-missing", Weight::Fatal, config.to_owned());
+            let (code, weight, subject) = (Code::ArchiveBlobMissing, Weight::Fatal, config.to_owned());
             self.described.problems.push(Problem { code, weight, subject, evidence, image });
             return Ok(None);
         };
@@ -375,24 +376,24 @@ impl Work<'_> {
             // Whoever edits a configuration rarely gives the file its new name. A blob has its digest as its name.
             let weight = if config.starts_with(BLOBS) { Weight::Fatal } else { Weight::Told };
             let subject = ImageId(named).to_string();
-            tell(weight, "archive-config-mismatch", subject, format!("its content has the digest {id}"));
+            tell(weight, Code::ArchiveConfigMismatch, subject, format!("its content has the digest {id}"));
         }
         let mut problem = |code, subject, evidence| tell(Weight::Fatal, code, subject, evidence);
         let view = match ImageConfig::parse(&bytes) {
             Ok(view) => view.value,
             Err(error) => {
-                problem("archive-config-mismatch", id.to_string(), format!("no configuration of an image: {error}"));
+                problem(Code::ArchiveConfigMismatch, id.to_string(), format!("no configuration of an image: {error}"));
                 return Ok(None);
             }
         };
         if view.has_too_long_a_history() {
             let evidence = "its history has more steps that made a layer than it has layers: Docker does not take it";
-            problem("archive-config-mismatch", id.to_string(), evidence.to_owned());
+            problem(Code::ArchiveConfigMismatch, id.to_string(), evidence.to_owned());
         }
         let diff_ids = match view.diff_ids().iter().map(|diff| diff.parse()).collect::<Result<Vec<DiffId>, _>>() {
             Ok(diff_ids) => diff_ids,
             Err(error) => {
-                problem("archive-config-mismatch", id.to_string(), format!("its layers: {error}"));
+                problem(Code::ArchiveConfigMismatch, id.to_string(), format!("its layers: {error}"));
                 return Ok(None);
             }
         };
@@ -401,7 +402,7 @@ impl Work<'_> {
                 known if known > LAYERS_LIMIT => format!("it has {known} layers; {LAYERS_LIMIT} are read"),
                 known => format!("it has {}, and the manifest names {}", count(known, "layer", "layers"), layers.len()),
             };
-            problem("archive-layer-missing", id.to_string(), evidence);
+            problem(Code::ArchiveLayerMissing, id.to_string(), evidence);
         }
         let mut found = Vec::new();
         for ((digest, path), diff) in layers.into_iter().zip(&diff_ids) {
@@ -409,7 +410,7 @@ impl Work<'_> {
                 Some((member, length)) => (member, Some(length)),
                 None => {
                     let evidence = missing(&format!("the layer {diff}"), &path);
-                    tell(Weight::Missing, "archive-layer-missing", path.clone(), evidence);
+                    tell(Weight::Missing, Code::ArchiveLayerMissing, path.clone(), evidence);
                     (path, None)
                 }
             };

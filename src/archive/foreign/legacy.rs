@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::finding::Code;
 use crate::id::{DiffId, ImageId, Sha256};
 use crate::image_config::{ContainerConfig, Healthcheck, V1};
 use crate::json::{self, GoTime, JsonError, Raw, Words};
@@ -322,13 +323,13 @@ fn compact(json: &[u8]) -> Vec<u8> {
 }
 
 fn problem(subject: &str, evidence: impl ToString) -> Problem {
-    let (code, weight, subject) = ("archive-damaged", Weight::Fatal, subject.to_owned());
+    let (code, weight, subject) = (Code::ArchiveDamaged, Weight::Fatal, subject.to_owned());
     Problem { code, weight, subject, evidence: evidence.to_string(), image: None }
 }
 
 fn missing(path: &str) -> Problem {
     let evidence = "a part of an image that repositories names is missing".to_owned();
-    let (code, weight, subject) = ("archive-blob-missing", Weight::Fatal, path.to_owned());
+    let (code, weight, subject) = (Code::ArchiveBlobMissing, Weight::Fatal, path.to_owned());
     Problem { code, weight, subject, evidence, image: None }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::count::count;
 use crate::error::FsError;
+use crate::finding::Code;
 use crate::fsx::Kind;
 use crate::id::CacheId;
 
@@ -17,11 +18,11 @@ impl One<'_> {
             Err(error) => return Err(error),
         };
         if !is_mount_point {
-            self.damage("driver-mount-point-missing", format!("mnt/{id} is missing"));
+            self.find(Code::DriverMountPointMissing, format!("mnt/{id} is missing"));
         }
         let Some(text) = text else {
-            self.damage(
-                "driver-lower-missing",
+            self.find(
+                Code::DriverLowerMissing,
                 format!("layers/{id} is missing: what lies below would not be mounted"),
             );
             return Ok(());
@@ -32,7 +33,7 @@ impl One<'_> {
         if !is_right {
             let named = count(lines.len(), "directory", "directories");
             let evidence = format!("layers/{id} names {named}, and others are below");
-            self.damage("driver-lower-mismatch", evidence);
+            self.find(Code::DriverLowerMismatch, evidence);
         }
         Ok(())
     }

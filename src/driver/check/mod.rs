@@ -9,7 +9,7 @@ mod overlay;
 mod overlay2;
 
 use crate::error::FsError;
-use crate::finding::Finding;
+use crate::finding::{Code, Finding, Severity};
 use crate::fsx::{Attrs, Dir, Kind};
 use crate::id::{CacheId, LinkId};
 
@@ -71,7 +71,7 @@ impl<'a> Checker<'a> {
         match self.driver {
             "overlay2" | "fuse-overlayfs" if self.links.is_none() => {
                 let evidence = "the directory of short names is missing: no layer with a parent can be mounted";
-                vec![Finding::damage("driver-links-missing", format!("{}/l", self.driver), evidence)]
+                vec![Finding::new(Code::DriverLinksMissing, format!("{}/l", self.driver), evidence)]
             }
             _ => Vec::new(),
         }
@@ -120,49 +120,49 @@ impl One<'_> {
 
     /// `btrfs`: dockerd makes snapshots of layers only. What a container has is used as it is.
     fn plain_directory(&mut self) {
-        let code = "driver-subvolume-missing";
-        match self.implied.is_layer || self.implied.below.is_none() {
-            true => self.damage(
-                code,
+        let (severity, evidence) = match self.implied.is_layer || self.implied.below.is_none() {
+            true => (
+                Severity::Damage,
                 "a plain directory, as a copy without snapshots leaves it: containers that exist start, and nothing new can \
                  be made on it",
             ),
-            false => self.warn(code, "a plain directory of a container: it starts, and Docker before 20.10.6 cannot remove it"),
-        }
+            false => (
+                Severity::Warning,
+                "a plain directory of a container: it starts, and Docker before 20.10.6 cannot remove it",
+            ),
+        };
+        let finding = Finding::new(Code::DriverSubvolumeMissing, self.path(), evidence);
+        self.findings.push(finding.as_bad_as(severity));
     }
 
-    fn damage(&mut self, code: &'static str, evidence: impl ToString) {
-        self.findings.push(Finding::damage(code, self.path(), evidence));
-    }
-
-    fn warn(&mut self, code: &'static str, evidence: impl ToString) {
-        self.findings.push(Finding::warning(code, self.path(), evidence));
+    fn find(&mut self, code: Code, evidence: impl ToString) {
+        self.findings.push(Finding::new(code, self.path(), evidence));
     }
 
     /// Checks mode and owner of a file or directory that the driver made, `name` below the layer's directory.
     fn attributes(&mut self, name: &str, found: &Attrs, modes: &[u32]) {
         let shown = if name == "." { "the directory" } else { name };
         if !modes.contains(&found.mode) {
-            self.warn("driver-mode", format!("{shown}: expected mode {:o}, found {:o}", modes[0], found.mode));
+            self.find(Code::DriverMode, format!("{shown}: expected mode {:o}, found {:o}", modes[0], found.mode));
         }
         let owner = (found.uid, found.gid);
         let expected = self.checker.owner;
         if expected != owner {
             let evidence =
                 format!("{shown}: expected owner {}:{}, found {}:{}", expected.0, expected.1, owner.0, owner.1);
-            self.warn("driver-owner", evidence);
+            self.find(Code::DriverOwner, evidence);
         }
     }
 
     /// Looks for something that the driver makes; says so where it is not there or of another kind.
-    fn made(&mut self, name: &str, kind: Kind, code: &'static str) -> Result<Option<Attrs>, FsError> {
+    fn made(&mut self, name: &str, kind: Kind, code: Code) -> Result<Option<Attrs>, FsError> {
         let found = self.dir.find(name)?;
         match found {
             Some(found) if found.kind == kind => return Ok(Some(found)),
             Some(_) => {
-                self.damage(code, format!("{name} is no {}", if kind == Kind::File { "file" } else { "directory" }))
+                self.find(code, format!("{name} is no {}", if kind == Kind::File { "file" } else { "directory" }))
             }
-            None => self.damage(code, format!("{name} is missing")),
+            None => self.find(code, format!("{name} is missing")),
         }
         Ok(None)
     }

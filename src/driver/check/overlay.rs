@@ -2,6 +2,7 @@
 
 use crate::driver::read_text;
 use crate::error::FsError;
+use crate::finding::Code;
 use crate::fsx::Kind;
 use crate::id::CacheId;
 
@@ -13,14 +14,14 @@ impl One<'_> {
         self.attributes(".", &own, &[0o710, 0o700]);
         let lower_id = read_text(&self.dir, "lower-id")?;
         if self.dir.find("root")?.is_some() || (self.implied.is_layer && lower_id.is_none()) {
-            self.made("root", Kind::Directory, "driver-tree-missing")?;
+            self.made("root", Kind::Directory, Code::DriverTreeMissing)?;
             return Ok(());
         }
-        self.made("upper", Kind::Directory, "driver-tree-missing")?;
-        if let Some(found) = self.made("work", Kind::Directory, "driver-work-missing")? {
+        self.made("upper", Kind::Directory, Code::DriverTreeMissing)?;
+        if let Some(found) = self.made("work", Kind::Directory, Code::DriverWorkMissing)? {
             self.attributes("work", &found, &[0o700]);
         }
-        let Some(found) = self.made("lower-id", Kind::File, "driver-lower-missing")? else { return Ok(()) };
+        let Some(found) = self.made("lower-id", Kind::File, Code::DriverLowerMissing)? else { return Ok(()) };
         self.attributes("lower-id", &found, &[0o600, 0o644]);
         let Some(below) = &self.implied.below else { return Ok(()) };
         let has = |id: &CacheId, tree: &str| -> Result<bool, FsError> {
@@ -40,7 +41,7 @@ impl One<'_> {
             Some(expected) if expected.as_str() == lower => {}
             Some(expected) => {
                 let evidence = format!("lower-id names {}, and {expected} is below", lower.escape_debug());
-                self.damage("driver-lower-mismatch", evidence);
+                self.find(Code::DriverLowerMismatch, evidence);
             }
             // What is below is gone, which is a finding of its own.
             None => {}

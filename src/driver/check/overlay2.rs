@@ -3,6 +3,7 @@
 use crate::count::count;
 use crate::driver::read_text;
 use crate::error::FsError;
+use crate::finding::Code;
 use crate::fsx::Kind;
 use crate::id::{CacheId, LinkId};
 
@@ -13,7 +14,7 @@ impl One<'_> {
         let own = self.dir.attrs(".")?;
         // 17.03 made them 0700.
         self.attributes(".", &own, &[0o710, 0o700]);
-        self.made("diff", Kind::Directory, "driver-tree-missing")?;
+        self.made("diff", Kind::Directory, Code::DriverTreeMissing)?;
         // The reader of the home says where `link` is lost, or where its short name leads elsewhere.
         if let Some(found) = self.dir.find("link")? {
             // Some releases wrote it with the mode 0666.
@@ -23,7 +24,7 @@ impl One<'_> {
         }
         self.lower()?;
         if self.implied.has_child && self.checker.marks_parents && self.dir.find("committed")?.is_none() {
-            self.warn("driver-committed-missing", "committed is missing, and a layer lies above");
+            self.find(Code::DriverCommittedMissing, "committed is missing, and a layer lies above");
         }
         Ok(())
     }
@@ -40,11 +41,11 @@ impl One<'_> {
         };
         match (&text, has_parent) {
             (None, true) => {
-                self.damage("driver-lower-missing", "lower is missing: what lies below would not be mounted")
+                self.find(Code::DriverLowerMissing, "lower is missing: what lies below would not be mounted")
             }
             (Some(text), false) => {
                 let evidence = format!("it has no parent, and lower says {}", text.escape_ascii());
-                self.damage("driver-lower-mismatch", evidence);
+                self.find(Code::DriverLowerMismatch, evidence);
             }
             (Some(text), true) => {
                 if let Some(found) = self.dir.find("lower")? {
@@ -54,7 +55,7 @@ impl One<'_> {
             }
             (None, false) => {}
         }
-        if has_parent && let Some(found) = self.made("work", Kind::Directory, "driver-work-missing")? {
+        if has_parent && let Some(found) = self.made("work", Kind::Directory, Code::DriverWorkMissing)? {
             let mode = if self.checker.driver == "overlay2" { 0o700 } else { 0o710 };
             self.attributes("work", &found, &[mode]);
         }
@@ -73,7 +74,7 @@ impl One<'_> {
         if names.len() != below.len() {
             let named = count(names.len(), "directory", "directories");
             let evidence = format!("lower names {named}, and {} below", count(below.len(), "is", "are"));
-            self.damage("driver-lower-mismatch", evidence);
+            self.find(Code::DriverLowerMismatch, evidence);
             return Ok(());
         }
         // What is in the place of a directory, or of its `link`, is a finding of that directory too.
@@ -93,7 +94,7 @@ impl One<'_> {
                 None => "nothing".to_owned(),
             };
             let evidence = format!("lower names l/{name}, which leads to {leads}, where {id} is below");
-            self.damage("driver-lower-mismatch", evidence);
+            self.find(Code::DriverLowerMismatch, evidence);
             break;
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::finding::Code;
 use crate::fsx::Kind;
 use crate::graph::{Id, Node, State};
 use crate::id::{DiffId, ImageId};
@@ -176,7 +177,7 @@ impl Doubts {
             }
         }
         // What is written in a mount that is in use and cannot be understood may be any directory or layer.
-        for finding in snapshot.findings.iter().filter(|finding| finding.code == "mount-not-loadable") {
+        for finding in snapshot.findings.iter().filter(|finding| finding.code == Code::MountNotLoadable) {
             let name = finding.subject.rsplit_once(&places::mount("")).map_or("", |(_, name)| name);
             let node = crate::id::ContainerId::parse(name.as_bytes()).ok().map(Node::Mount);
             if node.and_then(|node| graph.find(&node)).is_some_and(|id| reached.has(id)) {
@@ -241,7 +242,7 @@ fn unreached_dir(path: &str, candidates: &Candidates<'_>) -> Option<Id> {
 
 /// Returns the entries of which the reader says that no engine writes such a thing.
 fn odd_paths(snapshot: &Snapshot) -> HashMap<&str, &str> {
-    let odd = snapshot.findings.iter().filter(|finding| finding.code == "cache-id-invalid");
+    let odd = snapshot.findings.iter().filter(|finding| finding.code == Code::CacheIdInvalid);
     odd.map(|finding| (finding.subject.as_str(), finding.evidence.as_str())).collect()
 }
 

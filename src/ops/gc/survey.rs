@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use crate::error::FsError;
+use crate::finding::Code;
 use crate::fsx::{Dir, Footprint};
 use crate::ops::trash::{Identity, Places, identify};
 use crate::progress::{Event, Observer};
@@ -85,7 +86,7 @@ impl Survey {
 /// Finds the symbolic links among what no reader knows.
 fn links(places: &Places, snapshot: &Snapshot) -> BTreeMap<String, String> {
     let mut links = BTreeMap::new();
-    for finding in snapshot.findings.iter().filter(|finding| finding.code == "unexpected-entry") {
+    for finding in snapshot.findings.iter().filter(|finding| finding.code == Code::UnexpectedEntry) {
         let Ok(Some((dir, name))) = places.parent(&finding.subject) else { continue };
         if let Ok(target) = dir.read_link(name) {
             links.insert(finding.subject.clone(), format!("a symbolic link to {}", target.escape_ascii()));

@@ -134,7 +134,7 @@ impl RepairPlan {
         let remaining: BTreeSet<Left> = wrong
             .map(|found| Left {
                 subject: found.finding.subject.clone(),
-                code: found.finding.code.to_owned(),
+                code: found.finding.code,
                 severity: found.finding.severity,
                 needs: match &found.file {
                     Some(file) => format!("{file}: {}", found.finding.evidence),

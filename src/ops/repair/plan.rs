@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::finding::Severity;
+use crate::finding::{Code, Severity};
 use crate::id::{CacheId, ChainId, ImageId};
 use crate::ops::load::PlannedLayer;
 use crate::ops::trash::{How, Identity, Kind, Move, Owned, Work};
@@ -39,7 +39,7 @@ pub struct Mend {
     /// The object, as findings name it.
     pub subject: String,
     /// Codes of the findings about it.
-    pub codes: Vec<String>,
+    pub codes: Vec<Code>,
     /// What is done, as a sentence.
     pub act: String,
     /// What changes on disk, in this order among all pieces of the plan.
@@ -53,7 +53,7 @@ pub struct Left {
     /// The object, as findings name it.
     pub subject: String,
     /// Code of the finding.
-    pub code: String,
+    pub code: Code,
     /// How bad it is.
     pub severity: Severity,
     /// What would be needed, as a sentence.
@@ -207,7 +207,7 @@ impl RepairPlan {
             let needs = format!("it is {how}: stop what uses it first");
             self.left.extend(mend.codes.iter().map(|code| Left {
                 subject: mend.subject.clone(),
-                code: code.clone(),
+                code: *code,
                 severity: Severity::Damage,
                 needs: needs.clone(),
             }));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::{self, GraphDriver};
 use crate::error::{FsError, Result};
+use crate::finding::Code;
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId, ImageId, LinkId};
 use crate::layer::{Content, MemberKind, Members};
@@ -162,7 +163,8 @@ impl Survey {
 
     /// Notes what mode and owner the things in a directory have of which a finding says that they are wrong.
     fn look_at_owner(&mut self, store: &Store, found: &Found) -> Result<(), FsError> {
-        let (true, Some(home)) = (matches!(found.finding.code, "driver-mode" | "driver-owner"), store.home()) else {
+        let (true, Some(home)) = (matches!(found.finding.code, Code::DriverMode | Code::DriverOwner), store.home())
+        else {
             return Ok(());
         };
         let id = found.finding.subject.rsplit('/').next().unwrap_or_default();
@@ -188,7 +190,7 @@ impl Survey {
         let shared: BTreeSet<String> = report
             .findings
             .iter()
-            .filter(|found| found.finding.code == "layer-cache-id-shared")
+            .filter(|found| found.finding.code == Code::LayerCacheIdShared)
             .filter_map(|found| found.finding.subject.rsplit('/').next().map(str::to_owned))
             .collect();
         let is_shared = |id: &CacheId| shared.contains(id.as_str());

@@ -8,7 +8,7 @@ use sha2::Digest as _;
 
 use crate::archive::{ArchiveIndex, ArchiveReader, ImageRecord, LayerRecord, MemberName};
 use crate::error::{Error, Result};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::graph::Node;
 use crate::id::{ChainId, DiffId, Sha256};
 use crate::layer::claims::LIST_LIMIT;
@@ -49,7 +49,7 @@ pub fn verify_archive(
         Err(Error::Archive { reason, .. }) => {
             // What comes behind cannot be trusted either.
             let breaks = proof.images(|chain| !proof.proved.contains(&chain));
-            let finding = Finding::damage("archive-damaged", name, reason);
+            let finding = Finding::new(Code::ArchiveDamaged, name, reason);
             proof.found.push(Found { finding, object: None, path: None, file: None, breaks });
         }
         Err(error) => return Err(error),
@@ -156,7 +156,7 @@ impl<'a> Proof<'a> {
             }
             Some(shape) if shape_of(&bytes).as_ref() == Ok(&shape) => drop(self.proved.insert(chain)),
             Some(_) => {
-                self.damage(chain, "archive-tar-split-mismatch", "the tar is not the one that its tar-split tells of");
+                self.damage(chain, Code::ArchiveTarSplitMismatch, "the tar is not the one that its tar-split tells of");
             }
         }
         Ok(())
@@ -165,7 +165,7 @@ impl<'a> Proof<'a> {
     /// Proves what the list of differences of a layer says by the headers of its tar and of those below it.
     fn differences(&mut self, chain: ChainId, archive: &mut ArchiveReader) -> Result<()> {
         if archive.length() > LIST_LIMIT {
-            self.damage(chain, "archive-differences-unproved", "its list of differences is too long");
+            self.damage(chain, Code::ArchiveDifferencesUnproved, "its list of differences is too long");
             return Ok(());
         }
         let bytes = archive.read_whole()?;
@@ -175,7 +175,7 @@ impl<'a> Proof<'a> {
         };
         let proved = self.claims.prove(&self.index, chain, &|| Ok(&bytes[..]), &open);
         if let Err(reason) = proved {
-            self.damage(chain, "archive-differences-unproved", reason);
+            self.damage(chain, Code::ArchiveDifferencesUnproved, reason);
         }
         Ok(())
     }
@@ -211,7 +211,7 @@ impl<'a> Proof<'a> {
             }
             provers.retain(|(chain, _)| !failed.iter().any(|(bad, _)| bad == chain));
             for (chain, reason) in failed {
-                self.damage(chain, "archive-tar-split-mismatch", reason);
+                self.damage(chain, Code::ArchiveTarSplitMismatch, reason);
             }
         }
         let found = archive.finish_member()?;
@@ -219,12 +219,16 @@ impl<'a> Proof<'a> {
             match prover.finish() {
                 Ok(()) if found == diff.0 => drop(self.proved.insert(chain)),
                 Ok(()) => {}
-                Err(error) => self.damage(chain, "archive-tar-split-mismatch", error),
+                Err(error) => self.damage(chain, Code::ArchiveTarSplitMismatch, error),
             }
         }
         if found != diff.0 {
             for chain in chains {
-                self.damage(chain, "archive-layer-mismatch", format!("expected {diff}, found sha256:{}", found.hex()));
+                self.damage(
+                    chain,
+                    Code::ArchiveLayerMismatch,
+                    format!("expected {diff}, found sha256:{}", found.hex()),
+                );
             }
         }
         Ok(())
@@ -234,17 +238,17 @@ impl<'a> Proof<'a> {
         let is_lost = |chain: &ChainId| !self.proved.contains(chain) && !self.bad.contains(chain);
         let lost: Vec<ChainId> = self.wanted.iter().copied().filter(is_lost).collect();
         for chain in lost {
-            self.damage(chain, "archive-layer-missing", "its tar or its tar-split is missing");
+            self.damage(chain, Code::ArchiveLayerMissing, "its tar or its tar-split is missing");
         }
     }
 
-    fn damage(&mut self, chain: ChainId, code: &'static str, evidence: impl ToString) {
+    fn damage(&mut self, chain: ChainId, code: Code, evidence: impl ToString) {
         self.bad.insert(chain);
         if !self.wanted.contains(&chain) {
             return;
         }
         let breaks = self.images(|other| other == chain);
-        let finding = Finding::damage(code, chain, evidence);
+        let finding = Finding::new(code, chain, evidence);
         self.found.push(Found { finding, object: Some(Node::Layer(chain)), path: None, file: None, breaks });
     }
 

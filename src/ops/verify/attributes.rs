@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::driver::{self, BUILDKIT_NAME, DriverFacts, GraphDriver};
 use crate::error::{Error, FsError, Result};
-use crate::finding::Severity;
+use crate::finding::{Code, Severity};
 use crate::fsx::{Dir, Inode, Kind};
 use crate::id::CacheId;
 use crate::layer::{Content, Marks, Members, TarError, TarStream};
@@ -87,7 +87,7 @@ impl Subject<'_> {
             false => HashSet::new(),
         };
         let damage = |problem: Problem| Damage {
-            is_whiteout: problem.code == "whiteout-extra",
+            is_whiteout: problem.code == Code::WhiteoutExtra,
             path: problem.path,
             inode: problem.inode,
             evidence: problem.evidence,
@@ -98,7 +98,7 @@ impl Subject<'_> {
             is_file && !headers.links.contains_key(path) && !headers.sparse.contains_key(path)
         };
         let counts = |problem: &Problem| match problem.code {
-            "file-size" | "file-missing" | "node-kind" => !is_content(&problem.path),
+            Code::FileSize | Code::FileMissing | Code::NodeKind => !is_content(&problem.path),
             _ => problem.severity == Severity::Damage && problem.inode.is_none_or(|inode| !own.contains(&inode)),
         };
         let bad = std::mem::take(&mut check.problems).into_iter().filter(counts);

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::driver::has_whole_trees;
-use crate::finding::{Finding, Severity};
+use crate::finding::{Code, Finding, Severity};
 
 /// What no longer works, or is other than it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -49,8 +49,8 @@ pub(super) struct Meaning {
     pub(super) reach: Reach,
 }
 
-/// Looks up what a finding of `driver` means. A code that is not listed breaks nothing.
-pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> {
+/// Looks up what a finding of `driver` means; nothing for a code that breaks nothing.
+pub(super) fn meanings(driver: &str, code: Code, subject: &str) -> Vec<Meaning> {
     use Effect::{Content, Create, Daemon, Names, Pull, Save, Settings, Start};
     use Reach::{Above, Everything, Itself, Mounted, Top};
     let one = |effect, reach| vec![Meaning { effect, reach }];
@@ -60,51 +60,99 @@ pub(super) fn meanings(driver: &str, code: &str, subject: &str) -> Vec<Meaning> 
         false => one(effect, Above),
     };
     match code {
-        "references-unreadable" | "database-damaged" | "container-host-config-null" => one(Daemon, Everything),
-        "references-missing" => one(Names, Everything),
-        "reference-invalid" => one(Names, Itself),
-        "reference-without-image" | "image-invalid" | "image-unreadable" => one(Start, Itself),
-        "layer-missing" | "layer-not-loadable" | "layer-unreadable" => one(Start, Above),
-        "layer-directory-missing" | "driver-tree-missing" => gone(Start),
-        "layer-cache-id-shared" => one(Content, Above),
-        "layer-chain-mismatch" | "layer-tar-split-missing" | "layer-tar-split-damaged" | "layer-digest-mismatch" => {
-            one(Save, Above)
-        }
+        Code::ReferencesUnreadable | Code::DatabaseDamaged | Code::ContainerHostConfigNull => one(Daemon, Everything),
+        Code::ReferencesMissing => one(Names, Everything),
+        Code::ReferenceInvalid => one(Names, Itself),
+        Code::ReferenceWithoutImage | Code::ImageInvalid | Code::ImageUnreadable => one(Start, Itself),
+        Code::LayerMissing | Code::LayerNotLoadable | Code::LayerUnreadable => one(Start, Above),
+        Code::LayerDirectoryMissing | Code::DriverTreeMissing => gone(Start),
+        Code::LayerCacheIdShared => one(Content, Above),
+        Code::LayerChainMismatch
+        | Code::LayerTarSplitMissing
+        | Code::LayerTarSplitDamaged
+        | Code::LayerDigestMismatch => one(Save, Above),
         // What was stacked on the directory before has a `lower` of its own.
-        "driver-unreadable" if subject.ends_with("/lower") => one(Start, Top),
-        "driver-unreadable" | "driver-short-name-lost" => one(Start, Above),
-        "driver-short-name-wrong" => one(Content, Above),
-        "lower-directory-missing" | "driver-lower-lost" | "driver-link-lost" => one(Start, Top),
-        "driver-lower-missing" | "driver-lower-mismatch" => one(Content, Top),
-        "driver-subvolume-missing" => one(Create, Top),
-        "driver-mount-point-missing" => one(Start, Above),
-        "driver-links-missing" => one(Start, Everything),
-        "driver-work-missing" => one(Save, Above),
-        "mount-not-loadable" | "mount-layer-missing" | "mount-unreadable" | "mount-directory-missing" => {
+        Code::DriverUnreadable if subject.ends_with("/lower") => one(Start, Top),
+        Code::DriverUnreadable | Code::DriverShortNameLost => one(Start, Above),
+        Code::DriverShortNameWrong => one(Content, Above),
+        Code::LowerDirectoryMissing | Code::DriverLowerLost | Code::DriverLinkLost => one(Start, Top),
+        Code::DriverLowerMissing | Code::DriverLowerMismatch => one(Content, Top),
+        Code::DriverSubvolumeMissing => one(Create, Top),
+        Code::DriverMountPointMissing => one(Start, Above),
+        Code::DriverLinksMissing => one(Start, Everything),
+        Code::DriverWorkMissing => one(Save, Above),
+        Code::MountNotLoadable | Code::MountLayerMissing | Code::MountUnreadable | Code::MountDirectoryMissing => {
             one(Start, Above)
         }
-        "container-unreadable" | "container-without-mount" | "container-image-mount-missing" => one(Start, Itself),
-        "container-host-config-unreadable" => one(Start, Itself),
-        "container-host-config-missing" => one(Settings, Itself),
-        "file-missing" => gone(Content),
-        "file-size" | "file-content" | "file-unreadable" | "file-extra" | "tree-unreadable" => one(Content, Above),
-        "node-kind" | "node-mode" | "node-owner" | "node-xattr" | "node-target" | "node-device" => one(Content, Above),
-        "whiteout-missing" | "whiteout-extra" => one(Content, Above),
+        Code::ContainerUnreadable | Code::ContainerWithoutMount | Code::ContainerImageMountMissing => {
+            one(Start, Itself)
+        }
+        Code::ContainerHostConfigUnreadable => one(Start, Itself),
+        Code::ContainerHostConfigMissing => one(Settings, Itself),
+        Code::FileMissing => gone(Content),
+        Code::FileSize | Code::FileContent | Code::FileUnreadable | Code::FileExtra | Code::TreeUnreadable => {
+            one(Content, Above)
+        }
+        Code::NodeKind | Code::NodeMode | Code::NodeOwner | Code::NodeXattr | Code::NodeTarget | Code::NodeDevice => {
+            one(Content, Above)
+        }
+        Code::WhiteoutMissing | Code::WhiteoutExtra => one(Content, Above),
         // Whose records these are is not known: images that are here are whole.
-        "distribution-mismatch" => one(Pull, Itself),
-        _ => Vec::new(),
+        Code::DistributionMismatch => one(Pull, Itself),
+        Code::ArchiveBlobMismatch
+        | Code::ArchiveBlobMissing
+        | Code::ArchiveConfigMismatch
+        | Code::ArchiveDamaged
+        | Code::ArchiveDifferencesUnproved
+        | Code::ArchiveLayerMismatch
+        | Code::ArchiveLayerMissing
+        | Code::ArchiveNoImage
+        | Code::ArchiveTarSplitMismatch
+        | Code::BuildCacheDamaged
+        | Code::BuildCacheLost
+        | Code::BuildRecordDangling
+        | Code::BuildkitUnreadable
+        | Code::CacheIdInvalid
+        | Code::ContainerAbandoned
+        | Code::ContainerImageMissing
+        | Code::ContainerOfAnotherStore
+        | Code::DatabasePageDamaged
+        | Code::DatabaseUnreadable
+        | Code::DirectoryUnknown
+        | Code::DistributionRecordInvalid
+        | Code::DistributionUnreadable
+        | Code::DriverCommittedMissing
+        | Code::DriverMode
+        | Code::DriverOwner
+        | Code::ImageAmbiguous
+        | Code::ImageLayerMissing
+        | Code::ImageMissing
+        | Code::ImageParentInvalid
+        | Code::ImageParentMissing
+        | Code::ImageTagTimeInvalid
+        | Code::LayerHeadersUnknown
+        | Code::LayerSize
+        | Code::MountMismatch
+        | Code::NodeLink
+        | Code::NodeMtime
+        | Code::NodeNotShared
+        | Code::NotMeasured
+        | Code::ReferencesEmpty
+        | Code::UnexpectedEntry
+        | Code::Unreadable
+        | Code::WhiteoutNeedless => Vec::new(),
     }
 }
 
 /// Looks up what a finding about a directory of a container means, of its own or of its init layer, where that is another than
 /// for a layer. dockerd mounts the container's own by its `lower`, and makes nothing new on either.
-pub(super) fn meaning_of_writable(code: &str, subject: &str) -> Option<Vec<Meaning>> {
+pub(super) fn meaning_of_writable(code: Code, subject: &str) -> Option<Vec<Meaning>> {
     let is_init = subject.contains("-init");
     match code {
-        "driver-work-missing" if !is_init => Some(vec![Meaning { effect: Effect::Start, reach: Reach::Top }]),
-        "driver-short-name-lost" | "driver-short-name-wrong" if !is_init => Some(Vec::new()),
-        "driver-lower-missing" | "driver-lower-mismatch" | "driver-work-missing" if is_init => Some(Vec::new()),
-        "driver-link-lost" => Some(Vec::new()),
+        Code::DriverWorkMissing if !is_init => Some(vec![Meaning { effect: Effect::Start, reach: Reach::Top }]),
+        Code::DriverShortNameLost | Code::DriverShortNameWrong if !is_init => Some(Vec::new()),
+        Code::DriverLowerMissing | Code::DriverLowerMismatch | Code::DriverWorkMissing if is_init => Some(Vec::new()),
+        Code::DriverLinkLost => Some(Vec::new()),
         _ => None,
     }
 }
@@ -114,13 +162,13 @@ pub(super) fn meaning_of_writable(code: &str, subject: &str) -> Option<Vec<Meani
 pub(super) fn weigh(finding: &mut Finding) {
     let is_damage = matches!(
         finding.code,
-        "reference-without-image"
-            | "reference-invalid"
-            | "driver-link-lost"
-            | "driver-short-name-lost"
-            | "driver-lower-lost"
-            | "container-without-mount"
-            | "container-image-mount-missing"
+        Code::ReferenceWithoutImage
+            | Code::ReferenceInvalid
+            | Code::DriverLinkLost
+            | Code::DriverShortNameLost
+            | Code::DriverLowerLost
+            | Code::ContainerWithoutMount
+            | Code::ContainerImageMountMissing
     );
     if is_damage {
         finding.severity = Severity::Damage;

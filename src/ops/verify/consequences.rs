@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::graph::{Edge, Graph, Node};
 use crate::id::{CacheId, ChainId};
 use crate::store::Snapshot;
@@ -39,14 +39,14 @@ struct Causes<'a> {
 
 impl<'a> Causes<'a> {
     fn of(snapshot: &'a Snapshot, graph: &'a Graph, findings: &[Finding]) -> Self {
-        let subjects = |code: &str| -> BTreeSet<String> {
+        let subjects = |code: Code| -> BTreeSet<String> {
             findings.iter().filter(|finding| finding.code == code).map(|finding| finding.subject.clone()).collect()
         };
         let name = |path: &String| path.rsplit('/').next().unwrap_or_default().to_owned();
-        let mut bad_images: BTreeSet<String> = subjects("image-invalid").iter().map(name).collect();
-        bad_images.extend(subjects("image-unreadable").iter().map(name));
-        let mismatched = subjects("layer-chain-mismatch");
-        let shared: BTreeSet<String> = subjects("layer-cache-id-shared").iter().map(name).collect();
+        let mut bad_images: BTreeSet<String> = subjects(Code::ImageInvalid).iter().map(name).collect();
+        bad_images.extend(subjects(Code::ImageUnreadable).iter().map(name));
+        let mismatched = subjects(Code::LayerChainMismatch);
+        let shared: BTreeSet<String> = subjects(Code::LayerCacheIdShared).iter().map(name).collect();
         let doubtful = snapshot.layers.iter().filter(|(chain, layer)| {
             mismatched.contains(&chain.to_string()) || shared.contains(layer.cache_id.as_str())
         });
@@ -65,14 +65,14 @@ impl<'a> Causes<'a> {
         Self {
             snapshot,
             graph,
-            no_links: !subjects("driver-links-missing").is_empty(),
+            no_links: !subjects(Code::DriverLinksMissing).is_empty(),
             bad_images,
             stacks,
             lost,
             doubtful: doubtful.map(|(_, layer)| &layer.cache_id).collect(),
-            lower_lost: subjects("driver-lower-lost"),
-            explained: subjects("image-invalid"),
-            databases: ["database-damaged", "database-page-damaged", "database-unreadable"]
+            lower_lost: subjects(Code::DriverLowerLost),
+            explained: subjects(Code::ImageInvalid),
+            databases: [Code::DatabaseDamaged, Code::DatabasePageDamaged, Code::DatabaseUnreadable]
                 .into_iter()
                 .flat_map(subjects)
                 .collect(),
@@ -83,18 +83,18 @@ impl<'a> Causes<'a> {
     fn explain(&self, finding: &Finding) -> bool {
         let name = finding.subject.rsplit('/').next().unwrap_or_default();
         match finding.code {
-            "driver-short-name-lost" => self.no_links,
-            "driver-lower-lost" | "lower-directory-missing" => self.no_links || self.stands_on(name, &self.lost),
-            "driver-lower-mismatch" => {
+            Code::DriverShortNameLost => self.no_links,
+            Code::DriverLowerLost | Code::LowerDirectoryMissing => self.no_links || self.stands_on(name, &self.lost),
+            Code::DriverLowerMismatch => {
                 self.stands_on(name, &self.doubtful) || self.lower_lost.contains(&finding.subject)
             }
-            "reference-without-image" => {
+            Code::ReferenceWithoutImage => {
                 let image = self.snapshot.references.get(&finding.subject);
                 image.is_some_and(|image| self.bad_images.contains(&image.hex()))
             }
-            "image-unreadable" => self.explained.contains(&finding.subject),
-            "buildkit-unreadable" => self.databases.contains(&finding.subject),
-            "layer-not-loadable" => self.parent_is_lost(name),
+            Code::ImageUnreadable => self.explained.contains(&finding.subject),
+            Code::BuildkitUnreadable => self.databases.contains(&finding.subject),
+            Code::LayerNotLoadable => self.parent_is_lost(name),
             _ => false,
         }
     }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::driver::{self, DriverFacts, GraphDriver};
 use crate::error::{Error, FsError, ParseError, Result};
-use crate::finding::Severity;
+use crate::finding::Code;
 use crate::fsx::{self, Dir, File, Inode};
 use crate::id::{ChainId, Sha256};
 use crate::layer::{Content, Marks, Members, TarError};
@@ -35,7 +35,7 @@ pub(super) struct Proved {
 }
 
 /// Codes of what could not be read.
-const UNREAD: [&str; 3] = ["tree-unreadable", "file-unreadable", "layer-tar-split-damaged"];
+const UNREAD: [Code; 3] = [Code::TreeUnreadable, Code::FileUnreadable, Code::LayerTarSplitDamaged];
 
 /// Proves these layers, several at a time.
 pub(super) fn prove(
@@ -90,12 +90,12 @@ pub(super) fn prove(
 fn leave_lost_below_out(snapshot: &Snapshot, problems: &mut Vec<(ChainId, Problem)>) {
     let lost: HashSet<(ChainId, Vec<u8>)> = problems
         .iter()
-        .filter(|(_, problem)| problem.code == "file-missing")
+        .filter(|(_, problem)| problem.code == Code::FileMissing)
         .map(|(chain, problem)| (*chain, problem.path.clone()))
         .collect();
     let below = |chain: &ChainId| snapshot.layers.get(chain).and_then(|layer| layer.parent);
     problems.retain(|(chain, problem)| {
-        problem.code != "file-extra"
+        problem.code != Code::FileExtra
             || !std::iter::successors(below(chain), below).any(|below| lost.contains(&(below, problem.path.clone())))
     });
 }
@@ -152,22 +152,20 @@ impl Proof<'_> {
                     .or_else(|error| self.unreadable(error))?;
             }
             Err(TarError::Read(error)) => {
-                self.damage(b"", "layer-tar-split-damaged", error);
+                self.find(b"", Code::LayerTarSplitDamaged, error);
                 return Ok(());
             }
             Err(error) => {
                 let evidence = format!("attributes cannot be compared: {error}");
-                let (severity, code) = (Severity::Warning, "layer-headers-unknown");
-                self.found.problems.push(Problem { path: Vec::new(), code, severity, evidence, inode: None });
+                self.find(b"", Code::LayerHeadersUnknown, evidence);
             }
         }
         self.content(read, bad_sparse_files(&sparse, &tree));
         Ok(())
     }
 
-    fn damage(&mut self, path: &[u8], code: &'static str, evidence: impl ToString) {
-        let (path, evidence) = (path.to_vec(), evidence.to_string());
-        self.found.problems.push(Problem { path, code, severity: Severity::Damage, evidence, inode: None });
+    fn find(&mut self, path: &[u8], code: Code, evidence: impl ToString) {
+        self.found.problems.push(Problem::new(path, code, evidence));
     }
 
     /// Says that the tree cannot be read, where that is for what lies on the disk.
@@ -175,7 +173,7 @@ impl Proof<'_> {
         if error.is_shortage() {
             return Err(error.into());
         }
-        self.damage(b"", "tree-unreadable", error);
+        self.find(b"", Code::TreeUnreadable, error);
         Ok(())
     }
 
@@ -190,8 +188,8 @@ impl Proof<'_> {
                     shortage.get_or_insert(error);
                     return Ok(());
                 }
-                AssembleError::Changed { what, .. } => ("file-content", what.to_owned()),
-                error => ("file-unreadable", error.to_string()),
+                AssembleError::Changed { what, .. } => (Code::FileContent, what.to_owned()),
+                error => (Code::FileUnreadable, error.to_string()),
             };
             bad_files.push((cleaned(name), code, what));
             Ok(())
@@ -252,21 +250,16 @@ impl Proof<'_> {
 
     /// Tells whiteouts that hide nothing from those that hide what lies below.
     fn whiteouts(&self, problems: &mut [Problem]) -> Result<(), FsError> {
-        let mut extra = problems.iter_mut().filter(|problem| problem.code == "whiteout-extra").peekable();
+        let mut extra = problems.iter_mut().filter(|problem| problem.code == Code::WhiteoutExtra).peekable();
         if extra.peek().is_none() {
             return Ok(());
         }
         let Some(below) = Below::of(self.store, self.snapshot, self.driver, self.layer)? else { return Ok(()) };
         for problem in extra {
             if !below.has(&unmarked(&problem.path))? {
-                let evidence = "a mark of something removed, and nothing lies below".to_owned();
-                *problem = Problem {
-                    code: "whiteout-needless",
-                    severity: Severity::Note,
-                    evidence,
-                    path: std::mem::take(&mut problem.path),
-                    inode: problem.inode,
-                };
+                let evidence = "a mark of something removed, and nothing lies below";
+                let inode = problem.inode;
+                *problem = Problem { inode, ..Problem::new(&problem.path, Code::WhiteoutNeedless, evidence) };
             }
         }
         Ok(())
@@ -285,8 +278,7 @@ impl Proof<'_> {
         }
         let evidence =
             format!("expected {files} bytes, which its files have, found {noted}: only listings are wrong by it");
-        let (severity, code) = (Severity::Warning, "layer-size");
-        self.found.problems.push(Problem { path: Vec::new(), code, severity, evidence, inode: None });
+        self.find(b"", Code::LayerSize, evidence);
         Ok(())
     }
 
@@ -303,20 +295,20 @@ impl Proof<'_> {
         self.found.bytes = read.length;
         self.found.is_tar_proved = read.rest.is_ok() && read.bad_files.is_empty() && read.digest == self.layer.diff.0;
         if let Err(error) = read.rest {
-            self.damage(b"", "layer-tar-split-damaged", error);
+            self.find(b"", Code::LayerTarSplitDamaged, error);
         } else if read.bad_files.is_empty() && read.digest != self.layer.diff.0 {
             let found = read.digest.hex();
             let evidence = format!("expected {}, found sha256:{found}, and every file is right", self.layer.diff);
-            self.damage(b"", "layer-digest-mismatch", evidence);
+            self.find(b"", Code::LayerDigestMismatch, evidence);
         }
         // Only these say that there cannot be the same content; a file that was written to has another time too.
-        let is_other = |problem: &&Problem| matches!(problem.code, "file-missing" | "file-size" | "node-kind");
+        let is_other = |problem: &&Problem| matches!(problem.code, Code::FileMissing | Code::FileSize | Code::NodeKind);
         let others = self.found.problems.iter().filter(is_other);
         let bad: HashSet<Vec<u8>> = others.map(|problem| problem.path.clone()).collect();
         for (path, code, what) in read.bad_files.into_iter().chain(sparse) {
             let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
             if !above.chain([&path[..]]).any(|path| bad.contains(path)) {
-                self.damage(&path, code, what);
+                self.find(&path, code, what);
             }
         }
     }
@@ -353,14 +345,14 @@ impl Opened {
 }
 
 /// Path, code and evidence of a file that is not what it was.
-type BadFile = (Vec<u8>, &'static str, String);
+type BadFile = (Vec<u8>, Code, String);
 
 /// Compares sparse files with what tar-split has of them.
 fn bad_sparse_files(files: &BTreeMap<Vec<u8>, SparseFile>, tree: &LayerTree) -> Vec<BadFile> {
     let compare = |path: &[u8], file: &SparseFile| match file.is_in(&tree.0, path) {
         Ok(true) => None,
-        Ok(false) => Some(("file-content", "other content than when the layer was made".to_owned())),
-        Err(error) => Some(("file-unreadable", error.to_string())),
+        Ok(false) => Some((Code::FileContent, "other content than when the layer was made".to_owned())),
+        Err(error) => Some((Code::FileUnreadable, error.to_string())),
     };
     let bad =
         |(path, file): (&Vec<u8>, &SparseFile)| compare(path, file).map(|(code, what)| (path.clone(), code, what));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::archive::foreign::{Choice, Digests, ForeignArchive, ForeignImage, Problem, Spool, Weight};
 use crate::archive::{ArchiveIndex, Source};
 use crate::error::{Error, Result};
-use crate::finding::Finding;
+use crate::finding::{Code, Finding, Severity};
 use crate::graph::Node;
 use crate::id::{ImageId, Sha256};
 use crate::ops::load::select;
@@ -30,7 +30,7 @@ pub fn verify_foreign(source: Source, name: &str, images: &[String], observer: &
     match read {
         Ok(()) => {}
         Err(Error::Archive { reason, .. }) if !observer.wants_stop() => {
-            check.damage("archive-damaged", name, reason, None);
+            check.damage(Code::ArchiveDamaged, name, reason, None);
         }
         Err(_) if observer.wants_stop() => return Err(Error::Stopped),
         Err(error) => return Err(error),
@@ -83,7 +83,7 @@ impl Check<'_> {
             let raw = self.digests[blob].raw;
             if wanted.is_some_and(|wanted| wanted != raw) {
                 let evidence = format!("its content has the digest sha256:{}", raw.hex());
-                self.damage("archive-blob-mismatch", blob, evidence, None);
+                self.damage(Code::ArchiveBlobMismatch, blob, evidence, None);
             }
         }
         described.images.iter().for_each(|image| self.layers(image));
@@ -97,23 +97,23 @@ impl Check<'_> {
             if let Some(found) = found.filter(|found| *found != diff.0) {
                 let evidence = format!("expected {diff}, found sha256:{}", found.hex());
                 let of = Some((image.id, image.references.iter().cloned().collect()));
-                self.damage("archive-layer-mismatch", &layer.member, evidence, of);
+                self.damage(Code::ArchiveLayerMismatch, &layer.member, evidence, of);
             }
         }
     }
 
-    fn damage(&mut self, code: &'static str, subject: &str, evidence: String, image: Option<(ImageId, Vec<String>)>) {
+    fn damage(&mut self, code: Code, subject: &str, evidence: String, image: Option<(ImageId, Vec<String>)>) {
         self.tell(Problem { code, weight: Weight::Fatal, subject: subject.to_owned(), evidence, image });
     }
 
     fn tell(&mut self, problem: Problem) {
         let Problem { code, weight, subject, evidence, image } = problem;
+        let severity = if weight == Weight::Told { Severity::Note } else { Severity::Damage };
+        let finding = Finding::new(code, subject, evidence).as_bad_as(severity);
         if weight == Weight::Told {
-            let finding = Finding::note(code, subject, evidence);
             self.found.push(Found { finding, object: None, path: None, file: None, breaks: Vec::new() });
             return;
         }
-        let finding = Finding::damage(code, subject, evidence);
         let image = image.map(|(id, references)| BrokenImage { id, references });
         let object =
             image.as_ref().filter(|_| finding.subject.starts_with("sha256:")).map(|image| Node::Image(image.id));

@@ -89,7 +89,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{FsError, Result};
-use crate::finding::{Finding, Severity};
+use crate::finding::{Code, Finding, Severity};
 use crate::fsx::Dir;
 use crate::graph::{Graph, Id, Node};
 use crate::id::{ChainId, ImageId};
@@ -210,7 +210,7 @@ pub(super) fn is_proved(
     let has_tree = store.dirs().map(opened).transpose()?.flatten().is_some();
     let proved = content::prove(store, snapshot, &[(chain, layer)], observer)?;
     // Whoever asks does not know the size.
-    let says_nothing = |problem: &Problem| problem.severity == Severity::Note || problem.code == "layer-size";
+    let says_nothing = |problem: &Problem| problem.severity == Severity::Note || problem.code == Code::LayerSize;
     Ok(has_tree && proved.bytes > 0 && proved.problems.iter().all(|(_, problem)| says_nothing(problem)))
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::driver::check::{Checker, Implied};
 use crate::driver::path_of;
 use crate::error::{FsError, Result};
-use crate::finding::{Finding, Severity};
+use crate::finding::{Code, Finding, Severity};
 use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId};
 use crate::ops::mounts;
@@ -39,7 +39,7 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result
     findings.extend(databases::check(store.root())?);
     findings.extend(containers::host_configs(store.root(), snapshot)?);
     consequences::leave_out(snapshot, graph, &mut findings);
-    for finding in findings.iter_mut().filter(|finding| finding.code == "buildkit-unreadable") {
+    for finding in findings.iter_mut().filter(|finding| finding.code == Code::BuildkitUnreadable) {
         finding.evidence = format!("{}; {}", finding.evidence, databases::cure(&finding.subject));
     }
     findings.iter_mut().for_each(codes::weigh);
@@ -51,12 +51,12 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result
 /// Tells short names that lead elsewhere from those that are gone.
 fn short_names(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]) {
     let Some(Ok(links)) = store.home().map(|home| home.dir("l")) else { return };
-    for finding in findings.iter_mut().filter(|finding| finding.code == "driver-short-name-lost") {
+    for finding in findings.iter_mut().filter(|finding| finding.code == Code::DriverShortNameLost) {
         let name = finding.subject.rsplit('/').next().unwrap_or_default();
         let dir = CacheId::parse(name.as_bytes()).ok().and_then(|id| snapshot.driver_dirs.get(&id));
         let link = dir.and_then(|dir| dir.link.as_ref());
         if link.is_some_and(|link| matches!(links.find(link.as_str()), Ok(Some(_)))) {
-            finding.code = "driver-short-name-wrong";
+            finding.code = Code::DriverShortNameWrong;
         }
     }
 }
@@ -68,23 +68,21 @@ fn references(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
     if !is_missing || snapshot.images.is_empty() {
         return;
     }
-    findings.retain(|finding| finding.code != "references-empty");
+    findings.retain(|finding| finding.code != Code::ReferencesEmpty);
     let subject = places::in_root(store.driver(), places::REFERENCES);
     let was_tagged = snapshot.images.values().any(|image| image.last_updated.is_some());
     let was_pulled = !snapshot.distribution.diff_id_by_digest.is_empty();
     let evidence = format!("the file is missing, and there are {} images", snapshot.images.len());
-    findings.push(match was_tagged || was_pulled {
-        true => Finding::damage("references-missing", subject, evidence),
-        false => Finding::warning("references-missing", subject, evidence),
-    });
+    let severity = if was_tagged || was_pulled { Severity::Damage } else { Severity::Warning };
+    findings.push(Finding::new(Code::ReferencesMissing, subject, evidence).as_bad_as(severity));
 }
 
 /// Tells a file of references that has lost all of them from one of which all were taken away, as far as containers say.
 fn empty_references(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]) {
-    if findings.iter().any(|finding| finding.code == "reference-invalid") {
+    if findings.iter().any(|finding| finding.code == Code::ReferenceInvalid) {
         return;
     }
-    let Some(empty) = findings.iter_mut().find(|finding| finding.code == "references-empty") else { return };
+    let Some(empty) = findings.iter_mut().find(|finding| finding.code == Code::ReferencesEmpty) else { return };
     let names = containers::names_of_images(store.root(), snapshot);
     if let Some(first) = names.first() {
         let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
@@ -95,7 +93,7 @@ fn empty_references(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]
 
 /// Names each layer that is missing, once: not by every image that needs it.
 fn layers(graph: &Graph, findings: &mut Vec<Finding>) {
-    findings.retain(|finding| !matches!(finding.code, "image-layer-missing" | "mount-layer-missing"));
+    findings.retain(|finding| !matches!(finding.code, Code::ImageLayerMissing | Code::MountLayerMissing));
     for id in graph.ids() {
         let Node::Layer(chain) = graph.node(id) else { continue };
         let is_lowest = graph.follow(id, Edge::ParentLayer).is_none_or(|parent| graph.is_present(parent));
@@ -104,14 +102,14 @@ fn layers(graph: &Graph, findings: &mut Vec<Finding>) {
             let kinds: BTreeSet<&str> = named_by.iter().copied().collect();
             let kinds: Vec<&str> = kinds.into_iter().collect();
             let evidence = format!("there is no such entry in layerdb, and it is named by: {}", kinds.join(", "));
-            findings.push(Finding::damage("layer-missing", chain, evidence));
+            findings.push(Finding::new(Code::LayerMissing, chain, evidence));
         }
     }
 }
 
 /// Names a directory that several layers have, once for all of them.
 fn shared_directories(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
-    findings.retain(|finding| finding.code != "layer-cache-id-shared");
+    findings.retain(|finding| finding.code != Code::LayerCacheIdShared);
     let mut users: BTreeMap<&CacheId, Vec<ChainId>> = BTreeMap::new();
     for (chain, layer) in &snapshot.layers {
         users.entry(&layer.cache_id).or_default().push(*chain);
@@ -121,7 +119,7 @@ fn shared_directories(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Fin
         chains.sort_by_key(|chain| stack(snapshot, Some(**chain)).len());
         let chains: Vec<String> = chains.into_iter().map(ToString::to_string).collect();
         let evidence = format!("it is the directory of layers {}", chains.join(" and "));
-        findings.push(Finding::damage("layer-cache-id-shared", path_of(store.driver(), id), evidence));
+        findings.push(Finding::new(Code::LayerCacheIdShared, path_of(store.driver(), id), evidence));
     }
 }
 
@@ -146,15 +144,18 @@ fn distribution(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>)
             let place = format!("{}/{}", places::DIFF_ID_BY_DIGEST, blob.hex());
             let subject = places::in_root(store.driver(), place);
             let evidence = format!("it says {diff}, and v2metadata-by-diffid has the blob for {}", others.join(", "));
-            findings.push(Finding::warning("distribution-mismatch", subject, evidence));
+            findings.push(Finding::new(Code::DistributionMismatch, subject, evidence));
         }
     }
 }
 
 /// Names the entries of writable layers that are not what containers and directories say.
 fn mount_entries(snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>) {
-    let not_loadable: BTreeSet<String> =
-        findings.iter().filter(|found| found.code == "mount-not-loadable").map(|found| found.subject.clone()).collect();
+    let not_loadable: BTreeSet<String> = findings
+        .iter()
+        .filter(|found| found.code == Code::MountNotLoadable)
+        .map(|found| found.subject.clone())
+        .collect();
     for (name, mount) in &snapshot.mounts {
         let must = mounts::corrected(snapshot, name, mount);
         let path = places::in_root(&snapshot.driver, places::mount(name));
@@ -166,14 +167,14 @@ fn mount_entries(snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>
         let code = match lost_layer(graph, mount.parent.filter(|_| mount.parent != must.parent)) {
             Some(layer) => {
                 // Nothing lacks the layer: the name is wrong.
-                findings.retain(|found| found.code != "layer-missing" || found.subject != layer);
-                "mount-layer-missing"
+                findings.retain(|found| found.code != Code::LayerMissing || found.subject != layer);
+                Code::MountLayerMissing
             }
-            None => "mount-mismatch",
+            None => Code::MountMismatch,
         };
-        findings.push(Finding::damage(code, &path, evidence));
+        findings.push(Finding::new(code, &path, evidence));
         if mount.init_id != must.init_id {
-            findings.retain(|found| found.code != "mount-directory-missing" || found.subject != name.as_str());
+            findings.retain(|found| found.code != Code::MountDirectoryMissing || found.subject != name.as_str());
         }
     }
 }
@@ -198,7 +199,7 @@ fn build_cache(snapshot: &Snapshot) -> Option<Finding> {
         number => format!("{number} of its directories are gone, {first} first"),
     };
     let evidence = format!("{named}: builds that use them fail, until docker builder prune -af forgets them");
-    Some(Finding::damage("build-cache-lost", "buildkit", evidence))
+    Some(Finding::new(Code::BuildCacheLost, "buildkit", evidence))
 }
 
 /// Looks at the first bytes of each tar-split.
@@ -219,7 +220,7 @@ fn tar_splits(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
             (_, start) if *start != GZIP => "tar-split.json.gz is no gzip",
             _ => return None,
         };
-        Some(Finding::damage("layer-tar-split-damaged", chain, evidence))
+        Some(Finding::new(Code::LayerTarSplitDamaged, chain, evidence))
     };
     let layers: Vec<&ChainId> =
         snapshot.layers.iter().filter(|(_, layer)| layer.has_tar_split).map(|(chain, _)| chain).collect();
@@ -231,7 +232,7 @@ fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
     let (Some(home), Some(dirs)) = (store.home(), store.dirs()) else { return Vec::new() };
     let checker = match Checker::new(store.driver(), home, dirs, snapshot.driver_dirs.keys()) {
         Ok(checker) => checker,
-        Err(error) => return vec![Finding::damage("driver-unreadable", store.driver(), error)],
+        Err(error) => return vec![Finding::new(Code::DriverUnreadable, store.driver(), error)],
     };
     let mut findings = checker.home();
     let implied = implied(snapshot);
@@ -241,7 +242,7 @@ fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
             checker.check(implied).unwrap_or_else(|error| match error.is_not_found() {
                 true => Vec::new(),
                 false => {
-                    vec![Finding::damage("driver-unreadable", path_of(store.driver(), implied.id), error)]
+                    vec![Finding::new(Code::DriverUnreadable, path_of(store.driver(), implied.id), error)]
                 }
             })
         })

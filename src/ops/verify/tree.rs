@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::error::FsError;
-use crate::finding::Severity;
+use crate::finding::{Code, Severity};
 use crate::fsx::{Attrs, Dir, Entry, Inode, Kind, Time};
 use crate::layer::differences::{Expected, is_mark, own_xattrs};
 
@@ -17,11 +17,20 @@ const LATEST_32_BIT: i64 = i32::MAX as i64;
 pub(super) struct Problem {
     /// Path below the layer's root.
     pub(super) path: Vec<u8>,
-    pub(super) code: &'static str,
+    pub(super) code: Code,
     pub(super) severity: Severity,
     pub(super) evidence: String,
     /// The file, where its attributes are wrong: a layer above may have changed them rightly.
     pub(super) inode: Option<Inode>,
+}
+
+impl Problem {
+    /// Makes a problem of the node at `path`, or of the whole layer where that is empty: as bad as the table of [`Code`]
+    /// says, and damage where that says nothing.
+    pub(super) fn new(path: &[u8], code: Code, evidence: impl ToString) -> Self {
+        let severity = code.severity().unwrap_or(Severity::Damage);
+        Self { path: path.to_vec(), code, severity, evidence: evidence.to_string(), inode: None }
+    }
 }
 
 /// How a layer's tree came to be.
@@ -82,12 +91,8 @@ impl<'a> TreeCheck<'a> {
         self.hard_links(tree)
     }
 
-    fn push(&mut self, path: &[u8], code: &'static str, severity: Severity, evidence: String) {
-        self.problems.push(Problem { path: path.to_vec(), code, severity, evidence, inode: None });
-    }
-
-    fn damage(&mut self, path: &[u8], code: &'static str, evidence: String) {
-        self.push(path, code, Severity::Damage, evidence);
+    fn find(&mut self, path: &[u8], code: Code, evidence: String) {
+        self.problems.push(Problem::new(path, code, evidence));
     }
 
     fn children(&mut self, dir: &Dir, path: &[u8], parent: Option<&Dir>) -> Result<(), FsError> {
@@ -146,28 +151,32 @@ impl<'a> TreeCheck<'a> {
         if expected.whiteout {
             if !found.is_whiteout() {
                 let evidence = format!("expected the mark of something removed, found {}", a(found));
-                self.damage(path, "node-kind", evidence);
+                self.find(path, Code::NodeKind, evidence);
             }
             return Ok(false);
         }
         let is_mark = found.is_whiteout() && expected.device != Some((0, 0));
         if let Some(kind) = expected.kind.filter(|kind| *kind != found.kind || is_mark) {
-            self.damage(path, "node-kind", format!("expected {}, found {}", a_kind(kind), a(found)));
+            self.find(path, Code::NodeKind, format!("expected {}, found {}", a_kind(kind), a(found)));
             return Ok(false);
         }
         if let Some(size) = expected.size.filter(|size| *size != found.size) {
-            self.damage(path, "file-size", format!("expected {size} bytes, found {}", found.size));
+            self.find(path, Code::FileSize, format!("expected {size} bytes, found {}", found.size));
         }
         if let Some(target) = &expected.target {
             let says = dir.read_link(name)?;
             if says != *target {
-                self.damage(path, "node-target", format!("expected a link to {}, found {}", text(target), text(&says)));
+                self.find(
+                    path,
+                    Code::NodeTarget,
+                    format!("expected a link to {}, found {}", text(target), text(&says)),
+                );
             }
         }
         if let Some(device) = expected.device.filter(|device| *device != found.device) {
             let evidence =
                 format!("expected device {}:{}, found {}:{}", device.0, device.1, found.device.0, found.device.1);
-            self.damage(path, "node-device", evidence);
+            self.find(path, Code::NodeDevice, evidence);
         }
         self.permissions(path, found, expected);
         self.time(path, found, expected);
@@ -182,15 +191,15 @@ impl<'a> TreeCheck<'a> {
         }
         let inode = Some((found.file_system, found.inode));
         let mut push = |code, evidence| {
-            self.problems.push(Problem { path: path.to_vec(), code, severity: Severity::Damage, evidence, inode });
+            self.problems.push(Problem { inode, ..Problem::new(path, code, evidence) });
         };
         if found.kind != Kind::Symlink && found.mode != expected.mode {
-            push("node-mode", format!("expected mode {:o}, found {:o}", expected.mode, found.mode));
+            push(Code::NodeMode, format!("expected mode {:o}, found {:o}", expected.mode, found.mode));
         }
         let owner = (found.uid, found.gid);
         if owner != expected.owner {
             let (uid, gid) = expected.owner;
-            push("node-owner", format!("expected owner {uid}:{gid}, found {}:{}", owner.0, owner.1));
+            push(Code::NodeOwner, format!("expected owner {uid}:{gid}, found {}:{}", owner.0, owner.1));
         }
     }
 
@@ -206,8 +215,7 @@ impl<'a> TreeCheck<'a> {
         if !is_same {
             let evidence = format!("expected time {}, found {}", time(wanted), time(found.mtime));
             let inode = Some((found.file_system, found.inode));
-            let (path, severity) = (path.to_vec(), Severity::Warning);
-            self.problems.push(Problem { path, code: "node-mtime", severity, evidence, inode });
+            self.problems.push(Problem { inode, ..Problem::new(path, Code::NodeMtime, evidence) });
         }
     }
 
@@ -227,13 +235,13 @@ impl<'a> TreeCheck<'a> {
         for (key, value) in &expected.xattrs {
             match there.get(key) {
                 Some(same) if same == value => {}
-                Some(_) => self.damage(path, "node-xattr", format!("{} has another value", text(key))),
+                Some(_) => self.find(path, Code::NodeXattr, format!("{} has another value", text(key))),
                 // Docker 20.10 does not set empty ones, and the kernel takes these for plain nodes only.
                 None if self.making.mounted && key == b"trusted.overlay.opaque" => {}
                 None if value.is_empty() || key.starts_with(b"user.") && !is_plain => {}
                 // What the kernel or the file system takes none of is left out, by Docker too.
                 None if key == b"security.selinux" || !dir.takes_xattr(name, key)? => {}
-                None => self.damage(path, "node-xattr", format!("{} is missing", text(key))),
+                None => self.find(path, Code::NodeXattr, format!("{} is missing", text(key))),
             }
         }
         for key in there.keys().filter(|key| !expected.xattrs.contains_key(*key)) {
@@ -246,7 +254,8 @@ impl<'a> TreeCheck<'a> {
                 _ if self.making.in_place || key.starts_with(b"security.") => continue,
                 _ => Severity::Warning,
             };
-            self.push(path, "node-xattr", severity, format!("{} is no part of the layer", text(key)));
+            let evidence = format!("{} is no part of the layer", text(key));
+            self.problems.push(Problem { severity, ..Problem::new(path, Code::NodeXattr, evidence) });
         }
         Ok(())
     }
@@ -282,7 +291,7 @@ impl<'a> TreeCheck<'a> {
             return Ok(());
         }
         if !dir.has_content_of(name, parent, name)? {
-            self.damage(path, "file-content", "other content than in the layer below it".to_owned());
+            self.find(path, Code::FileContent, "other content than in the layer below it".to_owned());
         } else if self.making.linked {
             self.copies.first.get_or_insert_with(|| path.to_vec());
             self.copies.files += 1;
@@ -299,7 +308,7 @@ impl<'a> TreeCheck<'a> {
             more => format!(", and {more} more: {bytes} bytes"),
         };
         let evidence = format!("a copy of the file in the layer below it, and no hard link{more}");
-        self.push(&first, "node-not-shared", Severity::Warning, evidence);
+        self.find(&first, Code::NodeNotShared, evidence);
     }
 
     /// Says what of the parent's directory is not in the layer's.
@@ -308,7 +317,11 @@ impl<'a> TreeCheck<'a> {
             let is_there = own.binary_search_by(|found| found.name.cmp(&entry.name)).is_ok();
             let below = join(path, &entry.name);
             if !is_there && !self.headers.hides(&below) && !self.headers.knows(&below) {
-                self.damage(&below, "file-missing", format!("{} of the layer below it is missing", a_kind(entry.kind)));
+                self.find(
+                    &below,
+                    Code::FileMissing,
+                    format!("{} of the layer below it is missing", a_kind(entry.kind)),
+                );
             }
         }
     }
@@ -327,15 +340,16 @@ impl<'a> TreeCheck<'a> {
             // What aufs keeps for itself.
             _ if self.making.files && path.starts_with(b".wh..wh.") => {}
             _ if self.making.files && is_mark(path) => {
-                self.damage(path, "whiteout-extra", "it hides what lies below, and the layer does not".to_owned());
+                self.find(path, Code::WhiteoutExtra, "it hides what lies below, and the layer does not".to_owned());
             }
             _ if self.making.orphan => {}
             _ if found.is_whiteout() && self.making.whiteouts => {
-                self.damage(path, "whiteout-extra", "it hides what lies below, and the layer does not".to_owned());
+                self.find(path, Code::WhiteoutExtra, "it hides what lies below, and the layer does not".to_owned());
             }
             _ => {
                 let severity = if self.making.in_place { Severity::Note } else { Severity::Warning };
-                self.push(path, "file-extra", severity, format!("{} that is no part of the layer", a(found)));
+                let evidence = format!("{} that is no part of the layer", a(found));
+                self.problems.push(Problem { severity, ..Problem::new(path, Code::FileExtra, evidence) });
             }
         }
     }
@@ -365,12 +379,12 @@ impl<'a> TreeCheck<'a> {
         for (path, (what, count)) in gone {
             let is_file = self.making.files && is_mark(&path);
             let is_whiteout = is_file || self.headers.get(&path).is_some_and(|expected| expected.whiteout);
-            let code = if is_whiteout { "whiteout-missing" } else { "file-missing" };
+            let code = if is_whiteout { Code::WhiteoutMissing } else { Code::FileMissing };
             let more = match count {
                 1 => String::new(),
                 count => format!(" with all that is in it, {count} nodes"),
             };
-            self.damage(&path, code, format!("{what} is missing{more}"));
+            self.find(&path, code, format!("{what} is missing{more}"));
         }
         Ok(())
     }
@@ -389,9 +403,9 @@ impl<'a> TreeCheck<'a> {
             let ((dir, name), (from, target)) = (tree.parent_of(path)?, tree.parent_of(&link.target)?);
             if dir.has_content_of(name, &from, target)? {
                 let evidence = format!("a copy of {}, and no hard link", text(&link.target));
-                self.push(path, "node-link", Severity::Note, evidence);
+                self.find(path, Code::NodeLink, evidence);
             } else {
-                self.damage(path, "file-content", format!("expected the content of {}", text(&link.target)));
+                self.find(path, Code::FileContent, format!("expected the content of {}", text(&link.target)));
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::archive::LayerRecord;
+use crate::finding::Code;
 use crate::id::{CacheId, ChainId, LinkId, Sha256};
 use crate::ops::short_names::target;
 use crate::ops::trash::Owned;
@@ -10,6 +11,7 @@ use crate::ops::verify::Found;
 use crate::store::Mount;
 
 use super::super::plan::{Act, Step};
+use super::part::Part;
 use super::{Planner, dir_of};
 
 /// Modes of what `overlay2` makes; those of the files are also right as 0666, those of directories as 0700.
@@ -24,18 +26,18 @@ impl<'a> Planner<'a> {
     pub(super) fn driver_files(&mut self, found: &'a Found) {
         let code = found.finding.code;
         if !self.builds() {
-            if code.starts_with("driver-") && code != "driver-tree-missing" {
+            if Part::of(code) == Part::Driver && code != Code::DriverTreeMissing {
                 let needs = format!("what {} keeps around its trees is not mended here", self.driver);
                 self.leave(found, needs);
             }
             return;
         }
-        if code == "driver-links-missing" {
+        if code == Code::DriverLinksMissing {
             return self.all_links(found);
         }
         let Some(id) = dir_of(found).cloned() else { return };
         match code {
-            "driver-short-name-lost" | "driver-short-name-wrong" => {
+            Code::DriverShortNameLost | Code::DriverShortNameWrong => {
                 let name = self.name_of(&id, None);
                 // Its own file may say the name of another.
                 let says = self.snapshot.driver_dirs.get(&id).and_then(|dir| dir.link.as_ref());
@@ -45,7 +47,7 @@ impl<'a> Planner<'a> {
                 let pieces: Vec<_> = pieces.collect();
                 self.mend(found, format!("make the short name l/{name} lead to it"), pieces);
             }
-            "driver-link-lost" => {
+            Code::DriverLinkLost => {
                 let name = self.name_of(&id, None);
                 let mut pieces =
                     vec![(Step::Directory, self.dir_path(&id, "link"), self.driver_file(name.as_str(), FILE))];
@@ -53,20 +55,23 @@ impl<'a> Planner<'a> {
                 self.mend(found, format!("write its short name {name} to link"), pieces);
                 self.renamed(found, &id, &name);
             }
-            "driver-lower-missing" | "driver-lower-mismatch" | "driver-lower-lost" | "lower-directory-missing" => {
+            Code::DriverLowerMissing
+            | Code::DriverLowerMismatch
+            | Code::DriverLowerLost
+            | Code::LowerDirectoryMissing => {
                 self.lower(found, &id);
             }
-            "driver-unreadable" if found.finding.subject.ends_with("/lower") => self.lower(found, &id),
-            "driver-work-missing" => {
+            Code::DriverUnreadable if found.finding.subject.ends_with("/lower") => self.lower(found, &id),
+            Code::DriverWorkMissing => {
                 let piece = (Step::Directory, self.dir_path(&id, "work"), self.driver_directory(self.work_mode()));
                 self.mend(found, "make work", [piece]);
             }
-            "driver-committed-missing" => {
+            Code::DriverCommittedMissing => {
                 let piece = (Step::Directory, self.dir_path(&id, "committed"), self.driver_file("", 0o600));
                 self.mend(found, "mark it as having a layer above, in committed", [piece]);
             }
-            "driver-mode" | "driver-owner" => self.attributes(found, &id),
-            "driver-subvolume-missing" => {
+            Code::DriverMode | Code::DriverOwner => self.attributes(found, &id),
+            Code::DriverSubvolumeMissing => {
                 let act = Act::Subvolume { written: self.layer_of(&id).is_none() };
                 let piece = (Step::Directory, self.dir_path(&id, ""), act);
                 self.mend(found, "make a subvolume of the directory, which shares the blocks of its files", [piece]);

@@ -1,6 +1,6 @@
 //! Configurations of images, containers, and records of registries.
 
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::graph::Node;
 use crate::id::ImageId;
 use crate::ops::mounts;
@@ -16,42 +16,42 @@ impl<'a> Planner<'a> {
     pub(super) fn images(&mut self, found: &'a Found) {
         let subject = &found.finding.subject;
         match found.finding.code {
-            "references-unreadable" | "references-missing" | "references-empty" => self.references(found),
-            "reference-invalid" => self.reference(found),
-            "reference-without-image" => match self.snapshot.references.get(subject).copied() {
+            Code::ReferencesUnreadable | Code::ReferencesMissing | Code::ReferencesEmpty => self.references(found),
+            Code::ReferenceInvalid => self.reference(found),
+            Code::ReferenceWithoutImage => match self.snapshot.references.get(subject).copied() {
                 Some(image) => self.config(found, image),
                 None => self.leave(found, "nothing says which image it was"),
             },
-            "image-invalid" | "image-unreadable" => {
+            Code::ImageInvalid | Code::ImageUnreadable => {
                 let name = subject.rsplit('/').next().unwrap_or_default();
                 if let Ok(image) = ImageId::from_hex(name.as_bytes()) {
                     self.config(found, image);
                 }
             }
-            "mount-not-loadable" | "mount-layer-missing" | "mount-mismatch" => self.mount(found),
-            "mount-directory-missing" if self.is_known_to_be_there(subject) => self.mount(found),
-            "mount-directory-missing" | "container-without-mount" => {
+            Code::MountNotLoadable | Code::MountLayerMissing | Code::MountMismatch => self.mount(found),
+            Code::MountDirectoryMissing if self.is_known_to_be_there(subject) => self.mount(found),
+            Code::MountDirectoryMissing | Code::ContainerWithoutMount => {
                 self.leave(found, "what the container wrote is lost: remove it and make it again");
             }
-            "container-unreadable" => {
+            Code::ContainerUnreadable => {
                 self.leave(
                     found,
                     "nothing else says how it was made: take the file from a backup, or remove the directory",
                 );
             }
-            "container-host-config-unreadable" | "container-host-config-missing" | "container-host-config-null" => {
+            Code::ContainerHostConfigUnreadable | Code::ContainerHostConfigMissing | Code::ContainerHostConfigNull => {
                 self.leave(found, "nothing else says how it was started: take the file from a backup");
             }
-            "database-damaged" | "database-page-damaged" | "build-cache-damaged" | "buildkit-unreadable" => {
+            Code::DatabaseDamaged | Code::DatabasePageDamaged | Code::BuildCacheDamaged | Code::BuildkitUnreadable => {
                 self.leave(found, databases::cure(subject));
             }
-            "build-cache-lost" => self.leave(found, "docker builder prune -af, once Docker runs again"),
-            "image-tag-time-invalid" => {
+            Code::BuildCacheLost => self.leave(found, "docker builder prune -af, once Docker runs again"),
+            Code::ImageTagTimeInvalid => {
                 let piece = (Step::Image, subject.clone(), Act::Remove);
                 self.mend(found, "forget when it was tagged, as of an image that never was", [piece]);
             }
-            "layer-size" => self.leave(found, "nothing: only listings of Docker's show another size by it"),
-            "distribution-mismatch" => {
+            Code::LayerSize => self.leave(found, "nothing: only listings of Docker's show another size by it"),
+            Code::DistributionMismatch => {
                 let piece = (Step::Distribution, subject.clone(), Act::Remove);
                 self.mend(found, "forget which layer the blob is: pulling it finds out", [piece]);
             }
@@ -121,7 +121,7 @@ impl<'a> Planner<'a> {
 /// The finding that an image is lost, of which nothing in the store says that it is.
 pub(super) fn lost(image: ImageId) -> Found {
     Found {
-        finding: Finding::damage("image-missing", image, "its configuration is missing"),
+        finding: Finding::new(Code::ImageMissing, image, "its configuration is missing"),
         object: Some(Node::Image(image)),
         path: None,
         file: None,

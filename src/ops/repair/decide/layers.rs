@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use crate::finding::Code;
 use crate::id::ChainId;
 use crate::ops::trash::Owned;
 use crate::ops::verify::Found;
 
 use super::super::plan::{Act, Step};
 use super::images::lost;
+use super::part::Part;
 use super::{Planner, chain_of, dir_of};
 
 /// Mode of the files of an entry.
@@ -38,17 +40,17 @@ impl<'a> Planner<'a> {
     /// Entries of layerdb.
     pub(super) fn entry(&mut self, found: &'a Found) {
         match found.finding.code {
-            "layer-missing"
-            | "layer-not-loadable"
-            | "layer-unreadable"
-            | "layer-chain-mismatch"
-            | "cache-id-invalid" => {
+            Code::LayerMissing
+            | Code::LayerNotLoadable
+            | Code::LayerUnreadable
+            | Code::LayerChainMismatch
+            | Code::CacheIdInvalid => {
                 if let Some(chain) = chain_of(found) {
                     self.complete(found, chain);
                     self.missing_above(found, chain);
                 }
             }
-            "layer-cache-id-shared" => self.part(found),
+            Code::LayerCacheIdShared => self.part(found),
             _ => {}
         }
     }
@@ -128,7 +130,7 @@ impl<'a> Planner<'a> {
             return self.rebuild_from_source(found, chain, true);
         }
         let path = self.entry_path(chain, "");
-        if is_empty && found.finding.code != "layer-missing" {
+        if is_empty && found.finding.code != Code::LayerMissing {
             // While the entry is there, gc knows that a directory may be the layer's.
             if self.has_unnamed_directory() {
                 let needs = "its entry is empty, and a directory that nothing names may be its own; it stays, as gc would \
@@ -188,14 +190,14 @@ impl<'a> Planner<'a> {
         let code = found.finding.code;
         let is_content = matches!(
             code,
-            "layer-directory-missing"
-                | "layer-tar-split-missing"
-                | "layer-tar-split-damaged"
-                | "layer-digest-mismatch"
-                | "tree-unreadable"
-        ) || ["file-", "node-", "whiteout-"].iter().any(|kind| code.starts_with(kind));
+            Code::LayerDirectoryMissing
+                | Code::LayerTarSplitMissing
+                | Code::LayerTarSplitDamaged
+                | Code::LayerDigestMismatch
+                | Code::TreeUnreadable
+        ) || matches!(Part::of(code), Part::Node | Part::File);
         let chain = match code {
-            "driver-tree-missing" => match dir_of(found).and_then(|id| self.layer_of(id)) {
+            Code::DriverTreeMissing => match dir_of(found).and_then(|id| self.layer_of(id)) {
                 Some(chain) => chain,
                 None => {
                     return self.leave(found, "what was written there is lost: remove the container and make it again");

@@ -7,12 +7,13 @@ mod driver;
 mod images;
 mod layers;
 mod names;
+mod part;
 mod rebuild;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::path_of;
-use crate::finding::Severity;
+use crate::finding::{Code, Severity};
 use crate::graph::Node;
 use crate::id::{CacheId, ChainId, ContainerId, LinkId};
 use crate::ops::mounts;
@@ -33,7 +34,7 @@ pub(super) struct Planner<'a> {
     mends: BTreeMap<String, Draft>,
     left: BTreeSet<Left>,
     /// Findings that something else explains: what was compared was not the object.
-    explained: BTreeSet<(String, &'static str)>,
+    explained: BTreeSet<(String, Code)>,
     /// Paths that a piece changes already.
     taken: BTreeSet<String>,
     /// Layers that are built anew.
@@ -59,7 +60,7 @@ pub(super) struct Planner<'a> {
 /// A mend in the making.
 #[derive(Debug, Default)]
 struct Draft {
-    codes: BTreeSet<&'static str>,
+    codes: BTreeSet<Code>,
     acts: Vec<String>,
     pieces: Vec<(Step, String, Act)>,
 }
@@ -100,7 +101,8 @@ impl<'a> Planner<'a> {
     pub(super) fn plan(mut self, report: &'a Report) -> RepairPlan {
         let findings: Vec<&'a Found> =
             report.findings.iter().filter(|found| found.finding.severity > Severity::Note).collect();
-        let is_lost = |code: &str| matches!(code, "references-unreadable" | "references-missing" | "references-empty");
+        let is_lost =
+            |code: Code| matches!(code, Code::ReferencesUnreadable | Code::ReferencesMissing | Code::ReferencesEmpty);
         self.references_lost = findings.iter().any(|found| is_lost(found.finding.code));
         self.proved_tars.clone_from(&report.proved_tars);
         self.correct_known_entries();
@@ -113,11 +115,11 @@ impl<'a> Planner<'a> {
         findings.iter().for_each(|found| self.driver_files(found));
         findings.iter().for_each(|found| self.images(found));
         self.lost_images();
-        let handled: BTreeSet<(&str, &str)> = self
+        let handled: BTreeSet<(&str, Code)> = self
             .mends
             .iter()
             .flat_map(|(subject, draft)| draft.codes.iter().map(move |code| (subject.as_str(), *code)))
-            .chain(self.left.iter().map(|left| (left.subject.as_str(), left.code.as_str())))
+            .chain(self.left.iter().map(|left| (left.subject.as_str(), left.code)))
             .chain(self.explained.iter().map(|(subject, code)| (subject.as_str(), *code)))
             .collect();
         let unknown: Vec<&&Found> = findings
@@ -220,7 +222,7 @@ impl<'a> Planner<'a> {
             if draft.acts.is_empty() || is_covered {
                 continue;
             }
-            let codes = draft.codes.iter().map(|code| (*code).to_owned()).collect();
+            let codes = draft.codes.iter().copied().collect();
             let mend = Mend { subject: subject.clone(), codes, act: draft.acts.join("; "), pieces: Vec::new() };
             mends.insert(subject.clone(), mend);
             let pieces = draft.pieces.iter().filter(|(_, path, _)| !is_built(path)).cloned();
@@ -251,7 +253,7 @@ impl<'a> Planner<'a> {
 fn left(found: &Found, needs: impl Into<String>) -> Left {
     Left {
         subject: found.finding.subject.clone(),
-        code: found.finding.code.to_owned(),
+        code: found.finding.code,
         severity: found.finding.severity,
         needs: needs.into(),
     }

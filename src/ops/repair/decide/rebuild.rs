@@ -7,6 +7,7 @@
 
 use crate::archive::LayerRecord;
 use crate::driver::{self, DriverFacts, GraphDriver};
+use crate::finding::Code;
 use crate::id::{CacheId, ChainId, Sha256};
 use crate::ops::load::PlannedLayer;
 use crate::ops::verify::Found;
@@ -14,6 +15,7 @@ use crate::store::places::TAR_SPLIT;
 
 use super::super::plan::{Act, Origin, Reseed, Step};
 use super::Planner;
+use super::part::Part;
 
 /// What is said of a layer that comes from the source, of one that comes out of itself, and of those above it.
 const FROM_SOURCE: &str = "rebuild the layer in place";
@@ -83,7 +85,7 @@ impl<'a> Planner<'a> {
 
     /// Tells whether attributes of nodes of a layer are others than its tar says: copies of it have them too.
     fn has_other_attributes(&self, chain: ChainId) -> bool {
-        self.bad.get(&chain).is_some_and(|all| all.iter().any(|found| found.finding.code.starts_with("node-")))
+        self.bad.get(&chain).is_some_and(|all| all.iter().any(|found| Part::of(found.finding.code) == Part::Node))
     }
 
     /// `overlay`: tells whether a layer has only what BuildKit put on top of another's tree.
@@ -155,8 +157,8 @@ impl<'a> Planner<'a> {
         let codes = self.bad.get(&chain).into_iter().flatten().map(|found| found.finding.code);
         let origin = match codes.collect::<Vec<_>>() {
             // Where files only are copies, all else of the directory is right.
-            codes if codes.iter().all(|code| *code == "node-not-shared") => Origin::Itself,
-            codes if codes.iter().any(|code| matches!(*code, "node-mode" | "node-owner")) => Origin::Tar,
+            codes if codes.iter().all(|code| *code == Code::NodeNotShared) => Origin::Itself,
+            codes if codes.iter().any(|code| matches!(*code, Code::NodeMode | Code::NodeOwner)) => Origin::Tar,
             _ => Origin::TarAndItself,
         };
         self.place(found, act, record, origin, None);
