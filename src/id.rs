@@ -300,6 +300,15 @@ pub fn is_drawn(name: &str) -> bool {
 /// Length of the names that BuildKit draws.
 pub(crate) const BUILDKIT_NAME: usize = 25;
 
+impl CacheId {
+    /// Tells whether dockerd gives such a name to what it prepares for a container before the container starts: the
+    /// directory of its init layer.
+    #[must_use]
+    pub(crate) fn is_init(&self) -> bool {
+        self.as_str().ends_with("-init")
+    }
+}
+
 impl LinkId {
     /// Makes a short name in Docker's alphabet (A-Z, 2-7) out of hexadecimal digits.
     #[must_use]

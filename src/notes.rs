@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::error::FsError;
-use crate::finding::{Code, Finding};
+use crate::finding::{Code, Finding, Object};
 use crate::fsx::{Dir, Entry};
 use crate::id::CacheId;
 
@@ -105,11 +105,12 @@ impl Notes {
         self.unlisted.extend(other.unlisted);
     }
 
-    /// Says that something cannot be read, and what is unknown by that.
-    pub(crate) fn unreadable(&mut self, what: Unknown, path: &str, reason: impl ToString) {
-        let reason = reason.to_string();
-        self.findings.push(Finding::new(what.code(), path, &reason));
-        self.unreadable.push(Unreadable { what, path: path.to_owned(), reason });
+    /// Says that something cannot be read, and what is unknown by that. The object is called by its path.
+    pub(crate) fn unreadable(&mut self, what: Unknown, object: impl Into<Object>, reason: impl ToString) {
+        let (object, reason) = (object.into(), reason.to_string());
+        let path = object.to_string();
+        self.findings.push(Finding::new(what.code(), object, &reason));
+        self.unreadable.push(Unreadable { what, path, reason });
     }
 
     /// Says that what a record does not name may be needed all the same.
@@ -148,12 +149,12 @@ impl Notes {
         }
     }
 
-    /// As [`Notes::list`], of the directory of one thing.
-    pub(crate) fn list_one(&mut self, dir: &Dir, at: &str, what: Unknown) -> Vec<Entry> {
+    /// As [`Notes::list`], of the directory of one thing, which is called by its path.
+    pub(crate) fn list_one(&mut self, dir: &Dir, object: &Object, what: Unknown) -> Vec<Entry> {
         match dir.entries() {
-            Ok(entries) => self.without_temporary(entries, at),
+            Ok(entries) => self.without_temporary(entries, &object.to_string()),
             Err(error) => {
-                self.unreadable(what, at, error);
+                self.unreadable(what, object.clone(), error);
                 Vec::new()
             }
         }
@@ -193,7 +194,7 @@ impl Notes {
     /// so and returns why.
     pub(crate) fn line(&mut self, dir: &Dir, name: &str, at: &str, what: Unknown) -> Result<Option<Vec<u8>>, String> {
         FsError::found(dir.read(name, LINE_LIMIT)).map_err(|error| {
-            self.unreadable(what, &below(at, name), &error);
+            self.unreadable(what, below(at, name), &error);
             format!("{name}: {error}")
         })
     }

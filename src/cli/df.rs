@@ -35,7 +35,7 @@ pub(super) fn df(place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let unmeasured = sizes.findings();
     if let Some(first) = unmeasured.first() {
         let places = text::count(unmeasured.len(), "place was", "places were");
-        ui.note(&format!("{places} not measured, the first is {}: {}", first.subject, first.evidence));
+        ui.note(&format!("{places} not measured, the first is {}: {}", first.object, first.evidence));
     }
     Ok(Exit::Done)
 }

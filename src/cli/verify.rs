@@ -72,7 +72,7 @@ fn write_findings(report: &Report, ui: &Ui, out: &mut dyn Write) -> io::Result<(
     let shown = |found: &&Found| ui.verbose() || found.finding.severity > Severity::Note;
     let findings: Vec<&Found> = report.findings.iter().filter(shown).collect();
     let same_object =
-        |a: &&Found, b: &&Found| a.object == b.object && (a.object.is_some() || a.finding.subject == b.finding.subject);
+        |a: &&Found, b: &&Found| a.object == b.object && (a.object.is_some() || a.finding.object == b.finding.object);
     for object in findings.chunk_by(same_object) {
         write_object(object, ui, out)?;
     }
@@ -120,7 +120,7 @@ fn named(found: &Found) -> String {
     match &found.object {
         Some(Node::Dir(_)) => format!("directory {}", found.object.as_ref().map(Node::short).unwrap_or_default()),
         Some(node) => format!("{} {}", node.kind(), node.short()),
-        None => found.finding.subject.clone(),
+        None => found.finding.object.to_string(),
     }
 }
 

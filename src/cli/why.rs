@@ -34,7 +34,7 @@ pub(super) fn why(args: &WhyArgs, place: &Place, ui: &Ui) -> Result<Exit, Failur
     if why.answers.iter().any(|answer| !answer.certain) {
         // What could not be read was said when the store was.
         for unknown in why.unknowns.iter().filter(|unknown| unknown.code != Code::Unreadable) {
-            ui.warn(&format!("what {} keeps is unknown: {}", unknown.subject, unknown.evidence));
+            ui.warn(&format!("what {} keeps is unknown: {}", unknown.object, unknown.evidence));
         }
     }
     Ok(exit)

@@ -1,10 +1,12 @@
 //! What is wrong with a store, as data.
 
 mod code;
+mod object;
 
 use serde::{Deserialize, Serialize};
 
 pub use code::Code;
+pub use object::{Object, Thing};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -25,8 +27,9 @@ pub struct Finding {
     pub severity: Severity,
     /// What kind of finding it is.
     pub code: Code,
-    /// The object: a path relative to the data root, or an identity.
-    pub subject: String,
+    /// What it is about; in documents its text, a path relative to the data root or an identity.
+    #[serde(rename = "subject")]
+    pub object: Object,
     /// What was expected and what was found.
     pub evidence: String,
 }
@@ -34,9 +37,9 @@ pub struct Finding {
 impl Finding {
     /// Makes a finding as bad as the table of [`Code`] says; where that depends on the object it is damage, unless
     /// [`Self::as_bad_as`] says otherwise.
-    pub fn new(code: Code, subject: impl ToString, evidence: impl ToString) -> Self {
+    pub fn new(code: Code, object: impl Into<Object>, evidence: impl ToString) -> Self {
         let severity = code.severity().unwrap_or(Severity::Damage);
-        Self { severity, code, subject: subject.to_string(), evidence: evidence.to_string() }
+        Self { severity, code, object: object.into(), evidence: evidence.to_string() }
     }
 
     /// Says how bad the finding is, for a code with which that depends on the object.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Edge, Graph, Id, Node, State, Vertex};
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Severity, Thing};
 use crate::id::{BUILDKIT_NAME, ChainId, ContainerId, DiffId, ImageId};
 use crate::store::{BuildRecord, Container, Image, Mount, Snapshot, StrayKind, Unknown, places};
 
@@ -87,7 +87,7 @@ impl Builder<'_> {
         }
         self.tie_layers();
         for (id, mount) in &snapshot.mounts {
-            self.tie_mount(Node::Mount(id.clone()), mount);
+            self.tie_mount(id, mount);
         }
         for (id, container) in &snapshot.containers {
             self.tie_container(id, container);
@@ -116,7 +116,8 @@ impl Builder<'_> {
             .iter()
             .any(|stray| stray.kind == StrayKind::InvalidImage && stray.path.ends_with(&hex));
         let why = if invalid { "dockerd does not take the configuration of" } else { "there is no" };
-        let finding = Finding::new(Code::ReferenceWithoutImage, key, format!("{why} image {image}"));
+        let finding =
+            Finding::new(Code::ReferenceWithoutImage, Thing::Reference(key.to_owned()), format!("{why} image {image}"));
         self.find(finding.as_bad_as(Severity::Note));
     }
 
@@ -171,7 +172,7 @@ impl Builder<'_> {
             if !self.tie(from, Edge::CacheId, Node::Dir(layer.cache_id.clone())) {
                 self.find(Finding::new(
                     Code::LayerDirectoryMissing,
-                    chain,
+                    *chain,
                     format!("there is no directory {}", layer.cache_id),
                 ));
             }
@@ -189,19 +190,26 @@ impl Builder<'_> {
         }
     }
 
-    fn tie_mount(&mut self, node: Node, mount: &Mount) {
-        let name = node.id();
-        let from = self.place(node);
+    fn tie_mount(&mut self, name: &ContainerId, mount: &Mount) {
+        let from = self.place(Node::Mount(name.clone()));
         if let Some(parent) = mount.parent
             && !self.tie(from, Edge::MountParent, Node::Layer(parent))
         {
-            self.find(Finding::new(Code::MountLayerMissing, &name, format!("its layer {parent} is not there")));
+            self.find(Finding::new(
+                Code::MountLayerMissing,
+                Thing::Mount(name.clone()),
+                format!("its layer {parent} is not there"),
+            ));
         }
         for (edge, dir) in [(Edge::MountId, &mount.mount_id), (Edge::InitId, &mount.init_id)] {
             if let Some(dir) = dir
                 && !self.tie(from, edge, Node::Dir(dir.clone()))
             {
-                self.find(Finding::new(Code::MountDirectoryMissing, &name, format!("there is no directory {dir}")));
+                self.find(Finding::new(
+                    Code::MountDirectoryMissing,
+                    Thing::Mount(name.clone()),
+                    format!("there is no directory {dir}"),
+                ));
             }
         }
     }
@@ -214,10 +222,13 @@ impl Builder<'_> {
             self.tie(from, Edge::Writes, Node::Mount(id.clone()));
         } else if is_of_another {
             let evidence = format!("{} is in another store of this data root", described(container));
-            self.find(Finding::new(Code::ContainerOfAnotherStore, id, evidence));
+            self.find(Finding::new(Code::ContainerOfAnotherStore, Thing::Container(id.clone()), evidence));
         } else {
             let evidence = format!("{} has no entry in {}", described(container), places::MOUNTS);
-            self.find(Finding::new(Code::ContainerWithoutMount, id, evidence).as_bad_as(Severity::Warning));
+            self.find(
+                Finding::new(Code::ContainerWithoutMount, Thing::Container(id.clone()), evidence)
+                    .as_bad_as(Severity::Warning),
+            );
         }
         // What it was made from may be there too, and then it stays.
         if let Some(image) = container.image
@@ -225,12 +236,12 @@ impl Builder<'_> {
             && !is_of_another
         {
             let evidence = format!("{} was made from {image}, which is not there", described(container));
-            self.find(Finding::new(Code::ContainerImageMissing, id, evidence));
+            self.find(Finding::new(Code::ContainerImageMissing, Thing::Container(id.clone()), evidence));
         }
         for mount in &container.image_mounts {
             if !self.tie(from, Edge::ImageMount, Node::Mount(mount.clone())) && !is_of_another {
                 let evidence = format!("{} mounts an image by {mount}, which is not there", described(container));
-                let finding = Finding::new(Code::ContainerImageMountMissing, id, evidence);
+                let finding = Finding::new(Code::ContainerImageMountMissing, Thing::Container(id.clone()), evidence);
                 self.find(finding.as_bad_as(Severity::Warning));
             }
         }
@@ -242,7 +253,11 @@ impl Builder<'_> {
         for node in nodes.chain(record.dirs.iter().map(|dir| Node::Dir(dir.clone()))) {
             let what = node.to_string();
             if !self.tie(from, Edge::Snapshot, node) {
-                self.find(Finding::new(Code::BuildRecordDangling, key, format!("{what} is not there")));
+                self.find(Finding::new(
+                    Code::BuildRecordDangling,
+                    Thing::BuildRecord(key.to_owned()),
+                    format!("{what} is not there"),
+                ));
             }
         }
     }
@@ -258,7 +273,11 @@ impl Builder<'_> {
             let named = if next_says_rest { std::slice::from_ref(next) } else { &dir.lower[..] };
             for lower in named {
                 if !self.tie(from, Edge::Lower, Node::Dir(lower.clone())) {
-                    self.find(Finding::new(Code::LowerDirectoryMissing, id, format!("it is stacked on {lower}")));
+                    self.find(Finding::new(
+                        Code::LowerDirectoryMissing,
+                        Thing::Directory(id.clone()),
+                        format!("it is stacked on {lower}"),
+                    ));
                 }
             }
         }
@@ -292,7 +311,7 @@ impl Builder<'_> {
     }
 }
 
-pub(super) fn reference_node(key: &str) -> Node {
+pub(crate) fn reference_node(key: &str) -> Node {
     if key.contains('@') { Node::Digest(key.to_owned()) } else { Node::Tag(key.to_owned()) }
 }
 

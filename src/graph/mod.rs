@@ -36,6 +36,7 @@ use serde::Serialize;
 use crate::finding::Finding;
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
 
+pub(crate) use build::reference_node;
 pub use export::Format;
 pub use holdings::Holdings;
 pub use petgraph::graph::NodeIndex as Id;

@@ -183,7 +183,7 @@ impl Graph {
                 _ => false,
             };
             if unknown {
-                found.push(Finding::new(Code::DirectoryUnknown, node, reason));
+                found.push(Finding::new(Code::DirectoryUnknown, node.to_string(), reason));
             }
         }
         found.sort();

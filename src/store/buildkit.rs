@@ -68,7 +68,7 @@ pub(super) fn read(root: &Dir) -> (BuildKit, Notes) {
     }
     let names_a_directory = |key: &Key| layer_of(key).is_none();
     if snapshots.is_none() && notes.unreadable.is_empty() && kept.keys().any(names_a_directory) {
-        notes.unreadable(Unknown::BuildKit, &below(at, "snapshots.db"), "missing, although snapshots are in use");
+        notes.unreadable(Unknown::BuildKit, below(at, "snapshots.db"), "missing, although snapshots are in use");
     }
     let snapshots = snapshots.unwrap_or_default();
     let names = snapshots.values().filter_map(|snapshot| snapshot.committed.clone()).collect();

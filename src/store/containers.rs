@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::host_config;
 use super::{Container, Snapshot, Unknown};
 use crate::error::{FsError, ParseError};
-use crate::finding::{Code, Finding};
+use crate::finding::{Code, Finding, Object, Thing};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{ContainerId, ImageId, is_drawn};
 use crate::json::{self, fields};
@@ -141,7 +141,7 @@ fn read_container(dir: &Dir, at: &str, entry: &Entry) -> (Option<(ContainerId, C
         return (listed.then(|| (id, Container::default())), notes);
     };
     // The listing finds, too, what a crash left beside the file.
-    let entries = notes.list_one(&dir, &at, Unknown::Containers);
+    let entries = notes.list_one(&dir, &Object::at(Thing::Container(id.clone()), &at), Unknown::Containers);
     let has_draft = notes.strays.iter().any(|stray| stray.path.starts_with(&below(&at, ".tmp-config.v2.json")));
     let was_whole = was_whole(&entries, has_draft);
     let mut unreadable = |reason: String| {
@@ -174,7 +174,7 @@ pub(crate) fn host_configs(root: &Dir, snapshot: &Snapshot) -> Result<Vec<Findin
 }
 
 fn host_config(root: &Dir, id: &ContainerId) -> Result<Option<Finding>, FsError> {
-    let path = format!("containers/{id}/hostconfig.json");
+    let object = Object::at(Thing::Container(id.clone()), format!("containers/{id}/hostconfig.json"));
     let why = match FsError::found(root.dir_across_mounts(below("containers", id))) {
         // It was removed meanwhile.
         Ok(None) => return Ok(None),
@@ -184,13 +184,13 @@ fn host_config(root: &Dir, id: &ContainerId) -> Result<Option<Finding>, FsError>
                 Ok(true) => return Ok(None),
                 Ok(false) => {
                     let evidence = "it is null: dockerd crashes when it reads it";
-                    return Ok(Some(Finding::new(Code::ContainerHostConfigNull, path, evidence)));
+                    return Ok(Some(Finding::new(Code::ContainerHostConfigNull, object, evidence)));
                 }
                 Err(error) => error.to_string(),
             },
             Ok(None) => {
                 let evidence = "it is missing: dockerd takes an empty one, without ports, limits and log driver";
-                return Ok(Some(Finding::new(Code::ContainerHostConfigMissing, path, evidence)));
+                return Ok(Some(Finding::new(Code::ContainerHostConfigMissing, object, evidence)));
             }
             Err(error) if error.is_shortage() => return Err(error),
             Err(error) => error.to_string(),
@@ -199,7 +199,7 @@ fn host_config(root: &Dir, id: &ContainerId) -> Result<Option<Finding>, FsError>
         Err(error) => error.to_string(),
     };
     let evidence = format!("{why}: dockerd leaves the container out, and docker ps -a does not show it");
-    Ok(Some(Finding::new(Code::ContainerHostConfigUnreadable, path, evidence)))
+    Ok(Some(Finding::new(Code::ContainerHostConfigUnreadable, object, evidence)))
 }
 
 /// Returns the reference that a container was made by, its image, and when that was.

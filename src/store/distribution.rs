@@ -62,7 +62,7 @@ fn read_map<K: Ord + Send, V: Send>(
         let path = || below(&at, entry.name.escape_ascii());
         match text {
             Ok(None) => {}
-            Err(error) => notes.unreadable(Unknown::Distribution, &path(), error),
+            Err(error) => notes.unreadable(Unknown::Distribution, path(), error),
             Ok(Some(text)) => match parse(&entry.name, text) {
                 Ok((key, value)) => {
                     map.insert(key, value);

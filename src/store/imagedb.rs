@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::places;
 use super::{Image, StrayKind, Unknown, Unreadable};
 use crate::error::{FsError, ParseError};
-use crate::finding::{Code, Finding};
+use crate::finding::{Code, Finding, Object, Thing};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{DiffId, ImageId, Sha256};
 use crate::image_config::{ConfigError, ImageConfig};
@@ -125,25 +125,31 @@ fn read_content(image: &Dir, at: &str) -> (Images, BTreeSet<Vec<u8>>, Notes) {
                 if let Some(odd) = odd {
                     let path = below(at, id.hex());
                     notes.doubtful(Unknown::Images, &path, &odd);
-                    notes.findings.push(Finding::new(Code::ImageAmbiguous, path, odd));
+                    notes.findings.push(Finding::new(Code::ImageAmbiguous, Object::at(Thing::Image(id), path), odd));
                 }
             }
             Ok(None) => {}
             Err(Bad::Name) => notes.unexpected(at, &entry.name, "expected a file with the ID of an image as its name"),
             Err(Bad::Unreadable(error)) => {
-                notes.unreadable(Unknown::Images, &below(at, entry.name.escape_ascii()), error);
+                notes.unreadable(Unknown::Images, object_of(at, entry), error);
             }
             Err(Bad::Invalid(error)) => {
                 let path = below(at, entry.name.escape_ascii());
                 if let Invalid::Refused(reason) = &error {
                     notes.doubtful(Unknown::Images, &path, reason);
                 }
-                notes.findings.push(Finding::new(Code::ImageInvalid, path, error));
+                notes.findings.push(Finding::new(Code::ImageInvalid, object_of(at, entry), error));
                 notes.stray(StrayKind::InvalidImage, at, &entry.name, None);
             }
         }
     }
     (images, entries.into_iter().map(|entry| entry.name).collect(), notes)
+}
+
+/// Returns the image that an entry of this name, in the directory `at`, is of.
+fn object_of(at: &str, entry: &Entry) -> Object {
+    let thing = ImageId::from_hex(&entry.name).ok().map(Thing::Image);
+    Object::maybe_at(thing, below(at, entry.name.escape_ascii()))
 }
 
 /// Why an entry of `content/sha256` is no image.
@@ -177,6 +183,7 @@ struct Metadata {
 fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
     let mut metadata = Metadata::default();
     let mut notes = Notes::default();
+    let object = object_of(at, entry);
     let at = below(at, entry.name.escape_ascii());
     if entry.kind != Kind::Directory {
         return (metadata, notes);
@@ -185,16 +192,16 @@ fn read_metadata(dir: &Dir, at: &str, entry: &Entry) -> (Metadata, Notes) {
         Ok(Some(dir)) => dir,
         Ok(None) => return (metadata, notes),
         Err(error) => {
-            notes.unreadable(Unknown::Images, &at, error);
+            notes.unreadable(Unknown::Images, object, error);
             return (metadata, notes);
         }
     };
-    for file in notes.list_one(&dir, &at, Unknown::Images) {
+    for file in notes.list_one(&dir, &object, Unknown::Images) {
         let bytes = match FsError::found(dir.read(&file.name, METADATA_LIMIT)) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => continue,
             Err(error) => {
-                notes.unreadable(Unknown::Images, &below(&at, file.name.escape_ascii()), error);
+                notes.unreadable(Unknown::Images, below(&at, file.name.escape_ascii()), error);
                 continue;
             }
         };

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::places;
 use super::{BrokenLayer, Layer, StrayKind, Unknown};
 use crate::error::{FsError, ParseError};
-use crate::finding::{Code, Finding};
+use crate::finding::{Code, Finding, Object, Thing};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, ChainId};
 use crate::notes::{Notes, below};
@@ -59,7 +59,8 @@ pub(super) fn read(image: &Dir, at: &str) -> (Layers, Notes) {
     break_orphans(&mut layers);
     for (name, layer) in layers.broken.iter().filter(|(_, layer)| !layer.removing) {
         let path = below(at, places::layer_named(name));
-        notes.findings.push(Finding::new(Code::LayerNotLoadable, path, &layer.reason));
+        let object = Object::maybe_at(layer_of(name.as_bytes()), path);
+        notes.findings.push(Finding::new(Code::LayerNotLoadable, object, &layer.reason));
     }
     notes.findings.extend(contradictions(&layers.loadable));
     notes.append(read_write_sets(image, &below(at, places::WRITE_SETS)));
@@ -98,6 +99,11 @@ fn read_entries(image: &Dir, at: &str) -> (Layers, Notes) {
     (layers, notes)
 }
 
+/// Returns the layer that an entry of this name is of; `None` for one that dockerd was removing.
+fn layer_of(name: &[u8]) -> Option<Thing> {
+    ChainId::from_hex(name).ok().map(Thing::Layer)
+}
+
 /// Tells whether a name is one that dockerd gives a layer before it removes it: `<chain>-<random>-removing`.
 fn is_removing(name: &[u8]) -> bool {
     name.ends_with(b"-removing")
@@ -125,7 +131,7 @@ fn read_entry(sha256: &Dir, at: &str, entry: &Entry) -> (Found, Notes) {
             return (Found::Broken(name, broken(error.to_string())), notes);
         }
     };
-    let fields = Fields::read(&dir, &at, &mut notes);
+    let fields = Fields::read(&dir, &Object::maybe_at(layer_of(&entry.name), at), &mut notes);
     let is_gone = || matches!(sha256.find(&name), Ok(None));
     match (fields.layer(), chain) {
         (Err(_), _) if fields.is_empty() && is_gone() => (Found::Vanished, notes),
@@ -149,8 +155,8 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Reads the fields of the entry in `dir`.
-    pub(crate) fn read(dir: &Dir, at: &str, notes: &mut Notes) -> Self {
+    /// Reads the fields of the entry in `dir`, which findings call by its path.
+    pub(crate) fn read(dir: &Dir, object: &Object, notes: &mut Notes) -> Self {
         /// Reads a field that must be there.
         fn field<T>(
             text: Result<Option<Vec<u8>>, String>,
@@ -160,6 +166,7 @@ impl Fields {
             let text = text?.ok_or_else(|| format!("{name} is missing"))?;
             parse(&text).map_err(|error| format!("{name}: {error}"))
         }
+        let at = object.place().unwrap_or_default();
         let mut line = |name: &str| notes.line(dir, name, at, Unknown::Layers);
         let parent = match line("parent") {
             Ok(None) => Ok(None),
@@ -167,13 +174,13 @@ impl Fields {
         };
         let (diff, size, cache_id) = (line("diff"), line("size"), line("cache-id"));
         if let Ok(text) = &cache_id {
-            look_at_cache_id(text.as_deref(), at, notes);
+            look_at_cache_id(text.as_deref(), object.clone(), notes);
         }
         let has_tar_split = match dir.find(places::TAR_SPLIT) {
             Ok(found) => found.is_some_and(|attrs| attrs.kind == Kind::File),
             // Nothing says that it is missing.
             Err(error) => {
-                notes.unreadable(Unknown::Layers, &below(at, places::TAR_SPLIT), error);
+                notes.unreadable(Unknown::Layers, below(at, places::TAR_SPLIT), error);
                 true
             }
         };
@@ -202,12 +209,12 @@ impl Fields {
 }
 
 /// Says that a `cache-id` is there and no name: no crash writes that.
-fn look_at_cache_id(text: Option<&[u8]>, at: &str, notes: &mut Notes) {
+fn look_at_cache_id(text: Option<&[u8]>, object: Object, notes: &mut Notes) {
     let text = text.unwrap_or_default().trim_ascii();
     if let Err(error) = CacheId::parse(text)
         && !text.iter().all(|byte| *byte == 0)
     {
-        notes.findings.push(Finding::new(Code::CacheIdInvalid, at, error));
+        notes.findings.push(Finding::new(Code::CacheIdInvalid, object, error));
     }
 }
 
@@ -252,14 +259,14 @@ fn contradictions(layers: &BTreeMap<ChainId, Layer>) -> Vec<Finding> {
         let computed = ChainId::stack(layer.parent, layer.diff);
         if computed != *chain {
             let evidence = format!("its parent and diff make chain ID {computed}");
-            findings.push(Finding::new(Code::LayerChainMismatch, chain, evidence));
+            findings.push(Finding::new(Code::LayerChainMismatch, *chain, evidence));
         }
         if let Some(other) = users.insert(&layer.cache_id, *chain) {
             let evidence = format!("layer {other} has driver directory {} too", layer.cache_id);
-            findings.push(Finding::new(Code::LayerCacheIdShared, chain, evidence));
+            findings.push(Finding::new(Code::LayerCacheIdShared, *chain, evidence));
         }
         if !layer.has_tar_split {
-            findings.push(Finding::new(Code::LayerTarSplitMissing, chain, "tar-split.json.gz is missing"));
+            findings.push(Finding::new(Code::LayerTarSplitMissing, *chain, "tar-split.json.gz is missing"));
         }
     }
     findings
@@ -275,7 +282,7 @@ fn read_write_sets(image: &Dir, at: &str) -> Notes {
             let Some(set) = notes.open_entry(&dir, &entry, &at, Unknown::Layers) else { continue };
             // Where it cannot be read, any directory may be meant, which is noted.
             cache_id = notes.line(&set, "cache-id", &at, Unknown::Layers).unwrap_or_default();
-            look_at_cache_id(cache_id.as_deref(), &at, &mut notes);
+            look_at_cache_id(cache_id.as_deref(), at.into(), &mut notes);
         }
         let cache_id = cache_id.and_then(|text| CacheId::parse(text.trim_ascii()).ok());
         notes.stray(StrayKind::WriteSet, at, &entry.name, cache_id);

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::layerdb::parse_digest;
 use super::places;
 use super::{Mount, StrayKind, Unknown};
-use crate::finding::{Code, Finding};
+use crate::finding::{Code, Finding, Object, Thing};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, ContainerId};
 use crate::notes::{Notes, below};
@@ -66,10 +66,10 @@ fn read_mount(mounts: &Dir, at: &str, entry: &Entry, depth: u32) -> (Mounts, Not
         let is_there = !notes.unreadable.is_empty();
         return (is_there.then_some((name, NOTHING_KNOWN)).into_iter().collect(), notes);
     };
-    let mount = read_fields(&dir, &path, &mut notes);
+    let mount = read_fields(&dir, &name, &path, &mut notes);
     let mut found = Mounts::new();
     if mount.is_none() || name.as_str().contains('-') {
-        let entries = notes.list_one(&dir, &path, Unknown::Mounts);
+        let entries = notes.list_one(&dir, &Object::at(Thing::Mount(name.clone()), &path), Unknown::Mounts);
         if entries.is_empty() && notes.unreadable.is_empty() {
             notes.stray(StrayKind::EmptyMount, at, &entry.name, None);
             return (found, notes);
@@ -90,7 +90,8 @@ fn read_mount(mounts: &Dir, at: &str, entry: &Entry, depth: u32) -> (Mounts, Not
         mount => {
             let mount = mount.unwrap_or_else(|| {
                 if notes.unreadable.is_empty() {
-                    notes.findings.push(Finding::new(Code::MountNotLoadable, &path, "mount-id is missing"));
+                    let object = Object::at(Thing::Mount(name.clone()), &path);
+                    notes.findings.push(Finding::new(Code::MountNotLoadable, object, "mount-id is missing"));
                 }
                 NOTHING_KNOWN
             });
@@ -101,7 +102,7 @@ fn read_mount(mounts: &Dir, at: &str, entry: &Entry, depth: u32) -> (Mounts, Not
 }
 
 /// Reads the files of a mount; `None` where none of them is there.
-fn read_fields(dir: &Dir, at: &str, notes: &mut Notes) -> Option<Mount> {
+fn read_fields(dir: &Dir, name: &ContainerId, at: &str, notes: &mut Notes) -> Option<Mount> {
     let [mount_id, init_id, parent] =
         ["mount-id", "init-id", "parent"].map(|file| notes.line(dir, file, at, Unknown::Mounts));
     if [&mount_id, &init_id, &parent].into_iter().all(|text| matches!(text, Ok(None))) {
@@ -120,7 +121,8 @@ fn read_fields(dir: &Dir, at: &str, notes: &mut Notes) -> Option<Mount> {
     let parent = parent.ok().flatten().map(|text| parse_digest(&text));
     let parent = parent.and_then(|parsed| parsed.inspect_err(|error| bad.push(format!("parent: {error}"))).ok());
     if !bad.is_empty() {
-        notes.findings.push(Finding::new(Code::MountNotLoadable, at, bad.join("; ")));
+        let object = Object::at(Thing::Mount(name.clone()), at);
+        notes.findings.push(Finding::new(Code::MountNotLoadable, object, bad.join("; ")));
     }
     Some(Mount { mount_id, init_id, parent })
 }

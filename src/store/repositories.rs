@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use super::Unknown;
 use super::places::REFERENCES;
 use crate::error::{FsError, ParseError};
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Severity, Thing};
 use crate::fsx::{Dir, Kind};
 use crate::id::ImageId;
 use crate::json::{self, fields};
@@ -131,7 +131,7 @@ pub(super) fn read(image: &Dir, at: &str) -> (BTreeMap<String, ImageId>, Notes) 
         Ok(references) => {
             for (reference, image) in references.invalid {
                 let evidence = format!("expected an image ID, found {:?}", image.chars().take(80).collect::<String>());
-                let finding = Finding::new(Code::ReferenceInvalid, reference, evidence);
+                let finding = Finding::new(Code::ReferenceInvalid, Thing::Reference(reference), evidence);
                 notes.findings.push(finding.as_bad_as(Severity::Warning));
             }
             (references.valid, notes)

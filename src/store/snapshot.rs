@@ -9,7 +9,7 @@ use super::{
 use crate::count::count;
 use crate::driver;
 use crate::error::{FsError, Result};
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ContainerId};
 use crate::notes::{Notes, below};
@@ -44,7 +44,7 @@ impl Store {
         snapshot.written = self.written(&snapshot);
         snapshot.look_for_lost_containers(&mut notes);
         snapshot.look_for_lost_references(&self.image_path(), &mut notes);
-        snapshot.weigh(self.driver(), &mut notes);
+        snapshot.weigh(&mut notes);
         snapshot.take(notes);
         Ok(snapshot)
     }
@@ -116,7 +116,8 @@ impl Snapshot {
         for (reference, id) in &self.references {
             let path = below(image, places::image(id));
             if invalid.contains(&path) {
-                notes.unreadable(Unknown::Images, &path, format!("{reference} names it, and it is damaged"));
+                let object = Object::at(Thing::Image(*id), path);
+                notes.unreadable(Unknown::Images, object, format!("{reference} names it, and it is damaged"));
             }
         }
         let is_unreadable = notes.unreadable.iter().any(|unreadable| unreadable.what == Unknown::References);
@@ -130,30 +131,29 @@ impl Snapshot {
     /// Tells containers whose configuration is lost from what is left of one that was never whole, or is gone.
     fn look_for_lost_containers(&self, notes: &mut Notes) {
         for (id, _) in self.containers.iter().filter(|(_, container)| container.config_missing) {
-            let path = format!("containers/{id}/config.v2.json");
+            let object = |file: &str| Object::at(Thing::Container(id.clone()), format!("containers/{id}{file}"));
             match self.is_abandoned(id) {
                 true => {
                     let evidence = "there is no config.v2.json: what a create or rm left that was cut off";
-                    notes.findings.push(Finding::new(Code::ContainerAbandoned, format!("containers/{id}"), evidence));
+                    notes.findings.push(Finding::new(Code::ContainerAbandoned, object(""), evidence));
                 }
-                false => notes.unreadable(Unknown::Containers, &path, "it is missing"),
+                false => notes.unreadable(Unknown::Containers, object("/config.v2.json"), "it is missing"),
             }
         }
     }
 
     /// Says how bad it is when a directory's own files are lost: with a layer or mount in it, it is damage; else it is
     /// what a crash left while the directory was made.
-    fn weigh(&self, driver: &str, notes: &mut Notes) {
+    fn weigh(&self, notes: &mut Notes) {
         let layers = self.layers.values().map(|layer| &layer.cache_id);
         let mounts = self.mounts.values().flat_map(|mount| [&mount.mount_id, &mount.init_id]).flatten();
-        let used: HashSet<&str> = layers.chain(mounts).map(CacheId::as_str).collect();
-        let home = format!("{driver}/");
+        let used: HashSet<&CacheId> = layers.chain(mounts).collect();
         let is_lost = |finding: &&mut Finding| {
             matches!(finding.code, Code::DriverLinkLost | Code::DriverLowerLost | Code::DriverShortNameLost)
         };
         for finding in notes.findings.iter_mut().filter(is_lost) {
-            let id = finding.subject.strip_prefix(&home).unwrap_or_default();
-            finding.severity = if used.contains(id) { Severity::Damage } else { Severity::Note };
+            let is_used = finding.object.directory().is_some_and(|id| used.contains(id));
+            finding.severity = if is_used { Severity::Damage } else { Severity::Note };
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::archive::ImageRecord;
 use crate::count::count;
-use crate::finding::Code;
+use crate::finding::{Code, Object};
 use crate::id::{DiffId, ImageId, Sha256};
 use crate::image_config::ImageConfig;
 use crate::json;
@@ -87,7 +87,7 @@ pub(crate) struct Problem {
     /// A code of `verify`.
     pub(crate) code: Code,
     pub(crate) weight: Weight,
-    pub(crate) subject: String,
+    pub(crate) object: Object,
     pub(crate) evidence: String,
     /// The image that lacks it, with its names.
     pub(crate) image: Option<(ImageId, Vec<String>)>,
@@ -174,17 +174,16 @@ struct Candidate {
 }
 
 impl Work<'_> {
-    fn problem(&mut self, code: Code, subject: impl ToString, evidence: impl ToString) {
-        let (subject, evidence) = (subject.to_string(), evidence.to_string());
-        self.described.problems.push(Problem { code, weight: Weight::Fatal, subject, evidence, image: None });
+    fn problem(&mut self, code: Code, object: impl Into<Object>, evidence: impl ToString) {
+        let (object, evidence) = (object.into(), evidence.to_string());
+        self.described.problems.push(Problem { code, weight: Weight::Fatal, object, evidence, image: None });
     }
 
     /// Tells of a manifest that is passed over.
     fn pass_over(&mut self, path: &str, why: String) {
         let evidence = format!("no image, so it is passed over: {why}");
-        let subject = path.to_owned();
-        let (code, weight) = (Code::ArchiveNoImage, Weight::Told);
-        self.described.problems.push(Problem { code, weight, subject, evidence, image: None });
+        let (code, weight, object) = (Code::ArchiveNoImage, Weight::Told, path.into());
+        self.described.problems.push(Problem { code, weight, object, evidence, image: None });
     }
 
     /// Reads the images that Docker's `manifest.json` lists.
@@ -355,8 +354,8 @@ impl Work<'_> {
         let image = named.map(|id| (ImageId(id), shown()));
         let Some(bytes) = self.catalog.document(config)? else {
             let evidence = missing("the configuration of an image", config);
-            let (code, weight, subject) = (Code::ArchiveBlobMissing, Weight::Fatal, config.to_owned());
-            self.described.problems.push(Problem { code, weight, subject, evidence, image });
+            let (code, weight, object) = (Code::ArchiveBlobMissing, Weight::Fatal, config.into());
+            self.described.problems.push(Problem { code, weight, object, evidence, image });
             return Ok(None);
         };
         self.configs += bytes.len();
@@ -368,32 +367,32 @@ impl Work<'_> {
             return Err(CatalogError::TooMuch("layers", ALL_LAYERS_LIMIT as u64));
         }
         let id = ImageId(Sha256::of(&bytes));
-        let mut tell = |weight, code, subject: String, evidence: String| {
+        let mut tell = |weight, code, object: Object, evidence: String| {
             let image = Some((named.map_or(id, ImageId), shown()));
-            self.described.problems.push(Problem { code, weight, subject, evidence, image });
+            self.described.problems.push(Problem { code, weight, object, evidence, image });
         };
         if let Some(named) = named.filter(|named| *named != id.0) {
             // Whoever edits a configuration rarely gives the file its new name. A blob has its digest as its name.
             let weight = if config.starts_with(BLOBS) { Weight::Fatal } else { Weight::Told };
-            let subject = ImageId(named).to_string();
-            tell(weight, Code::ArchiveConfigMismatch, subject, format!("its content has the digest {id}"));
+            let object = ImageId(named).into();
+            tell(weight, Code::ArchiveConfigMismatch, object, format!("its content has the digest {id}"));
         }
-        let mut problem = |code, subject, evidence| tell(Weight::Fatal, code, subject, evidence);
+        let mut problem = |code, evidence| tell(Weight::Fatal, code, id.into(), evidence);
         let view = match ImageConfig::parse(&bytes) {
             Ok(view) => view.value,
             Err(error) => {
-                problem(Code::ArchiveConfigMismatch, id.to_string(), format!("no configuration of an image: {error}"));
+                problem(Code::ArchiveConfigMismatch, format!("no configuration of an image: {error}"));
                 return Ok(None);
             }
         };
         if view.has_too_long_a_history() {
             let evidence = "its history has more steps that made a layer than it has layers: Docker does not take it";
-            problem(Code::ArchiveConfigMismatch, id.to_string(), evidence.to_owned());
+            problem(Code::ArchiveConfigMismatch, evidence.to_owned());
         }
         let diff_ids = match view.diff_ids().iter().map(|diff| diff.parse()).collect::<Result<Vec<DiffId>, _>>() {
             Ok(diff_ids) => diff_ids,
             Err(error) => {
-                problem(Code::ArchiveConfigMismatch, id.to_string(), format!("its layers: {error}"));
+                problem(Code::ArchiveConfigMismatch, format!("its layers: {error}"));
                 return Ok(None);
             }
         };
@@ -402,7 +401,7 @@ impl Work<'_> {
                 known if known > LAYERS_LIMIT => format!("it has {known} layers; {LAYERS_LIMIT} are read"),
                 known => format!("it has {}, and the manifest names {}", count(known, "layer", "layers"), layers.len()),
             };
-            problem(Code::ArchiveLayerMissing, id.to_string(), evidence);
+            problem(Code::ArchiveLayerMissing, evidence);
         }
         let mut found = Vec::new();
         for ((digest, path), diff) in layers.into_iter().zip(&diff_ids) {
@@ -410,7 +409,7 @@ impl Work<'_> {
                 Some((member, length)) => (member, Some(length)),
                 None => {
                     let evidence = missing(&format!("the layer {diff}"), &path);
-                    tell(Weight::Missing, Code::ArchiveLayerMissing, path.clone(), evidence);
+                    tell(Weight::Missing, Code::ArchiveLayerMissing, path.as_str().into(), evidence);
                     (path, None)
                 }
             };

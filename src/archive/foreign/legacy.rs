@@ -322,15 +322,15 @@ fn compact(json: &[u8]) -> Vec<u8> {
     out
 }
 
-fn problem(subject: &str, evidence: impl ToString) -> Problem {
-    let (code, weight, subject) = (Code::ArchiveDamaged, Weight::Fatal, subject.to_owned());
-    Problem { code, weight, subject, evidence: evidence.to_string(), image: None }
+fn problem(name: &str, evidence: impl ToString) -> Problem {
+    let (code, weight, object) = (Code::ArchiveDamaged, Weight::Fatal, name.into());
+    Problem { code, weight, object, evidence: evidence.to_string(), image: None }
 }
 
 fn missing(path: &str) -> Problem {
     let evidence = "a part of an image that repositories names is missing".to_owned();
-    let (code, weight, subject) = (Code::ArchiveBlobMissing, Weight::Fatal, path.to_owned());
-    Problem { code, weight, subject, evidence, image: None }
+    let (code, weight, object) = (Code::ArchiveBlobMissing, Weight::Fatal, path.into());
+    Problem { code, weight, object, evidence, image: None }
 }
 
 #[cfg(test)]

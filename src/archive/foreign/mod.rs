@@ -124,10 +124,9 @@ impl ForeignArchive {
     pub fn metadata(&mut self, choice: &Choice, observer: &dyn Observer) -> Result<Metadata> {
         let described = self.describe(choice, observer)?;
         if let Some(problem) = described.problems.iter().find(|problem| problem.weight == Weight::Fatal) {
-            let at = if problem.subject.is_empty() {
-                String::new()
-            } else {
-                format!("{}: ", problem.subject.escape_debug())
+            let at = match problem.object.to_string() {
+                none if none.is_empty() => none,
+                name => format!("{}: ", name.escape_debug()),
             };
             return Err(self.bad(format!("{at}{}", escaped(&problem.evidence))));
         }

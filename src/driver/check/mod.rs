@@ -9,7 +9,7 @@ mod overlay;
 mod overlay2;
 
 use crate::error::FsError;
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::fsx::{Attrs, Dir, Kind};
 use crate::id::{CacheId, LinkId};
 
@@ -114,8 +114,9 @@ struct One<'a> {
 }
 
 impl One<'_> {
-    fn path(&self) -> String {
-        super::path_of(self.checker.driver, self.implied.id)
+    fn object(&self) -> Object {
+        let id = self.implied.id;
+        Object::at(Thing::Directory(id.clone()), super::path_of(self.checker.driver, id))
     }
 
     /// `btrfs`: dockerd makes snapshots of layers only. What a container has is used as it is.
@@ -131,12 +132,12 @@ impl One<'_> {
                 "a plain directory of a container: it starts, and Docker before 20.10.6 cannot remove it",
             ),
         };
-        let finding = Finding::new(Code::DriverSubvolumeMissing, self.path(), evidence);
+        let finding = Finding::new(Code::DriverSubvolumeMissing, self.object(), evidence);
         self.findings.push(finding.as_bad_as(severity));
     }
 
     fn find(&mut self, code: Code, evidence: impl ToString) {
-        self.findings.push(Finding::new(code, self.path(), evidence));
+        self.findings.push(Finding::new(code, self.object(), evidence));
     }
 
     /// Checks mode and owner of a file or directory that the driver made, `name` below the layer's directory.

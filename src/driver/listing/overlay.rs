@@ -49,7 +49,7 @@ fn read_dir(home: &Dir, entry: &Entry) -> (Option<(CacheId, DriverDir)>, Notes) 
     if let Ok(Some(text)) = notes.line(home, &format!("{id}/lower-id"), HOME, Unknown::DriverDirs) {
         match CacheId::parse(text.trim_ascii()) {
             Ok(lower) => dir.lower.push(lower),
-            Err(error) => notes.unreadable(Unknown::DriverDirs, &format!("{at}/lower-id"), error),
+            Err(error) => notes.unreadable(Unknown::DriverDirs, format!("{at}/lower-id"), error),
         }
     }
     (Some((id, dir)), notes)

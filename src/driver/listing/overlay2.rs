@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::{LOWER_LIMIT, Listing};
 use crate::driver::{DriverDir, FILE_LIMIT};
 use crate::error::{FsError, ParseError};
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::{CacheId, LinkId};
 use crate::notes::{Notes, StrayKind, Unknown};
@@ -133,7 +133,7 @@ fn read_links(home: &Dir, at: &str) -> (Links, Notes) {
             Err(Bad::Name(evidence)) => notes.unexpected(&at, &entry.name, evidence),
             Err(Bad::Unreadable(error)) => {
                 links.is_whole = false;
-                notes.unreadable(Unknown::DriverDirs, &format!("{at}/{}", entry.name.escape_ascii()), error);
+                notes.unreadable(Unknown::DriverDirs, format!("{at}/{}", entry.name.escape_ascii()), error);
             }
         }
     }
@@ -149,14 +149,14 @@ fn read_dir(home: &Dir, at: &str, entry: &Entry) -> Option<(Raw, Notes)> {
     if matches!(link, Ok(None)) && matches!(home.find(&entry.name), Ok(None)) {
         return None;
     }
-    let link =
-        link.inspect_err(|error| notes.unreadable(Unknown::DriverDirs, &format!("{path}/link"), error.to_string()));
+    let file = || Object::at(Thing::Directory(id.clone()), format!("{path}/link"));
+    let link = link.inspect_err(|error| notes.unreadable(Unknown::DriverDirs, file(), error));
     let (is_known, link) = (link.is_ok(), link.ok().flatten());
     let link = match link.as_deref().map(<[u8]>::trim_ascii) {
         None => Err("link is missing, or is no file".to_owned()),
         Some(text) => LinkId::parse(text).map_err(|error| format!("link: {error}")),
     };
-    let lost = |evidence: &String| lost(Code::DriverLinkLost, &path, evidence);
+    let lost = |evidence: &String| lost(Code::DriverLinkLost, &id, &path, evidence);
     let link = link.inspect_err(|evidence| notes.findings.extend(is_known.then(|| lost(evidence))));
     let is_whole = is_known && lower.is_ok();
     let lower = lower.map_err(|error| error.to_string()).and_then(|text| {
@@ -165,14 +165,15 @@ fn read_dir(home: &Dir, at: &str, entry: &Entry) -> Option<(Raw, Notes)> {
             .map(Option::unwrap_or_default)
             .map_err(|error| error.to_string())
     });
-    let unknown = |reason: &String| notes.unreadable(Unknown::DriverDirs, &format!("{path}/lower"), reason);
+    let file = || Object::at(Thing::Lower(id.clone()), format!("{path}/lower"));
+    let unknown = |reason: &String| notes.unreadable(Unknown::DriverDirs, file(), reason);
     let lower = lower.inspect_err(unknown).ok();
     Some((Raw { id, link: link.ok(), lower, is_whole }, notes))
 }
 
-/// Says that a file around the tree at `path` is lost.
-fn lost(code: Code, path: &str, evidence: impl ToString) -> Finding {
-    Finding::new(code, path, evidence).as_bad_as(Severity::Warning)
+/// Says that a file in the directory `id` at `path` is lost.
+fn lost(code: Code, id: &CacheId, path: &str, evidence: impl ToString) -> Finding {
+    Finding::new(code, Object::at(Thing::Directory(id.clone()), path), evidence).as_bad_as(Severity::Warning)
 }
 
 /// Looks the short names up, and finds those that lead nowhere or that nothing needs. What the file system did not give
@@ -199,12 +200,12 @@ fn resolve(at: &str, raw: Vec<Raw>, links: &Links, mut notes: Notes) -> Listing 
         }
         if let Some(link) = dir.link.as_ref().filter(|link| all_listed && links.get(link) != Some(&dir.id)) {
             let evidence = format!("l/{link} does not lead to it");
-            notes.findings.push(lost(Code::DriverShortNameLost, &format!("{at}/{}", dir.id), evidence));
+            notes.findings.push(lost(Code::DriverShortNameLost, &dir.id, &format!("{at}/{}", dir.id), evidence));
         }
         if !found.lost.is_empty() {
             let names: Vec<_> = found.lost.iter().map(LinkId::as_str).collect();
             let evidence = format!("lower names {} that lead to no directory", names.join(", "));
-            notes.findings.push(lost(Code::DriverLowerLost, &format!("{at}/{}", dir.id), evidence));
+            notes.findings.push(lost(Code::DriverLowerLost, &dir.id, &format!("{at}/{}", dir.id), evidence));
         }
         dirs.insert(dir.id.clone(), found);
     }

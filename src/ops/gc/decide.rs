@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::finding::Code;
+use crate::finding::{Code, Finding, Thing};
 use crate::fsx::Kind;
 use crate::graph::{Id, Node, State};
 use crate::id::{DiffId, ImageId};
@@ -23,7 +23,7 @@ pub(super) fn decide(
     wanted: impl Fn(&Candidate) -> Result<(), KeptWhy>,
 ) -> BTreeMap<Id, KeptWhy> {
     let mut doubts = Doubts::of(candidates);
-    let odd = odd_paths(candidates.snapshot);
+    let odd = OddEntries::of(candidates.snapshot);
     loop {
         let judge = |candidate: &Candidate| -> Result<(), KeptWhy> {
             wanted(candidate)?;
@@ -178,10 +178,13 @@ impl Doubts {
         }
         // What is written in a mount that is in use and cannot be understood may be any directory or layer.
         for finding in snapshot.findings.iter().filter(|finding| finding.code == Code::MountNotLoadable) {
-            let name = finding.subject.rsplit_once(&places::mount("")).map_or("", |(_, name)| name);
-            let node = crate::id::ContainerId::parse(name.as_bytes()).ok().map(Node::Mount);
-            if node.and_then(|node| graph.find(&node)).is_some_and(|id| reached.has(id)) {
-                doubts.add(&[Layers, Dirs], format!("{} cannot be read", finding.subject));
+            let node = match &finding.object.thing {
+                Thing::Mount(name) => graph.find(&Node::Mount(name.clone())),
+                _ => None,
+            };
+            // Of one that is no node nothing says that it is not in use.
+            if node.is_none_or(|id| reached.has(id)) {
+                doubts.add(&[Layers, Dirs], format!("{} cannot be read", finding.object));
             }
         }
         doubts
@@ -240,23 +243,36 @@ fn unreached_dir(path: &str, candidates: &Candidates<'_>) -> Option<Id> {
     (!candidates.reached.has(id)).then_some(id)
 }
 
-/// Returns the entries of which the reader says that no engine writes such a thing.
-fn odd_paths(snapshot: &Snapshot) -> HashMap<&str, &str> {
-    let odd = snapshot.findings.iter().filter(|finding| finding.code == Code::CacheIdInvalid);
-    odd.map(|finding| (finding.subject.as_str(), finding.evidence.as_str())).collect()
+/// Entries of layerdb of which the reader says that no engine writes such a thing.
+struct OddEntries<'s>(Vec<&'s Finding>);
+
+impl<'s> OddEntries<'s> {
+    fn of(snapshot: &'s Snapshot) -> Self {
+        Self(snapshot.findings.iter().filter(|finding| finding.code == Code::CacheIdInvalid).collect())
+    }
+
+    /// Returns what is odd about a node, of which `path` is a part.
+    fn about(&self, node: &Node, path: &str) -> Option<&'s str> {
+        let is_of_it = |finding: &&&Finding| match (&finding.object.thing, node) {
+            (Thing::Layer(odd), Node::Layer(chain)) => odd == chain,
+            // What has no identity, of what dockerd was removing or writing, is told by where it lies.
+            _ => finding.object.place() == Some(path),
+        };
+        self.0.iter().find(is_of_it).map(|finding| finding.evidence.as_str())
+    }
 }
 
 fn look_at(
     candidate: &Candidate,
     candidates: &Candidates<'_>,
     survey: &Survey,
-    odd: &HashMap<&str, &str>,
+    odd: &OddEntries<'_>,
 ) -> Result<(), KeptWhy> {
     for (step, path) in &candidate.paths {
         if let Some(reason) = survey.failed.get(path) {
             return Err(KeptWhy::Odd(reason.clone()));
         }
-        if let Some(evidence) = odd.get(path.as_str()) {
+        if let Some(evidence) = odd.about(candidates.graph.node(candidate.id), path) {
             return Err(KeptWhy::Odd(format!("its cache-id makes no sense: {evidence}")));
         }
         if let Some(how) = survey.in_use.of(path) {

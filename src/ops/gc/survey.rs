@@ -87,9 +87,10 @@ impl Survey {
 fn links(places: &Places, snapshot: &Snapshot) -> BTreeMap<String, String> {
     let mut links = BTreeMap::new();
     for finding in snapshot.findings.iter().filter(|finding| finding.code == Code::UnexpectedEntry) {
-        let Ok(Some((dir, name))) = places.parent(&finding.subject) else { continue };
+        let Some(path) = finding.object.place() else { continue };
+        let Ok(Some((dir, name))) = places.parent(path) else { continue };
         if let Ok(target) = dir.read_link(name) {
-            links.insert(finding.subject.clone(), format!("a symbolic link to {}", target.escape_ascii()));
+            links.insert(path.to_owned(), format!("a symbolic link to {}", target.escape_ascii()));
         }
     }
     links

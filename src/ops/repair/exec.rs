@@ -127,13 +127,14 @@ impl RepairPlan {
         let snapshot = store.snapshot()?;
         let report = verify::verify_layers(&store, &snapshot, &self.touched(&snapshot), observer)?;
         let is_left = |found: &Found| {
-            let same = |left: &Left| left.subject == found.finding.subject && left.code == found.finding.code;
+            let same =
+                |left: &Left| left.subject == found.finding.object.to_string() && left.code == found.finding.code;
             self.left.iter().any(same)
         };
         let wrong = report.findings.iter().filter(|found| found.finding.severity > Severity::Note && !is_left(found));
         let remaining: BTreeSet<Left> = wrong
             .map(|found| Left {
-                subject: found.finding.subject.clone(),
+                subject: found.finding.object.to_string(),
                 code: found.finding.code,
                 severity: found.finding.severity,
                 needs: match &found.file {

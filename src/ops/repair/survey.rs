@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::{self, GraphDriver};
 use crate::error::{FsError, Result};
-use crate::finding::Code;
+use crate::finding::{Code, Thing};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, DiffId, ImageId, LinkId};
 use crate::layer::{Content, MemberKind, Members};
@@ -149,7 +149,7 @@ impl Survey {
         let Some(image) = store.image() else { return Ok(()) };
         let path = places::layer(&chain);
         let Some(dir) = FsError::in_place(image.dir(path))? else { return Ok(()) };
-        let fields = Fields::read(&dir, "", &mut Notes::default());
+        let fields = Fields::read(&dir, &Thing::Layer(chain).into(), &mut Notes::default());
         let entry = LayerEntry {
             diff: fields.diff.ok(),
             size: fields.size.ok(),
@@ -163,12 +163,11 @@ impl Survey {
 
     /// Notes what mode and owner the things in a directory have of which a finding says that they are wrong.
     fn look_at_owner(&mut self, store: &Store, found: &Found) -> Result<(), FsError> {
-        let (true, Some(home)) = (matches!(found.finding.code, Code::DriverMode | Code::DriverOwner), store.home())
-        else {
+        if !matches!(found.finding.code, Code::DriverMode | Code::DriverOwner) {
             return Ok(());
-        };
-        let id = found.finding.subject.rsplit('/').next().unwrap_or_default();
-        let dir = home.dir(id)?;
+        }
+        let (Some(id), Some(home)) = (found.finding.object.directory(), store.home()) else { return Ok(()) };
+        let dir = home.dir(id.as_str())?;
         self.owned.insert(format!("{}/{id}", store.driver()), Owned::of(&dir.attrs(".")?));
         for name in ["link", "lower", "work", "lower-id"] {
             if let Some(attrs) = dir.find(name)? {
@@ -187,13 +186,13 @@ impl Survey {
         report: &Report,
         observer: &dyn Observer,
     ) -> Result<()> {
-        let shared: BTreeSet<String> = report
+        let shared: BTreeSet<&CacheId> = report
             .findings
             .iter()
             .filter(|found| found.finding.code == Code::LayerCacheIdShared)
-            .filter_map(|found| found.finding.subject.rsplit('/').next().map(str::to_owned))
+            .filter_map(|found| found.finding.object.directory())
             .collect();
-        let is_shared = |id: &CacheId| shared.contains(id.as_str());
+        let is_shared = |id: &CacheId| shared.contains(id);
         let mut lost: Vec<ChainId> = self
             .entries
             .iter()

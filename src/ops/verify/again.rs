@@ -59,7 +59,7 @@ impl Looked<'_> {
     /// Tells whether the object of a finding is what it was.
     fn is_same(&self, finding: &Finding, later: &Snapshot) -> bool {
         let before = self.snapshot;
-        match self.blast.object(&finding.subject) {
+        match self.blast.object(&finding.object) {
             Some(Node::Container(id)) => before.containers.get(&id) == later.containers.get(&id),
             Some(Node::Mount(id)) => before.mounts.get(&id) == later.mounts.get(&id),
             Some(Node::Layer(chain)) => before.layers.get(&chain) == later.layers.get(&chain),

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::driver;
-use crate::graph::{Edge, Graph, Id, Node, Roots, State};
+use crate::finding::{Object, Thing};
+use crate::graph::{Edge, Graph, Id, Node, Roots, State, reference_node};
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
 use crate::store::Snapshot;
 
@@ -80,29 +81,46 @@ impl<'a> Blast<'a> {
         Self { snapshot, graph, driver, references, known: RefCell::default(), kept }
     }
 
-    /// Finds the object that a finding's subject names: a path below the data root, or an identity.
-    pub(super) fn object(&self, subject: &str) -> Option<Node> {
-        if let Some(rest) = subject.strip_prefix("image/").and_then(|rest| rest.strip_prefix(self.driver)) {
+    /// Finds the node that the object of a finding is. What is called by its identity must be known to the graph.
+    pub(super) fn object(&self, object: &Object) -> Option<Node> {
+        let known = |node: &Node| self.graph.find(node).is_some();
+        let by_identity = object.place().is_none();
+        let node = match &object.thing {
+            Thing::Image(id) => Node::Image(*id),
+            Thing::Layer(chain) => Node::Layer(*chain),
+            Thing::Directory(id) | Thing::Lower(id) => Node::Dir(id.clone()),
+            // A writable layer that is not called by its path is spoken of as the container, where there is one.
+            Thing::Mount(id) => match Node::Container(id.clone()) {
+                container if by_identity && known(&container) => container,
+                _ => Node::Mount(id.clone()),
+            },
+            Thing::Container(id) => Node::Container(id.clone()),
+            Thing::Reference(name) => reference_node(name),
+            // A record of BuildKit's has the name of what it keeps, where that has one.
+            Thing::BuildRecord(name) => {
+                let layer = name.parse().ok().map(Node::Layer);
+                let mount = ContainerId::parse(name.as_bytes()).ok().map(Node::Mount);
+                let dir = CacheId::parse(name.as_bytes()).ok().map(Node::Dir);
+                [layer, mount, dir].into_iter().flatten().find(known)?
+            }
+            Thing::Place(path) => return self.at_place(path),
+        };
+        (!by_identity || known(&node)).then_some(node)
+    }
+
+    /// Finds the node that lies at a path, where the reader did not know what it is: it could not open it, or no engine
+    /// puts such a thing there.
+    fn at_place(&self, path: &str) -> Option<Node> {
+        if let Some(rest) = path.strip_prefix("image/").and_then(|rest| rest.strip_prefix(self.driver)) {
             return image_path(rest.strip_prefix('/')?);
         }
-        if let Some(rest) = subject.strip_prefix("containers/") {
+        if let Some(rest) = path.strip_prefix("containers/") {
             return ContainerId::parse(rest.split('/').next()?.as_bytes()).ok().map(Node::Container);
         }
-        if let Some(rest) = subject.strip_prefix(self.driver).and_then(|rest| rest.strip_prefix('/')) {
-            let place = driver::places(self.driver).iter().find_map(|at| rest.strip_prefix(at)?.strip_prefix('/'));
-            let name = place.unwrap_or(rest).split('/').next()?;
-            return CacheId::parse(name.as_bytes()).ok().map(Node::Dir).filter(|_| name != "l");
-        }
-        let candidates = [
-            subject.parse().ok().map(Node::Layer),
-            subject.parse().ok().map(Node::Image),
-            ContainerId::parse(subject.as_bytes()).ok().map(Node::Container),
-            ContainerId::parse(subject.as_bytes()).ok().map(Node::Mount),
-            CacheId::parse(subject.as_bytes()).ok().map(Node::Dir),
-            Some(Node::Tag(subject.to_owned())),
-            Some(Node::Digest(subject.to_owned())),
-        ];
-        candidates.into_iter().flatten().find(|node| self.graph.find(node).is_some())
+        let rest = path.strip_prefix(self.driver)?.strip_prefix('/')?;
+        let place = driver::places(self.driver).iter().find_map(|at| rest.strip_prefix(at)?.strip_prefix('/'));
+        let name = place.unwrap_or(rest).split('/').next()?;
+        CacheId::parse(name.as_bytes()).ok().map(Node::Dir).filter(|_| name != "l")
     }
 
     /// Tells whether anything keeps an object; what is no node counts as kept.

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use crate::driver::has_whole_trees;
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Severity, Thing};
+use crate::id::CacheId;
 
 /// What no longer works, or is other than it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -50,7 +51,7 @@ pub(super) struct Meaning {
 }
 
 /// Looks up what a finding of `driver` means; nothing for a code that breaks nothing.
-pub(super) fn meanings(driver: &str, code: Code, subject: &str) -> Vec<Meaning> {
+pub(super) fn meanings(driver: &str, code: Code, thing: &Thing) -> Vec<Meaning> {
     use Effect::{Content, Create, Daemon, Names, Pull, Save, Settings, Start};
     use Reach::{Above, Everything, Itself, Mounted, Top};
     let one = |effect, reach| vec![Meaning { effect, reach }];
@@ -72,7 +73,7 @@ pub(super) fn meanings(driver: &str, code: Code, subject: &str) -> Vec<Meaning> 
         | Code::LayerTarSplitDamaged
         | Code::LayerDigestMismatch => one(Save, Above),
         // What was stacked on the directory before has a `lower` of its own.
-        Code::DriverUnreadable if subject.ends_with("/lower") => one(Start, Top),
+        Code::DriverUnreadable if matches!(thing, Thing::Lower(_)) => one(Start, Top),
         Code::DriverUnreadable | Code::DriverShortNameLost => one(Start, Above),
         Code::DriverShortNameWrong => one(Content, Above),
         Code::LowerDirectoryMissing | Code::DriverLowerLost | Code::DriverLinkLost => one(Start, Top),
@@ -146,8 +147,8 @@ pub(super) fn meanings(driver: &str, code: Code, subject: &str) -> Vec<Meaning> 
 
 /// Looks up what a finding about a directory of a container means, of its own or of its init layer, where that is another than
 /// for a layer. dockerd mounts the container's own by its `lower`, and makes nothing new on either.
-pub(super) fn meaning_of_writable(code: Code, subject: &str) -> Option<Vec<Meaning>> {
-    let is_init = subject.contains("-init");
+pub(super) fn meaning_of_writable(code: Code, id: &CacheId) -> Option<Vec<Meaning>> {
+    let is_init = id.is_init();
     match code {
         Code::DriverWorkMissing if !is_init => Some(vec![Meaning { effect: Effect::Start, reach: Reach::Top }]),
         Code::DriverShortNameLost | Code::DriverShortNameWrong if !is_init => Some(Vec::new()),

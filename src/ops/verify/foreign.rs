@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::archive::foreign::{Choice, Digests, ForeignArchive, ForeignImage, Problem, Spool, Weight};
 use crate::archive::{ArchiveIndex, Source};
 use crate::error::{Error, Result};
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Severity, Thing};
 use crate::graph::Node;
 use crate::id::{ImageId, Sha256};
 use crate::ops::load::select;
@@ -102,21 +102,21 @@ impl Check<'_> {
         }
     }
 
-    fn damage(&mut self, code: Code, subject: &str, evidence: String, image: Option<(ImageId, Vec<String>)>) {
-        self.tell(Problem { code, weight: Weight::Fatal, subject: subject.to_owned(), evidence, image });
+    fn damage(&mut self, code: Code, name: &str, evidence: String, image: Option<(ImageId, Vec<String>)>) {
+        self.tell(Problem { code, weight: Weight::Fatal, object: name.into(), evidence, image });
     }
 
     fn tell(&mut self, problem: Problem) {
-        let Problem { code, weight, subject, evidence, image } = problem;
+        let Problem { code, weight, object, evidence, image } = problem;
         let severity = if weight == Weight::Told { Severity::Note } else { Severity::Damage };
-        let finding = Finding::new(code, subject, evidence).as_bad_as(severity);
+        let finding = Finding::new(code, object, evidence).as_bad_as(severity);
         if weight == Weight::Told {
             self.found.push(Found { finding, object: None, path: None, file: None, breaks: Vec::new() });
             return;
         }
         let image = image.map(|(id, references)| BrokenImage { id, references });
-        let object =
-            image.as_ref().filter(|_| finding.subject.starts_with("sha256:")).map(|image| Node::Image(image.id));
+        let is_itself = matches!(finding.object.thing, Thing::Image(_));
+        let object = image.as_ref().filter(|_| is_itself).map(|image| Node::Image(image.id));
         let breaks =
             image.map(|image| Arc::new(Broken { effect: Effect::Pull, images: vec![image], containers: Vec::new() }));
         self.found.push(Found { finding, object, path: None, file: None, breaks: breaks.into_iter().collect() });

@@ -89,7 +89,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{FsError, Result};
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Object, Severity};
 use crate::fsx::Dir;
 use crate::graph::{Graph, Id, Node};
 use crate::id::{ChainId, ImageId};
@@ -183,12 +183,12 @@ fn run(
     }
     for (chain, problem) in proved.problems {
         let file = content::file_of(&problem);
-        let subject = chain.to_string();
+        let object = Object::from(chain);
         // The look at the structure says the same of a file that is no gzip at all.
-        let is_known = |found: &Found| found.finding.code == problem.code && found.finding.subject == subject;
+        let is_known = |found: &Found| found.finding.code == problem.code && found.finding.object == object;
         if file.is_some() || !findings.iter().any(is_known) {
             let (severity, code) = (problem.severity, problem.code);
-            findings.push(maker.found(Finding { severity, code, subject, evidence: problem.evidence }, file));
+            findings.push(maker.found(Finding { severity, code, object, evidence: problem.evidence }, file));
         }
     }
     let report = Report::new(request.quick, checked, findings);
@@ -250,10 +250,10 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn found(&self, mut finding: Finding, file: Option<String>) -> Found {
-        let object = self.blast.object(&finding.subject);
-        let mut meanings = meanings(self.view.driver(), finding.code, &finding.subject);
-        if object.as_ref().is_some_and(|node| self.blast.is_writable(node)) {
-            meanings = codes::meaning_of_writable(finding.code, &finding.subject).unwrap_or(meanings);
+        let object = self.blast.object(&finding.object);
+        let mut meanings = meanings(self.view.driver(), finding.code, &finding.object.thing);
+        if let Some(Node::Dir(id)) = object.as_ref().filter(|node| self.blast.is_writable(node)) {
+            meanings = codes::meaning_of_writable(finding.code, id).unwrap_or(meanings);
         }
         let garbage = object.as_ref().is_some_and(|node| matches!(node, Node::Dir(_)) && !self.blast.is_kept(node));
         if garbage {

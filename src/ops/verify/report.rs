@@ -91,7 +91,7 @@ impl Report {
     /// Puts findings in order and counts them.
     pub(super) fn new(quick: bool, checked: Checked, mut findings: Vec<Found>) -> Self {
         let key = |found: &Found| {
-            let object = (found.object.clone(), found.finding.subject.clone());
+            let object = (found.object.clone(), found.finding.object.to_string());
             (object, std::cmp::Reverse(found.finding.severity), found.finding.code, found.file.clone())
         };
         findings.sort_by_cached_key(key);

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use crate::driver::check::{Checker, Implied};
 use crate::driver::path_of;
 use crate::error::{FsError, Result};
-use crate::finding::{Code, Finding, Severity};
+use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::graph::{Edge, Graph, Node, State};
-use crate::id::{BlobDigest, CacheId, ChainId};
+use crate::id::{BlobDigest, CacheId, ChainId, ContainerId};
 use crate::ops::mounts;
 use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases, places};
 
@@ -40,7 +40,7 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result
     findings.extend(containers::host_configs(store.root(), snapshot)?);
     consequences::leave_out(snapshot, graph, &mut findings);
     for finding in findings.iter_mut().filter(|finding| finding.code == Code::BuildkitUnreadable) {
-        finding.evidence = format!("{}; {}", finding.evidence, databases::cure(&finding.subject));
+        finding.evidence = format!("{}; {}", finding.evidence, databases::cure(&finding.object.to_string()));
     }
     findings.iter_mut().for_each(codes::weigh);
     findings.sort();
@@ -52,8 +52,7 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result
 fn short_names(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]) {
     let Some(Ok(links)) = store.home().map(|home| home.dir("l")) else { return };
     for finding in findings.iter_mut().filter(|finding| finding.code == Code::DriverShortNameLost) {
-        let name = finding.subject.rsplit('/').next().unwrap_or_default();
-        let dir = CacheId::parse(name.as_bytes()).ok().and_then(|id| snapshot.driver_dirs.get(&id));
+        let dir = finding.object.directory().and_then(|id| snapshot.driver_dirs.get(id));
         let link = dir.and_then(|dir| dir.link.as_ref());
         if link.is_some_and(|link| matches!(links.find(link.as_str()), Ok(Some(_)))) {
             finding.code = Code::DriverShortNameWrong;
@@ -102,7 +101,7 @@ fn layers(graph: &Graph, findings: &mut Vec<Finding>) {
             let kinds: BTreeSet<&str> = named_by.iter().copied().collect();
             let kinds: Vec<&str> = kinds.into_iter().collect();
             let evidence = format!("there is no such entry in layerdb, and it is named by: {}", kinds.join(", "));
-            findings.push(Finding::new(Code::LayerMissing, chain, evidence));
+            findings.push(Finding::new(Code::LayerMissing, *chain, evidence));
         }
     }
 }
@@ -119,8 +118,13 @@ fn shared_directories(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Fin
         chains.sort_by_key(|chain| stack(snapshot, Some(**chain)).len());
         let chains: Vec<String> = chains.into_iter().map(ToString::to_string).collect();
         let evidence = format!("it is the directory of layers {}", chains.join(" and "));
-        findings.push(Finding::new(Code::LayerCacheIdShared, path_of(store.driver(), id), evidence));
+        findings.push(Finding::new(Code::LayerCacheIdShared, directory(store, id), evidence));
     }
+}
+
+/// The directory of the driver as the object of a finding.
+fn directory(store: &Store, id: &CacheId) -> Object {
+    Object::at(Thing::Directory(id.clone()), path_of(store.driver(), id))
 }
 
 /// Holds the two maps of `distribution/` against each other.
@@ -151,38 +155,42 @@ fn distribution(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>)
 
 /// Names the entries of writable layers that are not what containers and directories say.
 fn mount_entries(snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>) {
-    let not_loadable: BTreeSet<String> = findings
-        .iter()
-        .filter(|found| found.code == Code::MountNotLoadable)
-        .map(|found| found.subject.clone())
+    let not_loadable = findings.iter().filter(|found| found.code == Code::MountNotLoadable);
+    let not_loadable: BTreeSet<ContainerId> = not_loadable
+        .filter_map(|found| match &found.object.thing {
+            Thing::Mount(name) => Some(name.clone()),
+            _ => None,
+        })
         .collect();
     for (name, mount) in &snapshot.mounts {
         let must = mounts::corrected(snapshot, name, mount);
         let path = places::in_root(&snapshot.driver, places::mount(name));
-        let Some(evidence) = mounts::mismatch(mount, &must).filter(|_| !not_loadable.contains(&path)) else { continue };
+        let Some(evidence) = mounts::mismatch(mount, &must).filter(|_| !not_loadable.contains(name)) else { continue };
         if mount.mount_id != must.mount_id {
             // That the directory is missing is found already.
             continue;
         }
         let code = match lost_layer(graph, mount.parent.filter(|_| mount.parent != must.parent)) {
             Some(layer) => {
+                let layer = Thing::Layer(layer);
                 // Nothing lacks the layer: the name is wrong.
-                findings.retain(|found| found.code != Code::LayerMissing || found.subject != layer);
+                findings.retain(|found| found.code != Code::LayerMissing || found.object.thing != layer);
                 Code::MountLayerMissing
             }
             None => Code::MountMismatch,
         };
-        findings.push(Finding::new(code, &path, evidence));
+        let object = Object::at(Thing::Mount(name.clone()), path);
+        findings.push(Finding::new(code, object.clone(), evidence));
         if mount.init_id != must.init_id {
-            findings.retain(|found| found.code != Code::MountDirectoryMissing || found.subject != name.as_str());
+            findings.retain(|found| found.code != Code::MountDirectoryMissing || found.object.thing != object.thing);
         }
     }
 }
 
-/// Returns the name of a layer that is not there, and that only one thing names.
-fn lost_layer(graph: &Graph, layer: Option<ChainId>) -> Option<String> {
+/// Returns a layer if it is not there, and only one thing names it.
+fn lost_layer(graph: &Graph, layer: Option<ChainId>) -> Option<ChainId> {
     let id = graph.find(&Node::Layer(layer?))?;
-    (*graph.state(id) == State::Missing && graph.to(id).len() == 1).then(|| graph.node(id).id())
+    layer.filter(|_| *graph.state(id) == State::Missing && graph.to(id).len() == 1)
 }
 
 /// Says, once for all records, that directories of the build cache are gone.
@@ -220,7 +228,7 @@ fn tar_splits(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
             (_, start) if *start != GZIP => "tar-split.json.gz is no gzip",
             _ => return None,
         };
-        Some(Finding::new(Code::LayerTarSplitDamaged, chain, evidence))
+        Some(Finding::new(Code::LayerTarSplitDamaged, *chain, evidence))
     };
     let layers: Vec<&ChainId> =
         snapshot.layers.iter().filter(|(_, layer)| layer.has_tar_split).map(|(chain, _)| chain).collect();
@@ -242,7 +250,7 @@ fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
             checker.check(implied).unwrap_or_else(|error| match error.is_not_found() {
                 true => Vec::new(),
                 false => {
-                    vec![Finding::new(Code::DriverUnreadable, path_of(store.driver(), implied.id), error)]
+                    vec![Finding::new(Code::DriverUnreadable, directory(store, implied.id), error)]
                 }
             })
         })

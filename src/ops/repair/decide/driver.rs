@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::archive::LayerRecord;
-use crate::finding::Code;
+use crate::finding::{Code, Thing};
 use crate::id::{CacheId, ChainId, LinkId, Sha256};
 use crate::ops::short_names::target;
 use crate::ops::trash::Owned;
@@ -61,7 +61,7 @@ impl<'a> Planner<'a> {
             | Code::LowerDirectoryMissing => {
                 self.lower(found, &id);
             }
-            Code::DriverUnreadable if found.finding.subject.ends_with("/lower") => self.lower(found, &id),
+            Code::DriverUnreadable if matches!(found.finding.object.thing, Thing::Lower(_)) => self.lower(found, &id),
             Code::DriverWorkMissing => {
                 let piece = (Step::Directory, self.dir_path(&id, "work"), self.driver_directory(self.work_mode()));
                 self.mend(found, "make work", [piece]);
@@ -114,7 +114,7 @@ impl<'a> Planner<'a> {
     /// Writes what a directory is stacked on.
     fn lower(&mut self, found: &Found, id: &CacheId) {
         if self.lower_comes_back(id) {
-            self.explained.insert((found.finding.subject.clone(), found.finding.code));
+            self.explained.insert((found.finding.object.clone(), found.finding.code));
             return;
         }
         let Some(stack) = self.stack_of(id) else {

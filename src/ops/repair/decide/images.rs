@@ -1,6 +1,6 @@
 //! Configurations of images, containers, and records of registries.
 
-use crate::finding::{Code, Finding};
+use crate::finding::{Code, Finding, Thing};
 use crate::graph::Node;
 use crate::id::ImageId;
 use crate::ops::mounts;
@@ -14,22 +14,23 @@ use super::layers::root_file;
 impl<'a> Planner<'a> {
     /// Configurations, references, mounts, distribution.
     pub(super) fn images(&mut self, found: &'a Found) {
-        let subject = &found.finding.subject;
+        let object = &found.finding.object;
         match found.finding.code {
             Code::ReferencesUnreadable | Code::ReferencesMissing | Code::ReferencesEmpty => self.references(found),
             Code::ReferenceInvalid => self.reference(found),
-            Code::ReferenceWithoutImage => match self.snapshot.references.get(subject).copied() {
-                Some(image) => self.config(found, image),
-                None => self.leave(found, "nothing says which image it was"),
-            },
+            Code::ReferenceWithoutImage => {
+                match reference_of(found).and_then(|name| self.snapshot.references.get(name)) {
+                    Some(image) => self.config(found, *image),
+                    None => self.leave(found, "nothing says which image it was"),
+                }
+            }
             Code::ImageInvalid | Code::ImageUnreadable => {
-                let name = subject.rsplit('/').next().unwrap_or_default();
-                if let Ok(image) = ImageId::from_hex(name.as_bytes()) {
+                if let Thing::Image(image) = object.thing {
                     self.config(found, image);
                 }
             }
             Code::MountNotLoadable | Code::MountLayerMissing | Code::MountMismatch => self.mount(found),
-            Code::MountDirectoryMissing if self.is_known_to_be_there(subject) => self.mount(found),
+            Code::MountDirectoryMissing if self.is_known_to_be_there(&object.thing) => self.mount(found),
             Code::MountDirectoryMissing | Code::ContainerWithoutMount => {
                 self.leave(found, "what the container wrote is lost: remove it and make it again");
             }
@@ -43,17 +44,17 @@ impl<'a> Planner<'a> {
                 self.leave(found, "nothing else says how it was started: take the file from a backup");
             }
             Code::DatabaseDamaged | Code::DatabasePageDamaged | Code::BuildCacheDamaged | Code::BuildkitUnreadable => {
-                self.leave(found, databases::cure(subject));
+                self.leave(found, databases::cure(&object.to_string()));
             }
             Code::BuildCacheLost => self.leave(found, "docker builder prune -af, once Docker runs again"),
             Code::ImageTagTimeInvalid => {
-                let piece = (Step::Image, subject.clone(), Act::Remove);
-                self.mend(found, "forget when it was tagged, as of an image that never was", [piece]);
+                let piece = object.place().map(|path| (Step::Image, path.to_owned(), Act::Remove));
+                self.mend(found, "forget when it was tagged, as of an image that never was", piece);
             }
             Code::LayerSize => self.leave(found, "nothing: only listings of Docker's show another size by it"),
             Code::DistributionMismatch => {
-                let piece = (Step::Distribution, subject.clone(), Act::Remove);
-                self.mend(found, "forget which layer the blob is: pulling it finds out", [piece]);
+                let piece = object.place().map(|path| (Step::Distribution, path.to_owned(), Act::Remove));
+                self.mend(found, "forget which layer the blob is: pulling it finds out", piece);
             }
             _ => {}
         }
@@ -92,8 +93,9 @@ impl<'a> Planner<'a> {
     }
 
     /// Tells whether the directories of a writable layer are there, whatever its entry says.
-    fn is_known_to_be_there(&self, name: &str) -> bool {
-        let mount = self.mounts.iter().find(|(of, _)| of.as_str() == name).map(|(_, mount)| mount);
+    fn is_known_to_be_there(&self, thing: &Thing) -> bool {
+        let Thing::Mount(name) = thing else { return false };
+        let mount = self.mounts.get(name);
         let mut ids = mount.into_iter().flat_map(|mount| mount.mount_id.iter().chain(&mount.init_id));
         mount.is_some_and(|mount| mount.mount_id.is_some()) && ids.all(|id| self.snapshot.driver_dirs.contains_key(id))
     }
@@ -115,6 +117,14 @@ impl<'a> Planner<'a> {
             return self.leave(found, "nothing says what stood there: remove the container and make it again");
         }
         self.mend(found, "complete the entry of the writable layer", pieces);
+    }
+}
+
+/// Returns the name that a finding is about, as it stands in `repositories.json`.
+pub(super) fn reference_of(found: &Found) -> Option<&str> {
+    match &found.finding.object.thing {
+        Thing::Reference(name) => Some(name),
+        _ => None,
     }
 }
 

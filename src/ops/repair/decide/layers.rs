@@ -210,7 +210,7 @@ impl<'a> Planner<'a> {
             _ => return,
         };
         if self.was_about_another(chain) {
-            self.explained.insert((found.finding.subject.clone(), found.finding.code));
+            self.explained.insert((found.finding.object.clone(), found.finding.code));
         } else {
             self.bad.entry(chain).or_default().push(found);
         }

@@ -13,7 +13,7 @@ mod rebuild;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::driver::path_of;
-use crate::finding::{Code, Severity};
+use crate::finding::{Code, Finding, Object, Severity};
 use crate::graph::Node;
 use crate::id::{CacheId, ChainId, ContainerId, LinkId};
 use crate::ops::mounts;
@@ -31,10 +31,10 @@ pub(super) struct Planner<'a> {
     snapshot: &'a Snapshot,
     survey: &'a Survey,
     source: Option<&'a Source>,
-    mends: BTreeMap<String, Draft>,
+    mends: BTreeMap<Object, Draft>,
     left: BTreeSet<Left>,
     /// Findings that something else explains: what was compared was not the object.
-    explained: BTreeSet<(String, Code)>,
+    explained: BTreeSet<(Object, Code)>,
     /// Paths that a piece changes already.
     taken: BTreeSet<String>,
     /// Layers that are built anew.
@@ -115,29 +115,26 @@ impl<'a> Planner<'a> {
         findings.iter().for_each(|found| self.driver_files(found));
         findings.iter().for_each(|found| self.images(found));
         self.lost_images();
-        let handled: BTreeSet<(&str, Code)> = self
-            .mends
-            .iter()
-            .flat_map(|(subject, draft)| draft.codes.iter().map(move |code| (subject.as_str(), *code)))
-            .chain(self.left.iter().map(|left| (left.subject.as_str(), left.code)))
-            .chain(self.explained.iter().map(|(subject, code)| (subject.as_str(), *code)))
-            .collect();
-        let unknown: Vec<&&Found> = findings
-            .iter()
-            .filter(|found| !handled.contains(&(found.finding.subject.as_str(), found.finding.code)))
-            .collect();
-        let more: Vec<Left> = unknown
-            .into_iter()
-            .map(|found| left(found, "nothing here can bring it back: take it from a backup"))
-            .collect();
+        let told: BTreeSet<(&str, Code)> = self.left.iter().map(|left| (left.subject.as_str(), left.code)).collect();
+        let is_left = |found: &Finding| told.contains(&(&*found.object.to_string(), found.code));
+        let unknown = findings.iter().filter(|found| !self.is_handled(found) && !is_left(&found.finding));
+        let more: Vec<Left> =
+            unknown.map(|found| left(found, "nothing here can bring it back: take it from a backup")).collect();
         self.left.extend(more);
         self.finish()
+    }
+
+    /// Tells whether something is done about a finding, or something else explains it.
+    fn is_handled(&self, found: &Found) -> bool {
+        let Finding { object, code, .. } = &found.finding;
+        self.mends.get(object).is_some_and(|draft| draft.codes.contains(code))
+            || self.explained.contains(&(object.clone(), *code))
     }
 
     /// Adds a change to what is done about a finding. A path changes once.
     fn mend(&mut self, found: &Found, act: impl Into<String>, pieces: impl IntoIterator<Item = (Step, String, Act)>) {
         let new: Vec<_> = pieces.into_iter().filter(|(_, path, _)| self.taken.insert(path.clone())).collect();
-        let draft = self.mends.entry(found.finding.subject.clone()).or_default();
+        let draft = self.mends.entry(found.finding.object.clone()).or_default();
         draft.codes.insert(found.finding.code);
         let act = act.into();
         if !new.is_empty() && !act.is_empty() && !draft.acts.contains(&act) {
@@ -214,23 +211,23 @@ impl<'a> Planner<'a> {
             pieces.filter(|(_, _, act)| matches!(act, Act::LayerEntry { .. })).map(|(_, path, _)| path.clone());
         let built: BTreeSet<String> = dirs.chain(entries).map(|path| path + "/").collect();
         let is_built = |path: &str| built.iter().any(|dir| path.starts_with(dir.as_str()));
-        let mut order: Vec<(Step, String, String, Act)> = Vec::new();
-        let mut mends: BTreeMap<String, Mend> = BTreeMap::new();
-        for (subject, draft) in &self.mends {
+        let mut order: Vec<(Step, String, &Object, Act)> = Vec::new();
+        let mut mends: BTreeMap<&Object, Mend> = BTreeMap::new();
+        for (object, draft) in &self.mends {
             // What lies in a directory that is rebuilt is made with it.
             let is_covered = !draft.pieces.is_empty() && draft.pieces.iter().all(|(_, path, _)| is_built(path));
             if draft.acts.is_empty() || is_covered {
                 continue;
             }
             let codes = draft.codes.iter().copied().collect();
-            let mend = Mend { subject: subject.clone(), codes, act: draft.acts.join("; "), pieces: Vec::new() };
-            mends.insert(subject.clone(), mend);
+            let mend = Mend { subject: object.to_string(), codes, act: draft.acts.join("; "), pieces: Vec::new() };
+            mends.insert(object, mend);
             let pieces = draft.pieces.iter().filter(|(_, path, _)| !is_built(path)).cloned();
-            order.extend(pieces.map(|(step, path, act)| (step, path, subject.clone(), act)));
+            order.extend(pieces.map(|(step, path, act)| (step, path, object, act)));
         }
         order.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        for (order, (step, path, subject, act)) in order.into_iter().enumerate() {
-            if let Some(mend) = mends.get_mut(&subject) {
+        for (order, (step, path, object, act)) in order.into_iter().enumerate() {
+            if let Some(mend) = mends.get_mut(object) {
                 mend.pieces.push(Piece { order, step, path, was: None, act });
             }
         }
@@ -252,7 +249,7 @@ impl<'a> Planner<'a> {
 
 fn left(found: &Found, needs: impl Into<String>) -> Left {
     Left {
-        subject: found.finding.subject.clone(),
+        subject: found.finding.object.to_string(),
         code: found.finding.code,
         severity: found.finding.severity,
         needs: needs.into(),

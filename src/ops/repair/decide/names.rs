@@ -13,6 +13,7 @@ use crate::reference::Reference;
 use crate::store::{places, repositories};
 
 use super::super::plan::{Act, Left, Step};
+use super::images::reference_of;
 use super::layers::root_file;
 use super::{Planner, left};
 
@@ -160,8 +161,8 @@ impl<'a> Planner<'a> {
 
     /// Gives a reference its image back. There is one file, so all of them are given back at once.
     pub(super) fn reference(&mut self, found: &Found) {
-        let name = found.finding.subject.clone();
-        let Some(image) = self.new_names().get(&name).copied() else {
+        let Some(name) = reference_of(found) else { return };
+        let Some(image) = self.new_names().get(name).copied() else {
             return self.leave(found, "nothing says which image it was: docker tag gives the name to one");
         };
         let Some(piece) = self.references_piece() else { return };

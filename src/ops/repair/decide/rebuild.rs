@@ -47,7 +47,7 @@ impl<'a> Planner<'a> {
             Some(_) => FROM_ITSELF,
         };
         // The act is said once for each subject: the pieces are there already.
-        let draft = self.mends.entry(found.finding.subject.clone()).or_default();
+        let draft = self.mends.entry(found.finding.object.clone()).or_default();
         draft.codes.insert(found.finding.code);
         if draft.acts.is_empty() {
             draft.acts.push(act.to_owned());
