@@ -105,7 +105,7 @@ codes! {
     DirectoryUnknown, "directory-unknown", WARNING:
         "A damaged record does not say which directory it uses, so it may be any that nothing else names.";
     DistributionMismatch, "distribution-mismatch", WARNING:
-        "Docker's two records of which layer a downloaded file is contradict each other, so pulling it may go wrong.";
+        "Docker's records of which layer a downloaded file is contradict each other, so pulling or pushing it may go wrong.";
     DistributionRecordInvalid, "distribution-record-invalid", NOTE:
         "A record of what was pulled from a registry contains something that Docker does not understand and ignores.";
     DistributionUnreadable, "distribution-unreadable", NOTE:
@@ -140,6 +140,8 @@ codes! {
         "A file or directory of the storage driver cannot be read.";
     DriverWorkMissing, "driver-work-missing", DAMAGE:
         "The directory work, which the kernel needs to mount a layer or container for writing, is missing.";
+    DriverWorkNeedless, "driver-work-needless", WARNING:
+        "The directory work of a layer is missing; Docker since 20.10 mounts it without.";
     FileContent, "file-content", DAMAGE:
         "A file of a layer has other content than when the layer was made.";
     FileExtra, "file-extra", VARIES:

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use crate::support::archive::{Members, gzip, tar_of};
 use crate::support::command::{dockpack, load, outcome, run, save};
 use crate::support::engine::Engine;
 use crate::support::foreign;
+use crate::support::registry::Registry;
 use crate::support::store::{
     Contents, assert_nothing_else, assert_sound, dirs, names, project, sha256, stack, temp_dir, unpack,
 };
@@ -382,46 +383,6 @@ fn daemon_28_gives_images_of_version_1_the_same_ids() {
     command.pipe_stdin(&old).expect("an archive");
     let _ = outcome(command).done();
     assert_eq!(Contents::read(root.path(), "overlay2").references, wanted.references);
-}
-
-/// A registry on a port of its own, ended when dropped.
-struct Registry {
-    process: std::process::Child,
-    port: u16,
-}
-
-impl Registry {
-    fn start(dir: &Path) -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
-        let config = dir.join("registry.yml");
-        let storage = dir.join("registry");
-        fs::write(
-            &config,
-            format!(
-                "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
-                storage.display()
-            ),
-        )
-        .expect("written");
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().expect("docker-registry runs");
-        let until = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < until, "the registry does not listen");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Self { process, port }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// The way on that the README shows: from a stopped store into a registry, and out of it into another store.

@@ -2,15 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
+use serde_json::Value;
+
 use crate::repair_layers::{layers, lose, spoil};
+use crate::support::archive::tar_of;
 use crate::support::engine::Engine;
+use crate::support::foreign;
+use crate::support::registry::Registry;
 use crate::support::repair::{Lab, repair, seen};
-use crate::support::store::{Contents, temp_dir, unpack};
+use crate::support::store::{Contents, names, sha256, stack, temp_dir, unpack};
 use crate::support::tree::{Allow, Tree};
-use crate::verify::damage;
+use crate::verify::{damage, findings, verify};
 
 /// A daemon lists, runs and saves the image, and starts the container made from it.
 fn works(version: &'static str, driver: &str, root: &Path, images: &Contents, said: &str) {
@@ -111,6 +116,55 @@ fn daemon_28_overlay2_takes_what_was_lost_and_spoiled() {
     spoil(&root, "overlay2", &["chmod", "-R", "777"]);
     let _ = repair(&root, &["-y"]).done();
     works("28", "overlay2", &root, &images, "lost and spoiled");
+}
+
+/// A record of a registry that names another layer: pulling goes wrong by it, as `verify` says, until `repair` takes it away.
+#[test]
+fn daemon_28_pulls_beside_a_mended_record() {
+    let temp = temp_dir();
+    let root = temp.path().join("root");
+    unpack("28-overlay2", &root);
+    let registry = Registry::start(temp.path());
+    let image = format!("127.0.0.1:{}/pulled:1", registry.port);
+    let archive = temp.path().join("pulled.tar");
+    let layers = [foreign::tar("below"), foreign::tar("above")];
+    fs::write(&archive, tar_of(foreign::docker(&layers))).expect("written");
+
+    let engine = Engine::start("28", "overlay2", temp.path());
+    engine.docker(&["load", "-i", archive.to_str().expect("text")]);
+    engine.docker(&["tag", "evil:1", &image]);
+    engine.docker(&["push", &image]);
+    engine.docker(&["rmi", "evil:1", &image]);
+    engine.docker(&["pull", &image]);
+    engine.docker(&["rmi", &image]);
+    engine.stop();
+    let records = root.join("image/overlay2/distribution/diffid-by-digest/sha256");
+    let (below, other) = (format!("sha256:{}", sha256(&layers[0])), lowest_layer(&root));
+    let is_below = |record: &PathBuf| fs::read_to_string(record).is_ok_and(|text| text == below);
+    let record = names(&records).into_iter().map(|name| records.join(name)).find(is_below).expect("a record");
+    fs::write(&record, &other).expect("written");
+
+    let (_, document) = verify(&root, &[]);
+    let pull: Vec<&Value> =
+        findings(&document).iter().filter(|found| found["code"] == "distribution-mismatch").collect();
+    // One record or the other is wrong.
+    assert_eq!(pull.len(), 2, "{document:#}");
+    let engine = Engine::start("28", "overlay2", temp.path());
+    let failed = engine.try_docker(&["pull", &image], Stdio::null());
+    assert!(!failed.status.success(), "{}", String::from_utf8_lossy(&failed.stdout));
+    engine.stop();
+    let _ = repair(&root, &["-y"]).done();
+    let engine = Engine::start("28", "overlay2", temp.path());
+    engine.docker(&["pull", &image]);
+    engine.stop();
+    assert_eq!(verify(&root, &[]).0, 0);
+}
+
+/// Returns the diff ID of the lowest layer of an image.
+fn lowest_layer(root: &Path) -> String {
+    let contents = Contents::read(root, "overlay2");
+    let (_, diff) = &stack(&contents.images[&contents.references["nginx:alpine"]])[0];
+    format!("sha256:{diff}")
 }
 
 /// A store that a daemon works on is not mended.

@@ -55,7 +55,10 @@ impl One<'_> {
             }
             (None, false) => {}
         }
-        if has_parent && let Some(found) = self.made("work", Kind::Directory, Code::DriverWorkMissing)? {
+        // dockerd mounts a layer that is marked for reading alone.
+        let is_marked = self.checker.marks_parents && self.dir.find("committed")?.is_some();
+        let code = if is_marked { Code::DriverWorkNeedless } else { Code::DriverWorkMissing };
+        if has_parent && let Some(found) = self.made("work", Kind::Directory, code)? {
             let mode = if self.checker.driver == "overlay2" { 0o700 } else { 0o710 };
             self.attributes("work", &found, &[mode]);
         }

@@ -125,6 +125,7 @@ pub(super) fn meanings(driver: &str, code: Code, thing: &Thing) -> Vec<Meaning> 
         | Code::DriverCommittedMissing
         | Code::DriverMode
         | Code::DriverOwner
+        | Code::DriverWorkNeedless
         | Code::ImageAmbiguous
         | Code::ImageLayerMissing
         | Code::ImageMissing

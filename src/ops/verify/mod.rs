@@ -47,6 +47,7 @@
 //! | `driver-lower-missing`, `driver-lower-mismatch`, `driver-lower-lost` | dockerd would mount other parents, or none | images with the layer on top |
 //! | `driver-tree-missing` | `diff`, `root` or `upper` is gone | all above |
 //! | `driver-work-missing` | `work` is gone | saving; starting, of a container's |
+//! | `driver-work-needless` | `work` is gone beside `committed`: Docker before 20.10 needs it | nothing yet |
 //! | `driver-committed-missing`, `driver-mode`, `driver-owner` | a file of the driver's is not as dockerd makes it | nothing yet |
 //! | `file-missing`, `file-size`, `file-content`, `file-unreadable` | a file of a layer | all above |
 //! | `whiteout-needless` | a whiteout that hides nothing, as fuse-overlayfs leaves them | nothing |
@@ -66,7 +67,7 @@
 //! | `archive-damaged` | an archive is cut or changed | all images that come behind |
 //! | `archive-layer-mismatch`, `archive-layer-missing`, `archive-tar-split-mismatch`, `archive-differences-unproved` | a layer of an archive | loading its images |
 //! | `archive-blob-mismatch`, `archive-blob-missing`, `archive-config-mismatch` | something else in one | loading its images |
-//! | `distribution-mismatch` | the records of a blob contradict each other | pulling it |
+//! | `distribution-mismatch` | the records of a blob contradict each other | pulling and pushing it |
 //!
 //! Codes are stable. A finding that only follows from another is left out: the children of a layer that is gone
 //! are in what breaks by it.

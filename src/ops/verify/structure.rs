@@ -10,7 +10,7 @@ use crate::driver::path_of;
 use crate::error::{FsError, Result};
 use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::graph::{Edge, Graph, Node, State};
-use crate::id::{BlobDigest, CacheId, ChainId, ContainerId};
+use crate::id::{BlobDigest, CacheId, ChainId, ContainerId, DiffId};
 use crate::ops::mounts;
 use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases, places};
 
@@ -127,7 +127,8 @@ fn directory(store: &Store, id: &CacheId) -> Object {
     Object::at(Thing::Directory(id.clone()), path_of(store.driver(), id))
 }
 
-/// Holds the two maps of `distribution/` against each other.
+/// Finds the records of blobs that contradict each other. A blob has one content, so all but one of them are wrong, and nothing
+/// says which is right.
 fn distribution(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]
@@ -135,20 +136,26 @@ fn distribution(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>)
         digest: Option<BlobDigest>,
     }
     let maps = &snapshot.distribution;
-    let mut by_blob: BTreeMap<BlobDigest, BTreeSet<_>> = BTreeMap::new();
+    let path = |path: String| places::in_root(store.driver(), path);
+    // By blob: the content that each record gives it.
+    let mut said: BTreeMap<BlobDigest, Vec<(DiffId, String)>> = BTreeMap::new();
+    for (blob, diff) in &maps.diff_id_by_digest {
+        let file = path(format!("{}/{}", places::DIFF_ID_BY_DIGEST, blob.hex()));
+        said.entry(*blob).or_default().push((*diff, file));
+    }
     for (diff, text) in &maps.v2_metadata_by_diff_id {
-        let Ok(sources) = serde_json::from_str::<Vec<Source>>(text) else { continue };
+        let file = path(format!("{}/{}", places::V2_METADATA_BY_DIFF_ID, diff.hex()));
+        let sources = serde_json::from_str::<Vec<Source>>(text).unwrap_or_default();
         for blob in sources.into_iter().filter_map(|source| source.digest) {
-            by_blob.entry(blob).or_default().insert(*diff);
+            said.entry(blob).or_default().push((*diff, file.clone()));
         }
     }
-    for (blob, diff) in &maps.diff_id_by_digest {
-        if let Some(others) = by_blob.get(blob).filter(|diffs| !diffs.contains(diff)) {
-            let others: Vec<String> = others.iter().map(ToString::to_string).collect();
-            let place = format!("{}/{}", places::DIFF_ID_BY_DIGEST, blob.hex());
-            let subject = places::in_root(store.driver(), place);
-            let evidence = format!("it says {diff}, and v2metadata-by-diffid has the blob for {}", others.join(", "));
-            findings.push(Finding::new(Code::DistributionMismatch, subject, evidence));
+    for (blob, records) in &said {
+        for (diff, file) in records {
+            if let Some((other, _)) = records.iter().find(|(other, _)| other != diff) {
+                let evidence = format!("it has blob {blob} as {diff}, and another record has the blob as {other}");
+                findings.push(Finding::new(Code::DistributionMismatch, file.as_str(), evidence));
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod engine;
 pub(crate) mod foreign;
 pub(crate) mod odd;
 pub(crate) mod random;
+pub(crate) mod registry;
 #[cfg(feature = "cli")]
 pub(crate) mod repair;
 pub(crate) mod store;

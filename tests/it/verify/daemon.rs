@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::{findings, text, verify};
 use crate::support::engine::Engine;
-use crate::support::store::{temp_dir, unpack};
+use crate::support::store::{Contents, stack, temp_dir, unpack};
 
 /// The names of a fixture, and a file of no names.
 const REFERENCES: &str = "image/overlay2/repositories.json";
@@ -336,4 +337,35 @@ fn beside_a_daemon_28_that_churns() {
     let (code, document) = verify(&root, &["--quick"]);
     assert_eq!(code, 3, "{document:#}");
     finding(&document, "container-host-config-unreadable");
+}
+
+/// dockerd mounts a layer for reading alone where `committed` marks it as one that others lie on; without, it needs `work` to
+/// save the layer.
+#[test]
+fn a_layer_without_work_that_daemon_28_saves_or_not() {
+    let temp = temp_dir();
+    let dir = temp.path().join("engine");
+    let root = dir.join("root");
+    unpack("28-overlay2", &root);
+    let contents = Contents::read(&root, "overlay2");
+    let layers = stack(&contents.images[&contents.references["nginx:alpine"]]);
+    let (chain, _) = layers.last().expect("a layer");
+    let top = root.join("overlay2").join(&contents.layers[chain]);
+    fs::remove_dir_all(top.join("work")).expect("removed");
+    let (code, document) = verify(&root, &["--quick"]);
+    assert_eq!((code, text(finding(&document, "driver-work-needless"), "severity")), (0, "warning"));
+    let saved = |is_saved: bool| {
+        let engine = Engine::start("28", "overlay2", &dir);
+        let archive = temp.path().join("saved.tar");
+        let output = engine.try_docker(&["save", "-o", archive.to_str().expect("text"), "nginx:alpine"], Stdio::null());
+        assert_eq!(output.status.success(), is_saved, "{}", String::from_utf8_lossy(&output.stderr));
+        engine.stop();
+    };
+    saved(true);
+
+    fs::remove_file(top.join("committed")).expect("removed");
+    let (code, document) = verify(&root, &["--quick"]);
+    let found = finding(&document, "driver-work-missing");
+    assert_eq!((code, text(&found["breaks"][0], "effect")), (3, "save"));
+    saved(false);
 }

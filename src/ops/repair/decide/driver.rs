@@ -62,7 +62,7 @@ impl<'a> Planner<'a> {
                 self.lower(found, &id);
             }
             Code::DriverUnreadable if matches!(found.finding.object.thing, Thing::Lower(_)) => self.lower(found, &id),
-            Code::DriverWorkMissing => {
+            Code::DriverWorkMissing | Code::DriverWorkNeedless => {
                 let piece = (Step::Directory, self.dir_path(&id, "work"), self.driver_directory(self.work_mode()));
                 self.mend(found, "make work", [piece]);
             }

@@ -54,7 +54,7 @@ impl<'a> Planner<'a> {
             Code::LayerSize => self.leave(found, "nothing: only listings of Docker's show another size by it"),
             Code::DistributionMismatch => {
                 let piece = object.place().map(|path| (Step::Distribution, path.to_owned(), Act::Remove));
-                self.mend(found, "forget which layer the blob is: pulling it finds out", piece);
+                self.mend(found, "forget which blob is which layer: pulling and pushing find out", piece);
             }
             _ => {}
         }

@@ -33,7 +33,8 @@ impl Part {
             | Code::DriverSubvolumeMissing
             | Code::DriverTreeMissing
             | Code::DriverUnreadable
-            | Code::DriverWorkMissing => Self::Driver,
+            | Code::DriverWorkMissing
+            | Code::DriverWorkNeedless => Self::Driver,
             Code::NodeDevice
             | Code::NodeKind
             | Code::NodeLink
