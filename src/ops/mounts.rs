@@ -1,10 +1,21 @@
 //! Entries of `layerdb/mounts` as they must be, by what else the store says of containers.
 
 use crate::id::{CacheId, ContainerId};
-use crate::store::{Mount, Snapshot};
+use crate::store::{Image, Mount, Snapshot};
 
 /// An entry of which nothing is known.
 pub(super) const EMPTY: Mount = Mount { mount_id: None, init_id: None, parent: None };
+
+/// Tells whether a writable layer stands on no layer at all, as its image has none. That its entry names none says nothing: the
+/// file may be lost, or could not be read.
+pub(super) fn stands_on_nothing(snapshot: &Snapshot, name: &ContainerId) -> bool {
+    image_of(snapshot, name).is_some_and(|image| image.diff_ids.is_empty())
+}
+
+/// Returns the image of a container, where both are known.
+fn image_of<'s>(snapshot: &'s Snapshot, name: &ContainerId) -> Option<&'s Image> {
+    snapshot.images.get(&snapshot.containers.get(name)?.image?)
+}
 
 /// Returns what the entry of a writable layer must say, as far as anything else tells.
 ///
@@ -22,8 +33,7 @@ pub(super) fn corrected(snapshot: &Snapshot, name: &ContainerId, mount: &Mount) 
         CacheId::parse(id.as_bytes()).ok().filter(is_there)
     };
     let init_id = mount.init_id.clone().filter(is_there).or_else(by_name).or_else(|| mount.init_id.clone());
-    let image = snapshot.containers.get(name).and_then(|container| container.image);
-    let top = image.and_then(|image| snapshot.images.get(&image)).and_then(|image| image.top());
+    let top = image_of(snapshot, name).and_then(Image::top);
     Mount { mount_id, init_id, parent: top.or(mount.parent) }
 }
 

@@ -1,5 +1,6 @@
 //! `repair` of layers: neighbours that are lost together, and attributes that a copy of a data root has lost.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -8,9 +9,9 @@ use serde_json::Value;
 
 use crate::support::command::run;
 use crate::support::repair::{Lab, assert_as_before, document, repair, seen};
-use crate::support::store::{Contents, dirs, stack};
+use crate::support::store::{Contents, dirs, names, stack, temp_dir, unpack};
 use crate::support::tree::{Allow, Untouched, assert_same};
-use crate::verify::{findings, verify};
+use crate::verify::{damage, findings, verify};
 
 /// Chain IDs and directories of the layers of an image, the lowest first.
 pub(crate) fn layers(root: &Path, driver: &str, image: &str) -> Vec<(String, String)> {
@@ -278,4 +279,33 @@ fn files_that_layers_of_overlay_shared() {
     let _ = run(&root, ["gc", "--purge", "-y"]).done();
     assert!(room(&root) < shared * 11 / 10, "{} of {shared}", room(&root));
     assert_eq!(copies(), None);
+}
+
+/// What a layer or container is stacked on is written only where something proves it: with the images lost, a lost or wrong
+/// `parent` does not mean that nothing is below.
+#[test]
+fn what_is_below_is_not_guessed() {
+    let cases =
+        [("mount-parent-gone", "byte-changed"), ("parent-of-another", "lower-gone"), ("parent-gone", "lower-gone")];
+    for (of_records, of_driver) in cases {
+        let temp = temp_dir();
+        unpack("28-overlay2", temp.path());
+        damage(of_records, temp.path());
+        damage(of_driver, temp.path());
+        let configs = temp.path().join("image/overlay2/imagedb/content/sha256");
+        for name in names(&configs) {
+            fs::remove_file(configs.join(name)).expect("removed");
+        }
+        let before = lowers(temp.path());
+        assert!(before.len() > 10, "{of_records}");
+        let _ = repair(temp.path(), &["-y"]);
+        assert_eq!(lowers(temp.path()), before, "{of_records} {of_driver}");
+    }
+}
+
+/// Reads what each directory says that it is stacked on.
+fn lowers(root: &Path) -> BTreeMap<String, String> {
+    let home = root.join("overlay2");
+    let read = |name: String| Some((name.clone(), fs::read_to_string(home.join(name).join("lower")).ok()?));
+    names(&home).into_iter().filter_map(read).collect()
 }

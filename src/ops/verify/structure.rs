@@ -277,8 +277,12 @@ fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
     }
     for (name, mount) in &snapshot.mounts {
         let mount = mounts::corrected(snapshot, name, mount);
-        // A mount whose layer is not there is a finding of its own; then nothing is implied.
-        if mount.parent.is_some_and(|parent| !snapshot.layers.contains_key(&parent)) {
+        // A mount whose layer is not there, or is not known, is a finding of its own; then nothing is implied.
+        let is_known = match &mount.parent {
+            Some(parent) => snapshot.layers.contains_key(parent),
+            None => mounts::stands_on_nothing(snapshot, name),
+        };
+        if !is_known {
             continue;
         }
         let mut stack = stack(snapshot, mount.parent);

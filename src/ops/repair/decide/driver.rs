@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::archive::LayerRecord;
 use crate::finding::{Code, Thing};
 use crate::id::{CacheId, ChainId, LinkId, Sha256};
+use crate::ops::mounts;
 use crate::ops::short_names::target;
 use crate::ops::trash::Owned;
 use crate::ops::verify::Found;
@@ -195,15 +196,20 @@ impl<'a> Planner<'a> {
         if let Some(chain) = self.layer_of(id) {
             return self.dirs_below(chain);
         }
-        let is_of = |mount: &&Mount| mount.mount_id.as_ref() == Some(id) || mount.init_id.as_ref() == Some(id);
-        let mount = self.mounts.values().find(is_of)?;
+        let is_of =
+            |(_, mount): &(&_, &Mount)| mount.mount_id.as_ref() == Some(id) || mount.init_id.as_ref() == Some(id);
+        let (name, mount) = self.mounts.iter().find(is_of)?;
         let mut stack = Vec::new();
         if let Some(init) = mount.init_id.as_ref().filter(|init| *init != id) {
             stack.push(init.clone());
         }
-        if let Some(parent) = mount.parent {
-            stack.push(self.dirs.get(&parent)?.clone());
-            stack.extend(self.dirs_below(parent)?);
+        match mount.parent {
+            Some(parent) => {
+                stack.push(self.dirs.get(&parent)?.clone());
+                stack.extend(self.dirs_below(parent)?);
+            }
+            None if mounts::stands_on_nothing(self.snapshot, name) => {}
+            None => return None,
         }
         Some(stack)
     }

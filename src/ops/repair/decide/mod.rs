@@ -19,7 +19,7 @@ use crate::id::{CacheId, ChainId, ContainerId, LinkId};
 use crate::ops::mounts;
 use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report};
-use crate::store::{Mount, Snapshot, places};
+use crate::store::{BrokenLayer, Layer, Mount, Snapshot, places};
 
 use super::plan::{Act, Left, Mend, Piece, RepairPlan, Reseed, SCHEMA, Step};
 use super::source::Source;
@@ -65,6 +65,18 @@ struct Draft {
     pieces: Vec<(Step, String, Act)>,
 }
 
+/// Collects what lies below each layer, as far as its entry proves it. One that names no parent has lost the name, where its
+/// chain ID is of a layer on another.
+fn parents(
+    layers: &BTreeMap<ChainId, Layer>,
+    broken: &[(ChainId, &BrokenLayer)],
+) -> BTreeMap<ChainId, Option<ChainId>> {
+    let proved = layers.iter().filter(|(chain, layer)| ChainId::stack(layer.parent, layer.diff) == **chain);
+    let proved = proved.map(|(chain, layer)| (*chain, layer.parent));
+    let named = broken.iter().filter_map(|(chain, layer)| Some((*chain, Some(layer.parent?))));
+    proved.chain(named).collect()
+}
+
 impl<'a> Planner<'a> {
     pub(super) fn new(driver: &'a str, snapshot: &'a Snapshot, survey: &'a Survey, source: Option<&'a Source>) -> Self {
         let layers = &snapshot.layers;
@@ -85,9 +97,7 @@ impl<'a> Planner<'a> {
             causes: BTreeMap::new(),
             proved_tars: BTreeSet::new(),
             dirs: layers.iter().map(|(chain, layer)| (*chain, layer.cache_id.clone())).chain(broken_dirs).collect(),
-            parents: (layers.iter().map(|(chain, layer)| (*chain, layer.parent)))
-                .chain(broken.iter().map(|(chain, layer)| (*chain, layer.parent)))
-                .collect(),
+            parents: parents(layers, &broken),
             mounts: (snapshot.mounts.iter())
                 .map(|(name, mount)| (name.clone(), mounts::corrected(snapshot, name, mount)))
                 .collect(),

@@ -142,13 +142,13 @@ impl<'a> Planner<'a> {
             let needs = self.needs_layer(below);
             return Err(format!("it is rebuilt only on a layer that is whole: {needs}"));
         }
-        if self.dirs_below(chain).is_none() {
-            return Err("a layer below it is missing: bring that back first".to_owned());
-        }
+        let (Some(parent), Some(_)) = (self.parents.get(&chain).copied(), self.dirs_below(chain)) else {
+            return Err("a layer below it is missing, or not known: bring that back first".to_owned());
+        };
         let record = LayerRecord {
             chain,
             diff: layer.diff,
-            parent: layer.parent,
+            parent,
             size: layer.size,
             tar_size: 0,
             cache_id: layer.cache_id.clone(),
