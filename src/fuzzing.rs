@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::archive::{ArchiveIndex, ArchiveWriter, Compression, Descriptor, INDEX, blob, documents, oci_manifest};
-use crate::driver::listing::overlay2;
+use crate::driver::overlay2;
 use crate::error::ParseError;
 use crate::fsx::Dir;
 use crate::id::{ImageId, LinkId, Sha256};

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use super::text::size;
 use super::ui::{Ui, quoted};
+use crate::driver::{DRIVERS, Driver};
 use crate::error::{Error, FsError};
 use crate::fsx::link_in;
-use crate::store::{DRIVERS, databases, nearby, places};
+use crate::store::{databases, nearby, places};
 
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,16 +90,15 @@ impl Failure {
 
 /// Says what works with a graph driver whose layers cannot be read.
 fn unsupported(driver: &str) -> String {
-    let where_to = match driver {
-        "zfs" => "its layers are datasets of their own",
-        "devicemapper" => "its layers are block devices of a thin pool",
-        driver if DRIVERS.contains(&driver) => "dockpack does not know how it keeps layers",
-        _ => {
-            return format!(
-                "Docker's graph drivers are {}; on the store of another, a plugin, ls, inspect, why and graph work",
-                DRIVERS.join(", ")
-            );
-        }
+    let Some(known) = Driver::known(driver) else {
+        return format!(
+            "Docker's graph drivers are {}; on the store of another, a plugin, ls, inspect, why and graph work",
+            DRIVERS.map(Driver::name).join(", ")
+        );
+    };
+    let where_to = match known.outside() {
+        Some(outside) => format!("its layers are {outside}"),
+        None => "dockpack does not know how it keeps layers".to_owned(),
     };
     format!("{where_to}: ls, inspect, why and graph work on its store; to save images, use docker save")
 }

@@ -15,14 +15,12 @@ use super::text;
 use super::ui::Ui;
 use crate::archive::foreign::{Choice, ForeignArchive, Platform, Spool};
 use crate::archive::{Archive, ArchiveReader, ImageRecord, LayoutReader, Metadata, Source};
+use crate::driver::USUAL;
 use crate::error::Error;
 use crate::fsx::{is_dir, open_input};
 use crate::ops::load::{Layers, LoadPlan, LoadReport, discard, select, spool};
 use crate::ops::recover;
 use crate::store::{Store, WriteLock};
-
-/// Driver of a new store for archives that say none: what Docker takes by itself.
-const FOREIGN_DRIVER: &str = "overlay2";
 
 /// The document of `--json`.
 #[derive(Serialize)]
@@ -207,7 +205,7 @@ pub(super) fn open(input: Option<&Path>) -> Result<(Archive, String), Failure> {
 fn target(place: &Place, driver: Option<&str>) -> Result<Store, Failure> {
     match Store::open(&place.root(), place.driver()) {
         Err(Error::NoStore { .. }) => {
-            let driver = place.driver().or(driver).unwrap_or(FOREIGN_DRIVER);
+            let driver = place.driver().or(driver).unwrap_or(USUAL.name());
             let store = Store::open_fresh(&place.root(), driver)?;
             match store.is_empty()? {
                 true => Ok(store),

@@ -17,8 +17,11 @@
 
 use crate::layer::Marks;
 
-use super::overlay2::Overlay2;
+use super::Driver;
+use super::overlay2::{self, Overlay2};
 
 /// The driver.
-pub(crate) static FUSE_OVERLAYFS: Overlay2 =
-    Overlay2 { name: "fuse-overlayfs", marks: Marks::Files, work_mode: 0o710, commits: true };
+pub(super) static DRIVER: Driver = {
+    static ROLES: Overlay2 = Overlay2 { marks: Marks::Files, work_mode: 0o710 };
+    overlay2::driver("fuse-overlayfs", &ROLES)
+};

@@ -1,33 +1,238 @@
 //! Graph drivers: how each keeps a layer's tree on disk.
+//!
+//! Each has a module of its own with the format, a [`Driver`] value that says what it is, and its roles: how its home is
+//! listed (`list`), its layers read (`read`), built (`build`) and checked (`check`). Whoever needs to know something of a
+//! driver asks the value; its name is only for paths, messages and what is stored.
 
 mod aufs;
 mod btrfs;
 pub(crate) mod check;
 mod copy;
 mod fuse_overlayfs;
-pub(crate) mod listing;
+mod layout;
+mod list;
 mod overlay;
-mod overlay2;
-mod places;
+pub(crate) mod overlay2;
+mod roles;
 mod sizes;
+mod unread;
 mod vfs;
 mod whole;
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::FsError;
+use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, LinkId};
-use crate::layer::claims::Rules;
-use crate::layer::differences::{Expected, Prediction};
-use crate::layer::{Marks, Whiteouts};
-use crate::tarsplit::LayerTree;
+use crate::layer::Whiteouts;
 
-pub(crate) use listing::{Listing, is_known, list};
-pub(crate) use places::{join, path_of, places, trees, upper};
+use layout::Layout;
+
+pub(crate) use layout::join;
+pub(crate) use list::Listing;
+pub(crate) use roles::{Build, Check, Read, ShortNames};
 pub use sizes::Sizes;
+
+/// Graph drivers that dockerd has had on Linux.
+pub static DRIVERS: [&Driver; 8] = [
+    &overlay2::DRIVER,
+    &fuse_overlayfs::DRIVER,
+    &btrfs::DRIVER,
+    &unread::ZFS,
+    &aufs::DRIVER,
+    &overlay::DRIVER,
+    &unread::DEVICEMAPPER,
+    &vfs::DRIVER,
+];
+
+/// The driver that Docker takes by itself for a new store.
+pub static USUAL: &Driver = &overlay2::DRIVER;
+
+/// A graph driver: what it is called, where it keeps what, and what can be done with its layers. There is one value for each
+/// name, which a store looks up when it is opened ([`Store::driver`](crate::store::Store::driver)).
+pub struct Driver {
+    /// Docker's name of it.
+    name: &'static str,
+    layout: Layout,
+    trees: Trees,
+    stacking: Stacking,
+    /// Whether a layer's size counts where its symbolic links lead, in bytes.
+    counts_symlinks: bool,
+    list: fn(&'static Driver, &Dir) -> Listing,
+    /// How its layers are read; of one that is not [readable](Self::is_readable) nothing can be.
+    pub(crate) read: &'static dyn Read,
+    /// How its layers are built, where they can be.
+    build: Option<&'static dyn Build>,
+    /// How what it keeps around the trees is checked, where it keeps something.
+    check: Option<&'static dyn Check>,
+    /// Its short names, where it has some.
+    short_names: Option<&'static dyn ShortNames>,
+}
+
+/// What the tree of a layer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trees {
+    /// It is not known.
+    Unknown,
+    /// What the layer adds.
+    Added,
+    /// The layer and all below it; it began as a copy or a snapshot of the tree below.
+    Copied,
+    /// The layer and all below it; files that are as below are hard links to those.
+    Linked,
+}
+
+/// How a directory says what it is stacked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stacking {
+    /// Nothing that a file says.
+    Unsaid,
+    /// `<id>/lower`: the short names of all below, nearest first.
+    ShortNames,
+    /// `<id>/lower-id`: the directory of the whole tree that is below.
+    LowerId,
+    /// `layers/<id>`: all below, nearest first.
+    Layers,
+}
+
+impl Driver {
+    /// Returns the driver of Docker's that has this name.
+    #[must_use]
+    pub fn known(name: &str) -> Option<&'static Self> {
+        DRIVERS.into_iter().find(|driver| driver.name == name)
+    }
+
+    /// Returns the driver of this name. One that is none of Docker's, as a plugin or a snapshotter, can only be named: its
+    /// value is made when it is first met, and stays while the process runs, which meets few.
+    #[must_use]
+    pub fn named(name: &str) -> &'static Self {
+        static OTHERS: Mutex<Vec<&Driver>> = Mutex::new(Vec::new());
+        Self::known(name).unwrap_or_else(|| {
+            let mut others = OTHERS.lock().unwrap_or_else(PoisonError::into_inner);
+            let met = others.iter().find(|driver| driver.name == name).copied();
+            met.unwrap_or_else(|| {
+                let driver: &Self = Box::leak(Box::new(unread::driver(String::leak(name.to_owned()))));
+                others.push(driver);
+                driver
+            })
+        })
+    }
+
+    /// Returns Docker's name of it, which is also that of its home below the data root.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Tells whether its directories are known and its layers can be read.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.trees != Trees::Unknown
+    }
+
+    /// Returns it where its layers can be read.
+    ///
+    /// # Errors
+    /// They cannot.
+    pub(crate) fn readable(&'static self) -> Result<&'static Self> {
+        match self.is_readable() {
+            true => Ok(self),
+            false => Err(Error::UnsupportedDriver { driver: self.name.to_owned() }),
+        }
+    }
+
+    /// Returns how its layers are built.
+    ///
+    /// # Errors
+    /// They cannot be built, or not even be read.
+    pub(crate) fn builder(&'static self) -> Result<&'static dyn Build> {
+        self.readable()?.build.ok_or_else(|| Error::ReadOnlyDriver { driver: self.name.to_owned() })
+    }
+
+    /// Tells whether its layers can be built.
+    #[must_use]
+    pub(crate) fn can_build(&self) -> bool {
+        self.build.is_some()
+    }
+
+    /// Tells whether each layer has the whole tree, also all that lies below it.
+    #[must_use]
+    pub(crate) fn keeps_whole_trees(&self) -> bool {
+        matches!(self.trees, Trees::Copied | Trees::Linked)
+    }
+
+    /// Tells whether a whole tree has the files that are as below by hard links to those.
+    #[must_use]
+    pub(crate) fn links_files(&self) -> bool {
+        self.trees == Trees::Linked
+    }
+
+    /// Tells how a directory says what it is stacked on.
+    #[must_use]
+    pub(crate) fn stacking(&self) -> Stacking {
+        self.stacking
+    }
+
+    /// Tells whether a layer may be only what is above another's whole tree, which its directory names in `lower-id`.
+    #[must_use]
+    pub(crate) fn has_lower_ids(&self) -> bool {
+        self.stacking == Stacking::LowerId
+    }
+
+    /// Tells whether each layer has a short name in the driver's home.
+    #[must_use]
+    pub(crate) fn has_short_names(&self) -> bool {
+        self.short_names.is_some()
+    }
+
+    /// Returns the symbolic links that must be in the home for a layer: path below the home, and target.
+    pub(crate) fn home_links(&self, id: &CacheId, facts: &DriverFacts) -> Vec<(String, String)> {
+        self.short_names.map(|names| names.home_links(id, facts)).unwrap_or_default()
+    }
+
+    /// Returns the short names that are taken in the home.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub(crate) fn taken_links(&self, home: &Dir) -> Result<BTreeSet<LinkId>, FsError> {
+        self.short_names.map_or_else(|| Ok(BTreeSet::new()), |names| names.taken_links(home))
+    }
+
+    /// Tells whether the size that dockerd notes of a layer counts where its symbolic links lead, in bytes.
+    #[must_use]
+    pub(crate) fn counts_symlinks(&self) -> bool {
+        self.counts_symlinks
+    }
+
+    /// Lists the driver's home.
+    pub(crate) fn list(&'static self, home: &Dir) -> Listing {
+        (self.list)(self, home)
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Driver").field(&self.name).finish()
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for Driver {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Driver {}
 
 /// A directory of the graph driver, as far as its own files tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -85,165 +290,6 @@ pub(crate) struct Begun {
     pub whiteouts: Whiteouts,
     /// Inodes that the parent's tree has names for too.
     pub linked: Vec<u64>,
-}
-
-/// A graph driver that layers can be saved from and rebuilt for. A directory given to it is the driver
-/// directory of one layer, `<home>/<place>/<cache-id>` ([`trees`]); `dirs` is the one that all of them lie in.
-pub(crate) trait GraphDriver: Sync + std::fmt::Debug {
-    /// Docker's name of the driver.
-    fn name(&self) -> &'static str;
-
-    /// Tells whether layers can be built; else they are only read.
-    fn can_build(&self) -> bool {
-        true
-    }
-
-    /// Proves that a data root is one that the driver can work on.
-    ///
-    /// # Errors
-    /// It lies on a file system that is not the driver's.
-    fn takes(&self, _root: &Dir) -> Result<(), FsError> {
-        Ok(())
-    }
-
-    /// Opens the layer's own tree, where the files of its tar lie.
-    ///
-    /// # Errors
-    /// It is not there.
-    fn tree(&self, layer: &Dir) -> Result<LayerTree, FsError>;
-
-    /// Reads what the driver keeps besides the tree.
-    ///
-    /// # Errors
-    /// A file cannot be read. What is missing is not an error.
-    fn facts(&self, _layer: &Dir) -> Result<DriverFacts, FsError> {
-        Ok(DriverFacts::default())
-    }
-
-    /// Says in words what keeps dockerd from using the directory; `None` where nothing does.
-    ///
-    /// # Errors
-    /// It cannot be told.
-    fn fault(&self, _dirs: &Dir, _layer: &Dir, _has_parent: bool) -> Result<Option<String>, FsError> {
-        Ok(None)
-    }
-
-    /// Tells how the layer's tree says that something below it is removed.
-    fn marks(&self, facts: &DriverFacts) -> Marks;
-
-    /// Returns the name of the tree in a layer's driver directory; empty where that is the tree.
-    fn tree_name(&self, _facts: &DriverFacts) -> &'static str {
-        ""
-    }
-
-    /// Says what the differences of a layer may be.
-    fn rules(&self, facts: &DriverFacts, id: &CacheId) -> Rules {
-        let marks = self.marks(facts);
-        let in_place = id.as_str().len() == BUILDKIT_NAME;
-        Rules {
-            tree: self.tree_name(facts),
-            marks,
-            whole: marks == Marks::None,
-            in_place,
-            mounted: facts.mounted || in_place && (facts.lower_id.is_some() || marks == Marks::Files),
-        }
-    }
-
-    /// Opens the tree of the layer below that this one's began as; `None` where it began empty. A driver that gives one
-    /// needs the layer below before it can build this one.
-    ///
-    /// # Errors
-    /// It cannot be opened.
-    fn base(&self, facts: &DriverFacts, parent: &Dir) -> Result<Option<Dir>, FsError>;
-
-    /// Says what a rebuilt directory has at `path` (below the layer's driver directory), where that is known.
-    ///
-    /// # Errors
-    /// The parent cannot be read.
-    fn expect(&self, new: &NewLayer<'_>, prediction: &Prediction, path: &[u8]) -> Result<Option<Expected>, FsError>;
-
-    /// Lists the whiteouts that a rebuilt directory may have: their paths below the layer's driver directory.
-    ///
-    /// # Errors
-    /// The parent cannot be read.
-    fn expected_whiteouts(&self, _new: &NewLayer<'_>, _prediction: &Prediction) -> Result<BTreeSet<Vec<u8>>, FsError> {
-        Ok(BTreeSet::new())
-    }
-
-    /// Makes the directory `name` in `at` for a new layer, with everything but the content of its tar.
-    ///
-    /// # Errors
-    /// The file system refuses.
-    fn begin(&self, at: &Dir, name: &str, new: &NewLayer<'_>) -> Result<Begun, FsError>;
-
-    /// Returns the bytes that dockerd says a layer adds when it unpacks one: `tree` is what has become of its tar, whose
-    /// headers claim `claimed` bytes together. That is what the drivers without a diff of their own count [moby
-    /// graphdriver/fsdiff.go `ApplyDiff`].
-    ///
-    /// # Errors
-    /// The tree cannot be read.
-    fn layer_size(&self, _tree: &Dir, claimed: u64) -> Result<u64, FsError> {
-        Ok(claimed)
-    }
-
-    /// Marks a directory as having a child, where the driver does so.
-    ///
-    /// # Errors
-    /// The file system refuses.
-    fn mark_parent(&self, _layer: &Dir) -> Result<(), FsError> {
-        Ok(())
-    }
-
-    /// Tells whether a layer that nothing mounts has a directory to mount it at.
-    ///
-    /// # Errors
-    /// It cannot be looked at.
-    fn has_mount_point(&self, _layer: &Dir) -> Result<bool, FsError> {
-        Ok(false)
-    }
-
-    /// Tells whether each layer has a short name in the driver's home.
-    fn has_links(&self) -> bool {
-        false
-    }
-
-    /// Symbolic links that must be in the driver's home for the layer: path below the home, and target.
-    fn home_links(&self, _id: &CacheId, _facts: &DriverFacts) -> Vec<(String, String)> {
-        Vec::new()
-    }
-
-    /// Returns the short names that are taken in the driver's home.
-    ///
-    /// # Errors
-    /// It cannot be listed.
-    fn taken_links(&self, _home: &Dir) -> Result<BTreeSet<LinkId>, FsError> {
-        Ok(BTreeSet::new())
-    }
-
-    /// Directories that the driver's home has before the first layer: path below the home and mode.
-    fn home_dirs(&self) -> &'static [(&'static str, u32)] {
-        &[]
-    }
-}
-
-/// Returns the driver of this name, where its layers can be read.
-#[must_use]
-pub(crate) fn by_name(name: &str) -> Option<&'static dyn GraphDriver> {
-    match name {
-        "overlay2" => Some(&overlay2::OVERLAY2),
-        "fuse-overlayfs" => Some(&fuse_overlayfs::FUSE_OVERLAYFS),
-        "overlay" => Some(&overlay::Overlay),
-        "vfs" => Some(&vfs::Vfs),
-        "btrfs" => Some(&btrfs::Btrfs),
-        "aufs" => Some(&aufs::Aufs),
-        _ => None,
-    }
-}
-
-/// Tells whether each layer of this driver has the whole tree, also all that lies below it.
-#[must_use]
-pub(crate) fn has_whole_trees(name: &str) -> bool {
-    matches!(name, "overlay" | "vfs" | "btrfs")
 }
 
 /// Length of the names that BuildKit draws for directories.

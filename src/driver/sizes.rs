@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
-use super::places;
+use super::Driver;
 use crate::error::FsError;
 use crate::finding::{Code, Finding};
 use crate::fsx::{Dir, Footprint, Inode, Linked, Size};
@@ -44,7 +44,7 @@ impl Sizes {
     /// count. What vanishes meanwhile does not count; what cannot be looked at becomes a finding.
     #[must_use]
     pub fn measure<'d>(
-        driver: &str,
+        driver: &Driver,
         home: &Dir,
         dirs: impl IntoIterator<Item = &'d CacheId>,
         observer: &dyn Observer,
@@ -52,7 +52,7 @@ impl Sizes {
         let dirs: Vec<&CacheId> = dirs.into_iter().collect();
         observer.on(Event::Begin { what: "measuring", total: None });
         let (opened, failed): (Vec<_>, Vec<_>) =
-            places(driver).iter().map(|place| FsError::found(home.dir(place))).partition(Result::is_ok);
+            driver.places().map(|place| FsError::found(home.dir(place))).partition(Result::is_ok);
         let opened: Vec<Dir> = opened.into_iter().flatten().flatten().collect();
         let walked: Vec<Walked> = dirs
             .par_iter()
@@ -205,7 +205,7 @@ mod tests {
         std::fs::hard_link(at("c/out"), at("elsewhere")).expect("a link");
         std::os::unix::fs::symlink("/", at("c/link")).expect("a link");
         let dirs = [id("a"), id("b"), id("c"), id("gone")];
-        let sizes = Sizes::measure("overlay2", &Dir::open_root(home.path()).expect("opens"), &dirs, &());
+        let sizes = Sizes::measure(crate::driver::USUAL, &Dir::open_root(home.path()).expect("opens"), &dirs, &());
         assert_eq!(sizes.findings(), []);
         let union = |names: &str| sizes.union(|dir| names.contains(dir.as_str())).content;
         let freed = |names: &str| sizes.freed(|dir| names.contains(dir.as_str())).content;

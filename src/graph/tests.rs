@@ -1,7 +1,7 @@
 mod properties;
 
 use super::*;
-use crate::driver::{DriverDir, Sizes};
+use crate::driver::{Driver, DriverDir, Sizes};
 use crate::finding::Code;
 use crate::fsx::{Dir, Size};
 use crate::id::DiffId;
@@ -299,8 +299,12 @@ fn what_would_go_with_what() {
         std::fs::write(home.path().join(name.as_str()).join("file"), [1; 100]).expect("a file");
     }
     std::fs::hard_link(home.path().join("dir-base/file"), home.path().join("dir-two/base")).expect("a link");
-    let sizes =
-        Sizes::measure("overlay", &Dir::open_root(home.path()).expect("opens"), store.0.driver_dirs.keys(), &());
+    let sizes = Sizes::measure(
+        Driver::named("overlay"),
+        &Dir::open_root(home.path()).expect("opens"),
+        store.0.driver_dirs.keys(),
+        &(),
+    );
     let holdings = Holdings::of(&graph, &sizes, &graph.roots(Roots::default()));
     let with = |node: Node| holdings.with(place(&graph, node)).content;
     assert_eq!(with(Node::Tag("two:latest".to_owned())), 100, "the base stays with the other image");

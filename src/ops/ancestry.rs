@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 
 use crate::archive::{ArchiveIndex, LayerRecord};
-use crate::driver::{self, DriverFacts};
+use crate::driver::{Driver, DriverFacts};
 use crate::error::ParseError;
 use crate::id::{CacheId, ChainId};
 use crate::layer::claims::{self, Rules, Tars, Unproved};
@@ -66,14 +66,14 @@ impl Ancestry {
 /// What the lists of differences of an archive may say.
 #[derive(Default)]
 pub(super) struct Claims {
-    driver: Option<&'static dyn driver::GraphDriver>,
+    driver: Option<&'static Driver>,
     /// Where in the index the layers are.
     places: BTreeMap<ChainId, usize>,
 }
 
 impl Claims {
     pub(super) fn new(index: &ArchiveIndex) -> Self {
-        let driver = index.driver.as_deref().and_then(driver::by_name);
+        let driver = index.driver.as_deref().and_then(Driver::known).filter(|driver| driver.is_readable());
         let places = index.layers.iter().enumerate().map(|(place, layer)| (layer.chain, place));
         Self { driver, places: places.collect() }
     }
@@ -103,7 +103,7 @@ impl Claims {
         let find = |chain| record(chain).map(|layer| (layer.parent, layer.cache_id.clone()));
         let ancestry = Ancestry::new(chain, &layer.facts, find)?;
         let lines = || list().map(Lines::new);
-        match ancestry.unproved(&driver.rules(&layer.facts, &layer.cache_id), &lines, open)?.first() {
+        match ancestry.unproved(&driver.read.rules(&layer.facts, &layer.cache_id), &lines, open)?.first() {
             None => Ok(()),
             Some(first) => Err(first.to_string()),
         }

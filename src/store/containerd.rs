@@ -11,11 +11,12 @@
 use std::fmt;
 
 use crate::count::count;
+use crate::driver::Driver;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 
 use super::bolt::{self, Bolt, BoltError, Bucket, Item, Source};
-use super::layout::{Configured, DRIVERS};
+use super::layout::Configured;
 use super::{Store, containers};
 
 /// The database of dockerd's own containerd, below the data root.
@@ -52,7 +53,7 @@ impl ContainerdUse {
             Err(_) => None,
         };
         let (found, _) = containers::read(root);
-        let is_other = |driver: &str| !driver.is_empty() && !DRIVERS.contains(&driver);
+        let is_other = |driver: &str| !driver.is_empty() && Driver::known(driver).is_none();
         let containers = found.values().filter(|container| is_other(&container.driver)).count();
         (images != Some(0) || containers > 0).then_some(Self { images, containers })
     }
@@ -95,7 +96,7 @@ impl Store {
     pub fn expect_only_store(&self) -> Result<()> {
         match self.containerd() {
             Some(found) if Configured::read().uses_containerd(self.path()) != Some(false) => {
-                let (root, driver) = (self.path().to_owned(), self.driver().to_owned());
+                let (root, driver) = (self.path().to_owned(), self.driver().name().to_owned());
                 Err(Error::StoreOfTwo { root, driver, has: found.to_string() })
             }
             _ => Ok(()),

@@ -154,7 +154,7 @@ fn argument(arguments: &[String], names: &[&str]) -> Option<String> {
 fn has_open(process: &Process, store: &Store, names: &Names) -> Result<bool, FsError> {
     let is_ours = |at: &String| {
         let is_in = |part: &str| at.strip_prefix(part).is_some_and(|rest| rest.starts_with('/'));
-        !is_in(store.driver()) && (!is_in("volumes") || at == "volumes/metadata.db")
+        !is_in(store.driver().name()) && (!is_in("volumes") || at == "volumes/metadata.db")
     };
     let Some(mounts) = process.mounts()? else { return Ok(false) };
     let mounts: BTreeMap<u64, Mount> = mounts.into_iter().map(|mount| (mount.id, mount)).collect();

@@ -25,12 +25,9 @@ use serde::Deserialize;
 use super::containerd::{ContainerdUse, SNAPSHOTTERS};
 use super::places;
 use super::{repositories, userns};
-use crate::driver;
+use crate::driver::{DRIVERS, Driver};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::{self, Dir, Kind, UserNamespace};
-
-/// Graph drivers that dockerd has had on Linux, by the names of their homes.
-pub const DRIVERS: [&str; 8] = ["overlay2", "fuse-overlayfs", "btrfs", "zfs", "aufs", "overlay", "devicemapper", "vfs"];
 
 /// Docker's data root where nothing else is configured.
 pub(super) const DEFAULT_ROOT: &str = "/var/lib/docker";
@@ -48,7 +45,7 @@ pub struct Store {
     root: Dir,
     /// Its path without symbolic links.
     path: PathBuf,
-    driver: String,
+    driver: &'static Driver,
     image: Option<Dir>,
     home: Option<Dir>,
     /// Where in the home the directories of layers are.
@@ -131,8 +128,8 @@ impl Store {
         let (dir, path) = open_root(root)?;
         let driver = match driver {
             Some(driver) if SNAPSHOTTERS.contains(&driver) => return Err(Error::ContainerdStore { root: path }),
-            Some(driver) => known(driver)?.to_owned(),
-            None => detect(&dir, &path)?,
+            Some(driver) => known(driver)?,
+            None => Driver::named(&detect(&dir, &path)?),
         };
         let store = Self::with_driver(dir, path, driver)?;
         if store.image.is_none() && store.home.is_none() {
@@ -149,7 +146,7 @@ impl Store {
     pub fn open_beside_containerd(root: &Path, snapshotter: &str) -> Result<Self> {
         let (dir, path) = open_root(root)?;
         match ContainerdUse::find(&dir) {
-            Some(_) => Self::with_driver(dir, path, snapshotter.to_owned()),
+            Some(_) => Self::with_driver(dir, path, Driver::named(snapshotter)),
             None => Err(Error::NoStore { root: path }),
         }
     }
@@ -160,19 +157,19 @@ impl Store {
     /// There is no directory at `root`, it may not be read, or the driver is none of Docker's.
     pub fn open_fresh(root: &Path, driver: &str) -> Result<Self> {
         let (dir, path) = open_root(root)?;
-        Self::with_driver(dir, path, known(driver)?.to_owned())
+        Self::with_driver(dir, path, known(driver)?)
     }
 
-    fn with_driver(root: Dir, path: PathBuf, driver: String) -> Result<Self> {
+    fn with_driver(root: Dir, path: PathBuf, driver: &'static Driver) -> Result<Self> {
         let namespace = match userns::find(&root, &path) {
             Err(Error::UnknownIds { uid, .. }) => Err(uid),
             found => Ok(found?.map(Arc::new)),
         };
         let root = root.in_namespace(namespace.clone().unwrap_or_default());
-        let image = FsError::found(root.dir_across_mounts(places::records(&driver)))?;
-        let home = FsError::found(root.dir_across_mounts(&driver))?;
+        let image = FsError::found(root.dir_across_mounts(places::records(driver.name())))?;
+        let home = FsError::found(root.dir_across_mounts(driver.name()))?;
         let dirs = match &home {
-            Some(home) => FsError::found(home.dir(driver::trees(&driver)))?,
+            Some(home) => FsError::found(home.dir(driver.trees()))?,
             None => None,
         };
         Ok(Self { root, path, driver, image, home, dirs, namespace })
@@ -205,14 +202,14 @@ impl Store {
         &self.path
     }
 
-    /// Returns the name of the graph driver.
+    /// Returns the graph driver.
     #[must_use]
-    pub fn driver(&self) -> &str {
-        &self.driver
+    pub fn driver(&self) -> &'static Driver {
+        self.driver
     }
 
-    /// Returns the names of the graph drivers that this store is not of.
-    pub(crate) fn other_drivers(&self) -> impl Iterator<Item = &'static str> {
+    /// Returns the graph drivers that this store is not of.
+    pub(crate) fn other_drivers(&self) -> impl Iterator<Item = &'static Driver> {
         DRIVERS.into_iter().filter(|driver| *driver != self.driver)
     }
 
@@ -220,8 +217,8 @@ impl Store {
     ///
     /// # Errors
     /// They cannot be read: why.
-    pub(crate) fn references_of(&self, driver: &str) -> std::result::Result<Vec<String>, String> {
-        let at = places::records(driver);
+    pub(crate) fn references_of(&self, driver: &Driver) -> std::result::Result<Vec<String>, String> {
+        let at = places::records(driver.name());
         let image = FsError::found(self.root.dir_across_mounts(&at)).map_err(|error| error.to_string())?;
         let Some(image) = image else { return Ok(Vec::new()) };
         let (references, notes) = repositories::read(&image, &at);
@@ -259,7 +256,7 @@ impl Store {
 
     /// Returns the path of `image/<driver>` below the data root.
     pub(super) fn image_path(&self) -> String {
-        places::records(&self.driver)
+        places::records(self.driver.name())
     }
 }
 
@@ -272,9 +269,8 @@ fn open_root(root: &Path) -> Result<(Dir, PathBuf)> {
 }
 
 /// Takes a driver's name that a person gave.
-fn known(driver: &str) -> Result<&'static str> {
-    let known = DRIVERS.iter().find(|name| **name == driver);
-    known.copied().ok_or_else(|| Error::UnsupportedDriver { driver: driver.to_owned() })
+fn known(driver: &str) -> Result<&'static Driver> {
+    Driver::known(driver).ok_or_else(|| Error::UnsupportedDriver { driver: driver.to_owned() })
 }
 
 /// Finds the graph driver of a data root.
@@ -319,9 +315,8 @@ impl Candidates {
                 }
             }
         }
-        // The home of `vfs` is made by every start with it, and dockerd does not count it.
-        let used = |name: &str| !is_empty(root, if name == "vfs" { "vfs/dir" } else { name });
-        found_so_far.used.extend(DRIVERS.into_iter().filter(|name| used(name)).map(str::to_owned));
+        let used = DRIVERS.into_iter().filter(|driver| !is_empty(root, &driver.used()));
+        found_so_far.used.extend(used.map(|driver| driver.name().to_owned()));
         Ok(found_so_far)
     }
 }
@@ -385,7 +380,7 @@ mod tests {
     }
 
     fn opened(paths: &[&str], driver: Option<&str>) -> Result<String, Error> {
-        Store::open(root_with(paths).path(), driver).map(|store| store.driver().to_owned())
+        Store::open(root_with(paths).path(), driver).map(|store| store.driver().name().to_owned())
     }
 
     #[test]

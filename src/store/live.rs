@@ -23,7 +23,7 @@ use super::Store;
 use super::mountinfo::Mount;
 use super::names::Names;
 use super::processes::{Process, Processes};
-use crate::driver;
+use crate::driver::Stacking;
 use crate::error::FsError;
 use crate::fsx::{Dir, Kind};
 
@@ -213,12 +213,11 @@ impl Found<'_> {
     /// Adds what the driver's own files say of what was found.
     fn follow(&mut self) -> Result<(), FsError> {
         let Some(home) = self.store.home() else { return Ok(()) };
-        let names = match self.store.driver() {
-            "aufs" => return self.follow_aufs(home),
-            "overlay2" | "fuse-overlayfs" => ShortNames { home, owners: None },
-            _ => return Ok(()),
-        };
-        self.follow_lower(names)
+        match self.store.driver().stacking() {
+            Stacking::Layers => self.follow_layers(home),
+            Stacking::ShortNames => self.follow_lower(ShortNames { home, owners: None }),
+            Stacking::LowerId | Stacking::Unsaid => Ok(()),
+        }
     }
 
     fn follow_lower(&mut self, mut names: ShortNames<'_>) -> Result<(), FsError> {
@@ -247,12 +246,14 @@ impl Found<'_> {
     }
 
     /// `aufs` tells of a mount only where it is: what it is made of stands in `layers`.
-    fn follow_aufs(&mut self, home: &Dir) -> Result<(), FsError> {
+    fn follow_layers(&mut self, home: &Dir) -> Result<(), FsError> {
+        let driver = self.store.driver();
+        let prefix = format!("{driver}/");
         let ids: Vec<(String, String)> = self
             .paths
             .iter()
             .filter_map(|(path, how)| {
-                let (_, rest) = path.strip_prefix("aufs/")?.split_once('/')?;
+                let (_, rest) = path.strip_prefix(&prefix)?.split_once('/')?;
                 Some((rest.split('/').next()?.to_owned(), how.clone()))
             })
             .collect();
@@ -260,8 +261,8 @@ impl Found<'_> {
             let below = read(home, &format!("layers/{id}"))?.unwrap_or_default();
             let below = String::from_utf8_lossy(&below).into_owned();
             for id in below.lines().chain([id.as_str()]) {
-                for place in driver::places("aufs") {
-                    self.add(format!("aufs/{place}/{id}"), &how);
+                for place in driver.places() {
+                    self.add(format!("{prefix}{place}/{id}"), &how);
                 }
             }
         }

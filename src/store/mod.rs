@@ -38,7 +38,7 @@ use crate::id::{BlobDigest, CacheId, ChainId, ContainerId, DiffId, ImageId};
 
 pub use crate::notes::{Stray, StrayKind, Unknown, Unreadable};
 pub use containerd::{ContainerdUse, SNAPSHOTTERS};
-pub use layout::{Configured, DRIVERS, Store};
+pub use layout::{Configured, Store};
 pub use live::InUse;
 pub use lock::WriteLock;
 pub use nearby::nearby;

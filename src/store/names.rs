@@ -27,7 +27,7 @@ impl Names {
     pub(super) fn of(store: &Store, processes: &Processes) -> Result<Self, FsError> {
         let place = store.root().place()?;
         let mounts = processes.own.mounts()?.unwrap_or_default();
-        Self::find(store.driver(), place.mount, &place.path.to_string_lossy(), &mounts).ok_or_else(|| {
+        Self::find(store.driver().name(), place.mount, &place.path.to_string_lossy(), &mounts).ok_or_else(|| {
             let error = std::io::Error::other("it is on a mount that /proc/self/mountinfo does not list");
             FsError::new("locate", store.path(), error)
         })

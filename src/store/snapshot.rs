@@ -7,7 +7,7 @@ use super::{
     Snapshot, Store, Unknown, buildkit, containers, distribution, imagedb, layerdb, mounts, repositories, strays,
 };
 use crate::count::count;
-use crate::driver;
+use crate::driver::Listing;
 use crate::error::{FsError, Result};
 use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::fsx::Dir;
@@ -21,7 +21,7 @@ impl Store {
     /// # Errors
     /// None of today's readers gives up: what cannot be read is in the snapshot.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let mut snapshot = Snapshot { driver: self.driver().to_owned(), ..Snapshot::default() };
+        let mut snapshot = Snapshot { driver: self.driver().name().to_owned(), ..Snapshot::default() };
         let mut notes = Notes::default();
         let (image, (rest, (listing, build))) = rayon::join(
             || self.read_image(),
@@ -79,7 +79,7 @@ impl Store {
         let has_config = |id: &ContainerId| snapshot.containers.get(id).is_some_and(|container| container.readable);
         let is_empty = |id: &CacheId| {
             let Some(dirs) = self.dirs() else { return false };
-            let Some(upper) = driver::upper(self.driver()) else { return false };
+            let Some(upper) = self.driver().written() else { return false };
             match FsError::found(dirs.dir(format!("{id}/{upper}"))) {
                 Ok(None) => true,
                 found => found.is_ok_and(|dir| dir.is_some_and(|dir| dir.entries().is_ok_and(|all| all.is_empty()))),
@@ -89,8 +89,8 @@ impl Store {
         lost.filter(|(_, mount)| !mount.mount_id.as_ref().is_some_and(is_empty)).map(|(id, _)| id.clone()).collect()
     }
 
-    fn list_home(&self) -> driver::Listing {
-        self.home().map(|home| driver::list(self.driver(), home)).unwrap_or_default()
+    fn list_home(&self) -> Listing {
+        self.home().map(|home| self.driver().list(home)).unwrap_or_default()
     }
 }
 

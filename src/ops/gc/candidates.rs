@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::driver;
+use crate::driver::{Driver, join};
 use crate::graph::{Edge, Graph, Id, Node, Reach, Roots, State};
 use crate::id::{CacheId, ContainerId, is_drawn};
 use crate::store::{Snapshot, Stray, StrayKind, places};
@@ -51,7 +51,7 @@ pub(super) struct Candidate {
 pub struct Candidates<'s> {
     pub(super) snapshot: &'s Snapshot,
     pub(super) graph: &'s Graph,
-    pub(super) driver: &'s str,
+    pub(super) driver: &'static Driver,
     /// What the roots reach, and nothing but that.
     pub(super) reached: Reach,
     pub(super) found: Vec<Candidate>,
@@ -61,7 +61,7 @@ impl<'s> Candidates<'s> {
     /// Finds everything that no root reaches. Roots are references, containers, mounts with an owner, and what
     /// BuildKit's leases and records name.
     #[must_use]
-    pub fn find(snapshot: &'s Snapshot, graph: &'s Graph, driver: &'s str) -> Self {
+    pub fn find(snapshot: &'s Snapshot, graph: &'s Graph, driver: &'static Driver) -> Self {
         let roots = Roots {
             untagged_images: false,
             build_records: true,
@@ -156,7 +156,7 @@ impl<'s> Candidates<'s> {
     }
 
     fn paths(&self, id: Id) -> Vec<(Step, String)> {
-        let in_image = |place: String| places::in_root(self.driver, place);
+        let in_image = |place: String| places::in_root(self.driver.name(), place);
         match self.graph.node(id) {
             Node::Tag(_) | Node::Digest(_) | Node::BuildRecord(_) => Vec::new(),
             Node::Image(id) => {
@@ -184,8 +184,8 @@ impl<'s> Candidates<'s> {
         let driver = self.driver;
         let names = self.snapshot.driver_dirs.get(id).map(|dir| &dir.names[..]).unwrap_or_default();
         let mut paths: Vec<_> = names.iter().map(|name| (Step::Link, format!("{driver}/l/{name}"))).collect();
-        let at = |place: &&str| (Step::Directory, format!("{driver}/{}", driver::join(place, id.as_str())));
-        paths.extend(driver::places(driver).iter().map(at));
+        let at = |place| (Step::Directory, format!("{driver}/{}", join(place, id.as_str())));
+        paths.extend(driver.places().map(at));
         paths
     }
 

@@ -165,7 +165,7 @@ impl Doubts {
                 doubts.add(&[Images, Layers], reason);
             }
         }
-        for id in snapshot.without_mount(driver) {
+        for id in snapshot.without_mount(driver.name()) {
             let reason = format!("container {} has no entry in {}", id.short(), places::MOUNTS);
             doubts.add(&[Layers, Dirs], reason);
         }
@@ -173,7 +173,10 @@ impl Doubts {
             let node = crate::id::ChainId::from_hex(name.as_bytes()).ok().map(Node::Layer);
             let is_used = node.and_then(|node| graph.find(&node)).is_some_and(|id| reached.has(id));
             if layer.cache_id.is_none() && is_used {
-                doubts.add(&[Dirs], format!("{} cannot be read", places::in_root(driver, places::layer_named(name))));
+                doubts.add(
+                    &[Dirs],
+                    format!("{} cannot be read", places::in_root(driver.name(), places::layer_named(name))),
+                );
             }
         }
         // What is written in a mount that is in use and cannot be understood may be any directory or layer.
@@ -237,7 +240,7 @@ impl Doubts {
 
 /// Returns the directory that a file of the driver lies in, where nothing reaches it.
 fn unreached_dir(path: &str, candidates: &Candidates<'_>) -> Option<Id> {
-    let dir = path.strip_prefix(candidates.driver)?.strip_prefix('/')?;
+    let dir = path.strip_prefix(candidates.driver.name())?.strip_prefix('/')?;
     let (name, _) = dir.split_once('/')?;
     let id = candidates.graph.find(&Node::Dir(crate::id::CacheId::parse(name.as_bytes()).ok()?))?;
     (!candidates.reached.has(id)).then_some(id)
@@ -292,13 +295,11 @@ fn look_at(
 
 /// Returns what there must be at a path of a candidate.
 fn expected(step: Step, candidate: &Candidate, path: &str, candidates: &Candidates<'_>) -> Kind {
-    let is_file = |part: &str| path.starts_with(&format!("{}/{part}/", candidates.driver));
     match (step, candidate.kind) {
         (Step::Link, _) | (_, GcKind::DanglingLinks) => Kind::Symlink,
         (Step::Image, _) if places::name_in(places::IMAGES, path).is_some() => Kind::File,
         (_, GcKind::TempFiles) => Kind::File,
-        (Step::Directory, _) if candidates.driver == "btrfs" && is_file("quotas") => Kind::File,
-        (Step::Directory, _) if candidates.driver == "aufs" && is_file("layers") => Kind::File,
+        (Step::Directory, _) => candidates.driver.kind_at(path),
         _ => Kind::Directory,
     }
 }

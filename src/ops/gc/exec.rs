@@ -57,7 +57,7 @@ pub struct Written {
 /// Fails where garbage of these kinds cannot be told in a store: beside containerd's, all that is known is what graph drivers
 /// have left.
 fn expect_removable(store: &Store, mut kinds: impl Iterator<Item = GcKind>) -> Result<()> {
-    if SNAPSHOTTERS.contains(&store.driver()) && kinds.any(|kind| kind != GcKind::StaleDriver) {
+    if SNAPSHOTTERS.contains(&store.driver().name()) && kinds.any(|kind| kind != GcKind::StaleDriver) {
         let text = "of a root with containerd's image store only --only stale-driver is removed".to_owned();
         return Err(Error::Usage(text));
     }
@@ -86,7 +86,7 @@ impl GcPlan {
         if self.schema != super::plan::SCHEMA {
             return Err(Error::Usage(format!("the plan is of form {}; this dockpack knows 1", self.schema)));
         }
-        if self.driver != store.driver() {
+        if self.driver != store.driver().name() {
             let text = format!("the plan is for graph driver {}, the store is of {}", self.driver, store.driver());
             return Err(Error::Usage(text));
         }

@@ -285,7 +285,7 @@ impl GcPlan {
         }));
         kept.sort();
         kept.dedup();
-        Self { schema: SCHEMA, driver: candidates.driver.to_owned(), entries: builder.finish(), kept, stale }
+        Self { schema: SCHEMA, driver: candidates.driver.name().to_owned(), entries: builder.finish(), kept, stale }
     }
 }
 

@@ -15,7 +15,7 @@
 //! | the driver's home | nearly all layers lack their directory |
 //! | `buildkit/snapshots.db` | it is a file of no bytes |
 
-use crate::driver::{self, is_known, join};
+use crate::driver::join;
 use crate::error::{Error, FsError, Result};
 use crate::graph::{Graph, Node};
 use crate::id::ContainerId;
@@ -72,26 +72,23 @@ impl Records {
 /// Fails where something is lost that everything depends on; names the file.
 pub(super) fn refuse(store: &Store, records: Records, candidates: &Candidates<'_>, options: &Options) -> Result<()> {
     let Candidates { snapshot, graph, driver, .. } = candidates;
-    if SNAPSHOTTERS.contains(driver) {
+    if SNAPSHOTTERS.contains(&driver.name()) {
         // Of a graph driver's store nothing is opened: what others have left is all there is, and containers keep that.
         return match records.containers {
             true => Ok(()),
             false => Err(Error::Lost { path: store.path().join("containers"), reason: "it is missing".to_owned() }),
         };
     }
-    if !is_known(driver) {
-        return Err(Error::UnsupportedDriver { driver: (*driver).to_owned() });
-    }
+    driver.readable()?;
     let all = [Unknown::References, Unknown::BuildKit];
-    let is_home =
-        |path: &str| driver::places(driver).iter().any(|place| path == join(driver, place).trim_end_matches('/'));
+    let is_home = |path: &str| driver.places().any(|place| path == join(driver.name(), place).trim_end_matches('/'));
     let lost_whole =
         |path: &str| is_home(path) || matches!(path.rsplit('/').next(), Some("sha256" | "containers" | "mounts"));
     if let Some(file) = snapshot.unreadable.iter().find(|file| all.contains(&file.what) || lost_whole(&file.path)) {
         let reason = file.reason.clone();
         return Err(Error::Unreadable { path: store.path().join(&file.path), reason });
     }
-    match lost(snapshot, graph, driver, records, options) {
+    match lost(snapshot, graph, driver.name(), records, options) {
         None => Ok(()),
         Some((path, reason)) => Err(Error::Lost { path: store.path().join(path), reason }),
     }

@@ -16,7 +16,7 @@ pub(super) fn find(store: &Store, snapshot: &Snapshot) -> Result<Vec<Stale>, FsE
     let mut stale = Vec::new();
     for driver in store.other_drivers() {
         let mut paths = Vec::new();
-        for path in [driver.to_owned(), places::records(driver)] {
+        for path in [driver.name().to_owned(), places::records(driver.name())] {
             let is_there = match path.rsplit_once('/') {
                 None => store.root().find(&path)?.is_some(),
                 Some((parent, name)) => match store.root().dir_across_mounts(parent) {
@@ -28,18 +28,18 @@ pub(super) fn find(store: &Store, snapshot: &Snapshot) -> Result<Vec<Stale>, FsE
                 paths.push(path);
             }
         }
-        let user = snapshot.containers.iter().find(|(_, container)| container.driver == driver);
+        let user = snapshot.containers.iter().find(|(_, container)| container.driver == driver.name());
         let user = user.map(|(id, _)| format!("container {id} was made with it"));
-        let used_by = match driver {
-            "zfs" | "devicemapper" => Some("its data lies outside of the data root".to_owned()),
-            _ => user.or_else(|| unknown_user(snapshot)),
+        let used_by = match driver.outside() {
+            Some(_) => Some("its data lies outside of the data root".to_owned()),
+            None => user.or_else(|| unknown_user(snapshot)),
         };
         if !paths.is_empty() {
             let (images, unknown) = match store.references_of(driver) {
                 Ok(images) => (images, None),
                 Err(reason) => (Vec::new(), Some(reason)),
             };
-            stale.push(Stale { driver: driver.to_owned(), paths, images, used_by: used_by.or(unknown) });
+            stale.push(Stale { driver: driver.name().to_owned(), paths, images, used_by: used_by.or(unknown) });
         }
     }
     Ok(stale)
@@ -70,7 +70,7 @@ impl Candidates<'_> {
         let sources =
             records.v2_metadata_by_diff_id.keys().map(|diff| (diff, places::V2_METADATA_BY_DIFF_ID, diff.hex()));
         let gone = digests.chain(sources).filter(move |(diff, ..)| gone(diff));
-        gone.map(move |(_, map, name)| places::in_root(self.driver, format_args!("{map}/{name}")))
+        gone.map(move |(_, map, name)| places::in_root(self.driver.name(), format_args!("{map}/{name}")))
     }
 
     /// Returns the content of all layers that stay, and of all that images which stay need.

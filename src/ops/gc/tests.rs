@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::driver::DriverDir;
+use crate::driver::{DriverDir, USUAL};
 use crate::fsx::{Footprint, Kind, Size, Time};
 use crate::graph::Graph;
 use crate::id::{CacheId, ChainId, ContainerId, DiffId, ImageId, LinkId, Sha256};
@@ -200,7 +200,7 @@ impl Case {
 fn survey(snapshot: &Snapshot) -> Survey {
     let mut survey = Survey::default();
     let graph = Graph::of(snapshot);
-    let candidates = Candidates::find(snapshot, &graph, "overlay2");
+    let candidates = Candidates::find(snapshot, &graph, USUAL);
     for (at, path) in candidates.paths_to_survey(&[]).into_iter().enumerate() {
         let target = path
             .strip_prefix("overlay2/l/EXTRA")
@@ -220,7 +220,7 @@ fn survey(snapshot: &Snapshot) -> Survey {
 
 fn planned(snapshot: &Snapshot, options: &Options) -> BTreeSet<String> {
     let graph = Graph::of(snapshot);
-    let candidates = Candidates::find(snapshot, &graph, "overlay2");
+    let candidates = Candidates::find(snapshot, &graph, USUAL);
     let plan = GcPlan::new(&candidates, &survey(snapshot), Vec::new(), options);
     let paths: Vec<String> = plan.parts().map(|part| part.path.clone()).collect();
     let unique: BTreeSet<String> = paths.iter().cloned().collect();
@@ -377,13 +377,13 @@ proptest! {
     fn a_plan_checked_again(case in cases(), later in cases()) {
         let (snapshot, later) = (case.snapshot(), later.snapshot());
         let graph = Graph::of(&snapshot);
-        let candidates = Candidates::find(&snapshot, &graph, "overlay2");
+        let candidates = Candidates::find(&snapshot, &graph, USUAL);
         let plan = GcPlan::new(&candidates, &survey(&snapshot), Vec::new(), &Options::default());
         let (again, skipped) = plan.again(&candidates, &survey(&snapshot), Vec::new());
         prop_assert_eq!(&again.entries, &plan.entries);
         prop_assert!(skipped.is_empty());
         let graph = Graph::of(&later);
-        let candidates = Candidates::find(&later, &graph, "overlay2");
+        let candidates = Candidates::find(&later, &graph, USUAL);
         let (again, skipped) = plan.again(&candidates, &survey(&later), Vec::new());
         let reached = naively_kept(&later);
         let gone: BTreeSet<&str> = again.parts().map(|part| part.path.as_str()).collect();

@@ -29,7 +29,7 @@ impl Copies {
     /// not count.
     #[must_use]
     pub fn find(store: &Store, snapshot: &Snapshot) -> Self {
-        if store.driver() != "overlay" {
+        if !store.driver().links_files() {
             return Self::default();
         }
         let layers: Vec<(&ChainId, &Layer)> = snapshot.layers.iter().collect();

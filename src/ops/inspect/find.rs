@@ -91,7 +91,7 @@ impl View<'_> {
             (_, Some("containers")) => self.place(Node::Container(ContainerId::parse(part.as_bytes()).ok()?)),
             (_, Some("l")) => self.by_link(part),
             (_, Some("sha256")) => None,
-            (_, Some(home)) if [&self.driver, "dir", "subvolumes", "diff", "mnt", "layers"].contains(&home) => {
+            (_, Some(home)) if [self.driver.name(), "dir", "subvolumes", "diff", "mnt", "layers"].contains(&home) => {
                 self.place(Node::Dir(CacheId::parse(part.as_bytes()).ok()?))
             }
             _ => None,
@@ -101,7 +101,7 @@ impl View<'_> {
     fn by_stray_path(&self, parts: &[&str]) -> Option<Id> {
         (0..parts.len()).find_map(|at| {
             let tail = parts[at..].join("/");
-            let short = tail.strip_prefix(&places::in_root(&self.driver, "")).unwrap_or(&tail).to_owned();
+            let short = tail.strip_prefix(&places::in_root(self.driver.name(), "")).unwrap_or(&tail).to_owned();
             self.place(Node::Stray(tail)).or_else(|| self.place(Node::Stray(short)))
         })
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::driver;
+use crate::driver::Driver;
 use crate::graph::{Graph, Id, Node};
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
 use crate::store::{Container, Snapshot, Store, places};
@@ -39,7 +39,7 @@ pub struct View<'s> {
     pub snapshot: &'s Snapshot,
     /// The same as nodes and edges.
     pub graph: Graph,
-    driver: String,
+    driver: &'static Driver,
     root: PathBuf,
 }
 
@@ -52,14 +52,14 @@ impl<'s> View<'s> {
 
     /// Looks at a snapshot of the store of `driver` at the data root `root`.
     #[must_use]
-    pub fn of(snapshot: &'s Snapshot, root: &Path, driver: &str) -> Self {
-        Self { snapshot, graph: Graph::of(snapshot), driver: driver.to_owned(), root: root.to_owned() }
+    pub fn of(snapshot: &'s Snapshot, root: &Path, driver: &'static Driver) -> Self {
+        Self { snapshot, graph: Graph::of(snapshot), driver, root: root.to_owned() }
     }
 
     /// Returns the name of the graph driver.
     #[must_use]
-    pub fn driver(&self) -> &str {
-        &self.driver
+    pub fn driver(&self) -> &'static Driver {
+        self.driver
     }
 
     /// Returns the data root.
@@ -71,7 +71,7 @@ impl<'s> View<'s> {
     /// Returns where a node is, relative to the data root. Build records have no path of their own.
     #[must_use]
     pub fn path_of(&self, node: &Node) -> Option<String> {
-        let driver = &self.driver;
+        let driver = self.driver.name();
         Some(match node {
             Node::Tag(_) | Node::Digest(_) => places::in_root(driver, places::REFERENCES),
             Node::Container(id) => format!("containers/{id}"),
@@ -87,7 +87,7 @@ impl<'s> View<'s> {
     }
 
     fn dir_path(&self, id: &CacheId) -> String {
-        driver::path_of(&self.driver, id)
+        self.driver.path_of(id)
     }
 
     /// Returns the references of an image, tags before digests.

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::archive::foreign::ForeignArchive;
 use crate::archive::{ArchiveReader, LayerRecord};
-use crate::driver::{Begun, GraphDriver, NewLayer};
+use crate::driver::{Begun, Build, Driver, NewLayer};
 use crate::error::{Error, FsError};
 use crate::fsx::Dir;
 use crate::id::ChainId;
@@ -28,7 +28,8 @@ pub(in crate::ops) const DIFFERENCES: &str = "differences.jsonl";
 
 /// Where one layer is built, and what of but its tar.
 pub(in crate::ops) struct Site<'a> {
-    pub(in crate::ops) driver: &'static dyn GraphDriver,
+    pub(in crate::ops) driver: &'static Driver,
+    pub(in crate::ops) build: &'static dyn Build,
     /// The staged layer.
     pub(in crate::ops) staged: &'a Dir,
     /// The driver's facts of the layer, and the directories it stands on.
@@ -46,7 +47,7 @@ impl Site<'_> {
     /// The file system refuses.
     pub(super) fn begin(&self, shared: &mut Shared) -> Result<Unfilled, FsError> {
         let (staged, entry) = (self.staged.clone(), self.staged.dir(RECORD_DIR)?);
-        let begun = self.driver.begin(self.staged, DRIVER_DIR, &self.new)?;
+        let begun = self.build.begin(self.staged, DRIVER_DIR, &self.new)?;
         if self.on_present {
             shared.extend(begun.linked.iter().copied());
         }
@@ -82,7 +83,7 @@ pub(in crate::ops) fn build(
 /// A layer that is begun, and has nothing of its tar yet. What it takes to fill it is all here: other layers are not
 /// looked at.
 pub(super) struct Unfilled {
-    driver: &'static dyn GraphDriver,
+    driver: &'static Driver,
     staged: Dir,
     entry: Dir,
     begun: Begun,
@@ -116,7 +117,7 @@ impl Unfilled {
                 if applied.displaces {
                     expect_all_content(&LayerTree(tree.clone()), Entries::new(entry.file(TAR_SPLIT)?))?;
                 }
-                driver.layer_size(&tree, applied.claimed)?
+                driver.read.layer_size(&tree, applied.claimed)?
             }
         };
         if restores {

@@ -1,7 +1,6 @@
 //! Records of layers that make room for new ones.
 
 use super::plan::LoadPlan;
-use crate::driver;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId};
@@ -25,7 +24,7 @@ impl LoadPlan {
         let records = image.dir(places::LAYERS)?;
         for chain in displaced {
             for id in directories(snapshot, chain) {
-                let path = driver::path_of(store.driver(), &id);
+                let path = store.driver().path_of(&id);
                 if let Some(how) = in_use.of(&path) {
                     let (path, how) = (store.path().join(path), how.to_owned());
                     return Err(Error::LayerInUse { chain: chain.to_string(), path, how });

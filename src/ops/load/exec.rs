@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::archive::foreign::ForeignArchive;
 use crate::archive::{ArchiveIndex, ArchiveReader, ImageRecord, Metadata};
 use crate::crash::crash_point;
-use crate::driver::{self, GraphDriver};
+use crate::driver::{Build, Driver};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId};
@@ -94,7 +94,8 @@ impl LoadPlan {
     /// # Errors
     /// The archive's index makes no sense, or the store cannot be read.
     pub fn make(store: &Store, metadata: &Metadata, images: Vec<ImageRecord>) -> Result<(Self, Snapshot)> {
-        let driver = driver_of(store.driver())?;
+        let driver = store.driver();
+        driver.builder()?;
         let snapshot = store.snapshot()?;
         for unreadable in &snapshot.unreadable {
             if matches!(unreadable.what, Unknown::References | Unknown::Images | Unknown::Layers) {
@@ -105,9 +106,9 @@ impl LoadPlan {
             }
         }
         let references = store.image().map(|image| image.find(places::REFERENCES)).transpose()?.flatten();
-        refuse(store.path(), store.driver(), &snapshot, references.is_some())?;
-        let target = survey(store, driver, &snapshot, &metadata.index)?;
-        let mut plan = Self::new(&metadata.index, images, store.driver(), &snapshot, target)?;
+        refuse(store.path(), driver.name(), &snapshot, references.is_some())?;
+        let target = survey(store, &snapshot, &metadata.index)?;
+        let mut plan = Self::new(&metadata.index, images, driver, &snapshot, target)?;
         plan.note_displaced(store, &snapshot)?;
         Ok((plan, snapshot))
     }
@@ -126,11 +127,11 @@ impl LoadPlan {
         observer: &dyn Observer,
     ) -> Result<LoadReport> {
         let begun = Instant::now();
-        let driver = driver_of(&self.driver)?;
+        let build = store.driver().builder()?;
         let root = store.root();
         observer.on(Event::Begin { what: "loading", total: Some(self.bytes()) });
         let staging = root.ensure_dir(WORK, 0o700)?.ensure_dir(LOAD, 0o700)?;
-        let staged = Staging { plan: &self, store, snapshot, driver, dir: &staging, observer }.fill(metadata, archive);
+        let staged = Staging { plan: &self, store, snapshot, build, dir: &staging, observer }.fill(metadata, archive);
         if let Err(error) = staged {
             clean_up(root)?;
             return Err(match error {
@@ -142,7 +143,7 @@ impl LoadPlan {
             });
         }
         observer.on(Event::End);
-        finish(root, &staging, &self, driver, lock).map_err(|error| Error::Unfinished(Box::new(error)))?;
+        finish(root, &staging, &self, store.driver(), lock).map_err(|error| Error::Unfinished(Box::new(error)))?;
         Ok(LoadReport {
             images: self.images.len(),
             layers: self.layers.len(),
@@ -158,7 +159,7 @@ struct Staging<'a> {
     plan: &'a LoadPlan,
     store: &'a Store,
     snapshot: &'a Snapshot,
-    driver: &'static dyn GraphDriver,
+    build: &'static dyn Build,
     dir: &'a Dir,
     observer: &'a dyn Observer,
 }
@@ -168,9 +169,9 @@ impl Staging<'_> {
     fn fill(&self, metadata: &Metadata, archive: Layers<'_>) -> Result<()> {
         one_mount(self.store)?;
         self.store.namespace()?;
-        self.driver.takes(self.store.root())?;
+        self.build.takes(self.store.root())?;
         self.configs(metadata)?;
-        let stage = Stage::new(self.plan, self.driver, self.dir, self.store, self.snapshot, self.observer)?;
+        let stage = Stage::new(self.plan, self.build, self.dir, self.store, self.snapshot, self.observer)?;
         write_back(self.dir, || match archive {
             Layers::Own(archive) => {
                 let wanted: BTreeSet<ChainId> = self.plan.layers.iter().map(|layer| layer.record.chain).collect();
@@ -223,20 +224,14 @@ fn write_back(dir: &Dir, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// Makes the journal valid and publishes.
-fn finish(
-    root: &Dir,
-    staging: &Dir,
-    plan: &LoadPlan,
-    driver: &'static dyn GraphDriver,
-    lock: &WriteLock,
-) -> Result<()> {
+fn finish(root: &Dir, staging: &Dir, plan: &LoadPlan, driver: &'static Driver, lock: &WriteLock) -> Result<()> {
     if staging.find(JOURNAL)?.is_none() {
         staging.rename(NEW_JOURNAL, staging, JOURNAL)?;
         staging.sync()?;
     }
     // Crash here: everything is durable; the next run publishes it.
     crash_point("load:journal");
-    Publish::new(root, staging, plan, driver).run(lock)?;
+    Publish::new(root, staging, plan, driver)?.run(lock)?;
     // The journal goes first: what is left of the staging directory is then only garbage.
     staging.remove_file(JOURNAL)?;
     staging.sync()?;
@@ -260,7 +255,7 @@ pub(crate) fn recover(store: &Store, lock: &WriteLock) -> Result<Option<LoadPlan
         path: staging.shown(JOURNAL),
         source: crate::error::ParseError::because("the journal of a load", error),
     })?;
-    finish(root, &staging, &plan, driver_of(&plan.driver)?, lock)?;
+    finish(root, &staging, &plan, Driver::named(&plan.driver), lock)?;
     Ok(Some(plan))
 }
 
@@ -274,18 +269,10 @@ fn clean_up(root: &Dir) -> Result<()> {
     Ok(())
 }
 
-fn driver_of(name: &str) -> Result<&'static dyn GraphDriver> {
-    let driver = driver::by_name(name).ok_or_else(|| Error::UnsupportedDriver { driver: name.to_owned() })?;
-    match driver.can_build() {
-        true => Ok(driver),
-        false => Err(Error::ReadOnlyDriver { driver: name.to_owned() }),
-    }
-}
-
 /// Renames do not cross mounts; not even where both are of one file system, as when a killed daemon leaves its home
 /// mounted on itself.
 fn one_mount(store: &Store) -> Result<()> {
-    for name in [store.driver().to_owned(), places::records(store.driver())] {
+    for name in [store.driver().name().to_owned(), places::records(store.driver().name())] {
         if store.root().dir(&name).is_err_and(|error| error.is_other_mount()) {
             let error = std::io::Error::other("it is on another mount than the data root");
             return Err(FsError::new("load into", store.path().join(name), error).into());
@@ -295,8 +282,13 @@ fn one_mount(store: &Store) -> Result<()> {
 }
 
 /// Looks which layers of the target are whole and which names are taken.
-fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot, index: &ArchiveIndex) -> Result<Target> {
-    let mut target = Target { is_rootless: store.root().is_rootless(), ..Target::default() };
+fn survey(store: &Store, snapshot: &Snapshot, index: &ArchiveIndex) -> Result<Target> {
+    let driver = store.driver();
+    let mut target = Target {
+        has_short_names: driver.has_short_names(),
+        is_rootless: store.root().is_rootless(),
+        ..Target::default()
+    };
     let own = driver.home_dirs().iter().map(|(name, _)| name.as_bytes().to_vec());
     let there = store.dirs().map(Dir::entries).transpose()?.unwrap_or_default().into_iter().map(|entry| entry.name);
     target.cache_ids = own.chain(there).filter_map(|name| CacheId::parse(&name).ok()).collect();
@@ -331,7 +323,7 @@ fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot, index: &
             target.whole.insert(*chain);
         }
     }
-    if driver.has_links() {
+    if driver.has_short_names() {
         target.above = Above::read(home, snapshot, index, &target.whole)?;
         // Nothing else gets them.
         target.links.extend(target.above.keeps.values().cloned());
@@ -340,7 +332,7 @@ fn survey(store: &Store, driver: &dyn GraphDriver, snapshot: &Snapshot, index: &
 }
 
 /// Tells whether every layer on top of another has a directory to be mounted at, as only Docker 17.03 to 17.09 keep it.
-pub(in crate::ops) fn is_early(dirs: &Dir, driver: &dyn GraphDriver, snapshot: &Snapshot) -> Result<bool, FsError> {
+pub(in crate::ops) fn is_early(dirs: &Dir, driver: &'static Driver, snapshot: &Snapshot) -> Result<bool, FsError> {
     let mut layers = snapshot.layers.values().filter(|layer| layer.parent.is_some()).peekable();
     if layers.peek().is_none() {
         return Ok(false);
@@ -348,7 +340,7 @@ pub(in crate::ops) fn is_early(dirs: &Dir, driver: &dyn GraphDriver, snapshot: &
     for layer in layers {
         let has_it = match dirs.dir(layer.cache_id.as_str()) {
             Err(error) if error.is_not_found() => true,
-            dir => driver.has_mount_point(&dir?)?,
+            dir => driver.read.has_mount_point(&dir?)?,
         };
         if !has_it {
             return Ok(false);
@@ -357,9 +349,9 @@ pub(in crate::ops) fn is_early(dirs: &Dir, driver: &dyn GraphDriver, snapshot: &
     Ok(true)
 }
 
-fn is_whole(dirs: &Dir, driver: &dyn GraphDriver, id: &CacheId, has_parent: bool) -> Result<bool, FsError> {
+fn is_whole(dirs: &Dir, driver: &'static Driver, id: &CacheId, has_parent: bool) -> Result<bool, FsError> {
     match dirs.dir(id.as_str()) {
         Err(error) if error.is_not_found() => Ok(false),
-        layer => Ok(driver.fault(dirs, &layer?, has_parent)?.is_none()),
+        layer => Ok(driver.read.fault(dirs, &layer?, has_parent)?.is_none()),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{ArchiveIndex, ImageRecord, LayerRecord};
-use crate::driver::{self, DriverFacts, GraphDriver};
+use crate::driver::{Driver, DriverFacts};
 use crate::error::{Error, Result};
 use crate::id::{CacheId, ChainId, ImageId, LinkId, Sha256};
 use crate::ops::trash::Identity;
@@ -83,6 +83,8 @@ pub(super) struct Target {
     pub(super) cache_ids: BTreeSet<CacheId>,
     /// `overlay2`'s short names.
     pub(super) links: BTreeSet<LinkId>,
+    /// Each layer has a short name.
+    pub(super) has_short_names: bool,
     /// `overlay2`: the short names that missing layers are called by.
     pub(super) above: Above,
     /// Docker 17.03 to 17.09 made it: layers have the directory that they are mounted at, and names of 64 digits.
@@ -163,7 +165,7 @@ impl LoadPlan {
     pub(super) fn new(
         index: &ArchiveIndex,
         mut images: Vec<ImageRecord>,
-        driver: &str,
+        driver: &Driver,
         snapshot: &Snapshot,
         mut target: Target,
     ) -> Result<Self> {
@@ -174,8 +176,8 @@ impl LoadPlan {
         keep_known_parents(&mut images, snapshot);
         let wanted: BTreeSet<ChainId> = images.iter().flat_map(ImageRecord::chain_ids).collect();
         let mut plan = Self {
-            driver: driver.to_owned(),
-            same_driver: index.driver.as_deref() == Some(driver),
+            driver: driver.name().to_owned(),
+            same_driver: index.driver.as_deref() == Some(driver.name()),
             images_present: images.iter().map(|image| image.id).filter(|id| snapshot.images.contains_key(id)).collect(),
             parents: parents(&images, snapshot),
             layers: Vec::new(),
@@ -198,10 +200,10 @@ impl LoadPlan {
     }
 
     /// Plans to build these layers of an archive, and nothing else.
-    pub(in crate::ops) fn of_layers(driver: &str, index: &ArchiveIndex, layers: Vec<PlannedLayer>) -> Self {
+    pub(in crate::ops) fn of_layers(driver: &Driver, index: &ArchiveIndex, layers: Vec<PlannedLayer>) -> Self {
         Self {
-            driver: driver.to_owned(),
-            same_driver: index.driver.as_deref() == Some(driver),
+            driver: driver.name().to_owned(),
+            same_driver: index.driver.as_deref() == Some(driver.name()),
             images: Vec::new(),
             images_present: BTreeSet::new(),
             parents: BTreeMap::new(),
@@ -246,7 +248,7 @@ impl LoadPlan {
     fn facts(&self, record: &LayerRecord, target: &mut Target, placed: &BTreeMap<CacheId, CacheId>) -> DriverFacts {
         let archived = if self.same_driver { record.facts.clone() } else { DriverFacts::default() };
         let mut facts = DriverFacts { link: None, merged: target.is_early, ..archived.clone() };
-        if driver::by_name(&self.driver).is_some_and(GraphDriver::has_links) {
+        if target.has_short_names {
             let kept = target.above.keeps.get(&record.chain).cloned();
             let link = kept.or_else(|| archived.link.filter(|link| !target.links.contains(link)));
             let link = link.unwrap_or_else(|| fresh(&record.chain, LinkId::of_hex, &target.links, 26));

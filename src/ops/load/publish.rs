@@ -1,7 +1,7 @@
 //! Renames what is staged into its place. Every step can be done again: a crash is finished by doing all of them.
 
 use crate::crash::crash_point;
-use crate::driver::{self, GraphDriver};
+use crate::driver::{Build, Driver};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::{Dir, Kind};
 use crate::id::{ChainId, Sha256};
@@ -20,12 +20,15 @@ pub(super) struct Publish<'a> {
     root: &'a Dir,
     staging: &'a Dir,
     plan: &'a LoadPlan,
-    driver: &'static dyn GraphDriver,
+    driver: &'static Driver,
+    build: &'static dyn Build,
 }
 
 impl<'a> Publish<'a> {
-    pub(super) fn new(root: &'a Dir, staging: &'a Dir, plan: &'a LoadPlan, driver: &'static dyn GraphDriver) -> Self {
-        Self { root, staging, plan, driver }
+    /// # Errors
+    /// Layers of the driver cannot be built.
+    pub(super) fn new(root: &'a Dir, staging: &'a Dir, plan: &'a LoadPlan, driver: &'static Driver) -> Result<Self> {
+        Ok(Self { root, staging, plan, driver, build: driver.builder()? })
     }
 
     /// Does all steps. The lock is held by the caller for as long as this runs.
@@ -78,7 +81,7 @@ impl<'a> Publish<'a> {
     fn mark_present_parent(&self, places: &Places, parent: ChainId) -> Result<()> {
         let cache_id = places.layers.read(format!("{}/cache-id", parent.hex()), 4096)?;
         let layer = places.dirs.dir(cache_id.trim_ascii())?;
-        self.driver.mark_parent(&layer)?;
+        self.build.mark_parent(&layer)?;
         Ok(layer.sync()?)
     }
 
@@ -195,13 +198,13 @@ struct Places {
 
 impl Places {
     /// Opens them, and makes those that are missing, with the modes that dockerd gives them.
-    fn make(root: &Dir, driver: &dyn GraphDriver) -> Result<Self, FsError> {
+    fn make(root: &Dir, driver: &'static Driver) -> Result<Self, FsError> {
         let image = root.ensure_dir("image", 0o700)?.ensure_dir(driver.name(), 0o700)?;
         let home = root.ensure_dir(driver.name(), 0o710)?;
         for (name, mode) in driver.home_dirs() {
             home.ensure_dir(name, *mode)?;
         }
-        let dirs = home.dir(driver::trees(driver.name()))?;
+        let dirs = home.dir(driver.trees())?;
         for dir in [&home, &dirs] {
             dir.own_group()?;
         }

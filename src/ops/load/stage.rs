@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read};
 
 use crate::archive::foreign::ForeignArchive;
 use crate::archive::{ArchiveIndex, ArchiveReader, LayerRecord, MemberName};
-use crate::driver::{self, GraphDriver, NewLayer};
+use crate::driver::{Build, Driver, NewLayer};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::{Dir, Holes};
 use crate::id::{CacheId, ChainId, DiffId};
@@ -27,7 +27,8 @@ pub(super) const SPOOL: &str = "spool";
 /// Builds the planned layers of one load.
 pub(in crate::ops) struct Stage<'a> {
     plan: &'a LoadPlan,
-    driver: &'static dyn GraphDriver,
+    driver: &'static Driver,
+    build: &'static dyn Build,
     /// `<root>/.dockpack/load/layers`.
     layers: Dir,
     /// `<root>/.dockpack/load/spool`: tars that more than one layer is built of.
@@ -48,7 +49,7 @@ pub(in crate::ops) struct Stage<'a> {
 impl<'a> Stage<'a> {
     pub(in crate::ops) fn new(
         plan: &'a LoadPlan,
-        driver: &'static dyn GraphDriver,
+        build: &'static dyn Build,
         staging: &Dir,
         store: &Store,
         snapshot: &Snapshot,
@@ -61,7 +62,8 @@ impl<'a> Stage<'a> {
             .collect();
         Ok(Self {
             plan,
-            driver,
+            driver: store.driver(),
+            build,
             layers: staging.ensure_dir("layers", 0o700)?,
             spool: staging.ensure_dir(SPOOL, 0o700)?,
             dirs: store.dirs().cloned(),
@@ -203,7 +205,7 @@ impl<'a> Stage<'a> {
                 archive.pass_over();
                 return Ok(());
             }
-            [layer] if self.is_ready(layer.record.chain)? => match driver::has_whole_trees(self.driver.name()) {
+            [layer] if self.is_ready(layer.record.chain)? => match self.driver.keeps_whole_trees() {
                 true => self
                     .build(layer, Tar::WithTarSplit(&mut *archive))
                     .map_err(|error| error.of(layer.record.chain, self.plan, archive))?,
@@ -305,6 +307,7 @@ impl<'a> Stage<'a> {
         let on_present = record.parent.is_some_and(|parent| self.present.contains_key(&parent));
         let site = Site {
             driver: self.driver,
+            build: self.build,
             staged: &staged,
             new: NewLayer { facts: &record.facts, parent: parent.as_ref(), lower: lower.as_ref() },
             restores: layer.restores,
@@ -318,7 +321,7 @@ impl<'a> Stage<'a> {
     /// Marks the layer below one that is built, where it is new too.
     fn mark_parent(&self, record: &LayerRecord) -> Result<(), FsError> {
         match record.parent.filter(|parent| self.built.contains(parent)) {
-            Some(parent) => self.driver.mark_parent(&self.directory(parent)?),
+            Some(parent) => self.build.mark_parent(&self.directory(parent)?),
             None => Ok(()),
         }
     }

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 
 use sha2::Digest as _;
 
-use crate::driver::{self, DriverFacts, GraphDriver, NewLayer};
+use crate::driver::{Driver, DriverFacts, NewLayer};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, Sha256};
@@ -27,7 +27,7 @@ use super::untold::Untold;
 /// Where layers are copied from and to.
 pub(super) struct Copies<'a> {
     pub(super) plan: &'a RepairPlan,
-    pub(super) driver: &'static dyn GraphDriver,
+    pub(super) driver: &'static Driver,
     pub(super) dirs: &'a Dir,
     pub(super) store: &'a Store,
     /// Where layers are built.
@@ -54,13 +54,14 @@ impl Copies<'_> {
         let lower = record.facts.lower_id.as_ref().map(|id| self.by_cache_id(id)).transpose().map_err(text)?;
         let site = Site {
             driver: self.driver,
+            build: self.driver.builder()?,
             staged: &staged,
             new: NewLayer { facts: &record.facts, parent: parent.as_ref(), lower: lower.as_ref() },
             restores: true,
             // Files of layers that stay may be among them.
             on_present: true,
         };
-        let tree = self.driver.tree(&parts.layer).map_err(text)?;
+        let tree = self.driver.read.tree(&parts.layer).map_err(text)?;
         let entries = parts.entries().map_err(text)?;
         let (stream, sink) = io::pipe().map_err(|error| fail(error.to_string()))?;
         let mut tar = Digested { stream, digest: sha2::Sha256::new() };
@@ -87,7 +88,7 @@ impl Copies<'_> {
         let text = |error: FsError| error.to_string();
         let mut old = reseed.layer.record.clone();
         // `link` and the rest of what the driver keeps are of no matter here, but for how the tree was made.
-        let facts = self.driver.facts(&parts.layer).map_err(text)?;
+        let facts = self.driver.read.facts(&parts.layer).map_err(text)?;
         old.facts = DriverFacts { merged: false, ..facts };
         let below = old.parent.and_then(|parent| {
             let built = self.plan.layers.iter().find(|layer| layer.layer.record.chain == parent);
@@ -97,8 +98,8 @@ impl Copies<'_> {
         if let Some(id) = below
             && let Some(dir) = FsError::in_place(self.dirs.dir(id.as_str())).map_err(text)?
         {
-            let has_base = !driver::has_whole_trees(self.driver.name())
-                || FsError::in_place(self.driver.base(&old.facts, &dir)).map_err(text)?.is_some();
+            let has_base = !self.driver.keeps_whole_trees()
+                || FsError::in_place(self.driver.read.base(&old.facts, &dir)).map_err(text)?.is_some();
             parent = has_base.then_some(dir);
         }
         let fail = |error: crate::ops::save::DifferencesError| error.to_string();
@@ -114,7 +115,7 @@ impl Copies<'_> {
     /// `lower`: the plan says that better than what is there, which may be damaged too.
     fn parent(&self, reseed: &Reseed, staged: &Dir) -> Result<Option<Dir>, FsError> {
         let Some(parent) = reseed.layer.record.parent else { return Ok(None) };
-        if driver::has_whole_trees(self.driver.name()) {
+        if self.driver.keeps_whole_trees() {
             return self.directory(parent).map(Some);
         }
         let stand_in = staged.make_dir("below", 0o700)?;

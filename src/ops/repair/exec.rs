@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::crash::crash_point;
-use crate::driver::has_whole_trees;
+use crate::driver::Driver;
 use crate::error::{Error, FsError, Result};
 use crate::finding::Severity;
 use crate::fsx::Dir;
@@ -125,7 +125,7 @@ impl RepairPlan {
         // What was not there when it was opened may be there now.
         let store = Store::open(store.path(), Some(&self.driver))?;
         let snapshot = store.snapshot()?;
-        let report = verify::verify_layers(&store, &snapshot, &self.touched(&snapshot), observer)?;
+        let report = verify::verify_layers(&store, &snapshot, &self.touched(store.driver(), &snapshot), observer)?;
         let is_left = |found: &Found| {
             let same =
                 |left: &Left| left.subject == found.finding.object.to_string() && left.code == found.finding.code;
@@ -148,7 +148,7 @@ impl RepairPlan {
 
     /// Returns the layers that were rebuilt, or whose entry was changed, and those that are compared with them. Above an entry
     /// that was damaged nothing was looked at before.
-    fn touched(&self, snapshot: &Snapshot) -> BTreeSet<ChainId> {
+    fn touched(&self, driver: &Driver, snapshot: &Snapshot) -> BTreeSet<ChainId> {
         let rebuilt = self.layers.iter().map(|reseed| reseed.layer.record.chain);
         let entries = self.pieces().filter(|piece| piece.step == Step::Layer);
         let entries: BTreeSet<ChainId> = entries
@@ -161,7 +161,7 @@ impl RepairPlan {
             self.pieces().filter(|piece| copied(piece)).filter_map(|piece| piece.path.rsplit('/').next()).collect();
         let copied = snapshot.layers.iter().filter(|(_, layer)| copied.contains(layer.cache_id.as_str()));
         touched.extend(copied.map(|(chain, _)| *chain));
-        if has_whole_trees(&self.driver) {
+        if driver.keeps_whole_trees() {
             let is_above = |layer: &&Layer| layer.parent.is_some_and(|parent| touched.contains(&parent));
             let above = snapshot.layers.iter().filter(|(_, layer)| is_above(layer)).map(|(chain, _)| *chain);
             let above: Vec<ChainId> = above.collect();

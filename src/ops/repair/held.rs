@@ -1,13 +1,13 @@
 //! What of a repair has to do with directories that the kernel uses: containers may run on without their daemon.
 
 use super::plan::{Mend, Step};
-use crate::driver;
+use crate::driver::Driver;
 use crate::store::InUse;
 
 impl Mend {
     /// Says how a directory of the driver is used in which this changes something, as what follows "it is".
-    pub(super) fn used<'u>(&self, driver: &str, in_use: &'u InUse) -> Option<&'u str> {
-        let home = format!("{driver}/{}", driver::trees(driver));
+    pub(super) fn used<'u>(&self, driver: &Driver, in_use: &'u InUse) -> Option<&'u str> {
+        let home = format!("{driver}/{}", driver.trees());
         let home = home.trim_end_matches('/');
         let dir = |path: &str| {
             let (id, _) = split(path.strip_prefix(home)?.strip_prefix('/')?);
@@ -28,6 +28,7 @@ mod tests {
 
     use super::super::plan::{Act, Piece, RepairPlan};
     use super::*;
+    use crate::driver::join;
     use crate::ops::trash::Work as _;
 
     fn plan(driver: &str) -> RepairPlan {
@@ -36,7 +37,7 @@ mod tests {
             Piece { order, step, path, was: None, act: Act::Remove }
         };
         let mend = |pieces: Vec<Piece>| Mend { subject: String::new(), codes: Vec::new(), act: String::new(), pieces };
-        let trees = driver::join(driver::trees(driver), "");
+        let trees = join(Driver::named(driver).trees(), "");
         let mends = vec![
             mend(vec![
                 piece(0, Step::Directory, &format!("$/{trees}aa/link")),

@@ -28,7 +28,7 @@ pub(super) fn images(store: &Store, snapshot: &Snapshot, survey: &Survey, source
     let ownerless = ownerless(snapshot);
     let damaged = |image: &ImageId| {
         // One whose configuration is there and bad is a finding.
-        let path = places::in_root(store.driver(), places::image(image));
+        let path = places::in_root(store.driver().name(), places::image(image));
         snapshot.strays.iter().any(|stray| stray.path == path)
     };
     let theirs = source.index.images.iter();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::driver::Driver;
 use crate::finding::{Code, Severity};
 use crate::id::{CacheId, ChainId, ImageId};
 use crate::ops::load::PlannedLayer;
@@ -199,8 +200,9 @@ impl RepairPlan {
 
     /// Leaves out what changes directories that the kernel uses: containers may run on without their daemon.
     pub(super) fn leave_used(&mut self, in_use: &InUse) {
+        let driver = Driver::named(&self.driver);
         for mend in std::mem::take(&mut self.mends) {
-            let Some(how) = mend.used(&self.driver, in_use) else {
+            let Some(how) = mend.used(driver, in_use) else {
                 self.mends.push(mend);
                 continue;
             };
@@ -253,7 +255,8 @@ impl Work for RepairPlan {
 
     /// With a piece in a directory that is used, all of its object.
     fn held(&self, in_use: &InUse) -> BTreeMap<usize, String> {
-        let used = self.mends.iter().filter_map(|mend| Some((mend, mend.used(&self.driver, in_use)?)));
+        let driver = Driver::named(&self.driver);
+        let used = self.mends.iter().filter_map(|mend| Some((mend, mend.used(driver, in_use)?)));
         used.flat_map(|(mend, how)| mend.pieces.iter().map(|piece| (piece.order, how.to_owned()))).collect()
     }
 

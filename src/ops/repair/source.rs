@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use crate::archive::foreign::{Choice, ForeignArchive, Spool};
 use crate::archive::{self, Archive, ArchiveIndex, ArchiveReader, ArchiveWriter, Compression};
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::fsx::{is_dir, open_input};
 use crate::graph::{Selected, select_all};
@@ -68,8 +69,13 @@ impl Source {
         self.index.driver.is_some()
     }
 
+    /// Returns the driver that the layers come from, where it is one of Docker's.
+    pub(super) fn driver(&self) -> Option<&'static Driver> {
+        Driver::known(self.index.driver.as_deref()?)
+    }
+
     fn of_store(name: String, store: Store, snapshot: Snapshot) -> Self {
-        let mut index = ArchiveIndex { driver: Some(store.driver().to_owned()), ..ArchiveIndex::default() };
+        let mut index = ArchiveIndex { driver: Some(store.driver().name().to_owned()), ..ArchiveIndex::default() };
         let mut known = BTreeSet::new();
         // An image of which a layer is lost can still lend its configuration; its layers come with others.
         for one in select_all(&snapshot) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::driver::{self, GraphDriver};
+use crate::driver::Driver;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::ChainId;
@@ -45,8 +45,7 @@ impl Staging<'_> {
     fn layers(&self, build: &Dir) -> Result<Option<Dir>> {
         let (Some(dirs), false) = (self.store.dirs(), self.plan.layers.is_empty()) else { return Ok(None) };
         self.store.namespace()?;
-        let driver = driver::by_name(&self.plan.driver)
-            .ok_or_else(|| Error::UnsupportedDriver { driver: self.plan.driver.clone() })?;
+        let driver = self.store.driver().readable()?;
         let layers = build.ensure_dir("layers", 0o700)?;
         let copies = Copies { plan: self.plan, driver, dirs, store: self.store, layers: &layers };
         let mut waiting: Vec<&Reseed> = self.plan.layers.iter().collect();
@@ -73,7 +72,7 @@ impl Staging<'_> {
     /// still wait.
     fn ready<'p>(
         &self,
-        driver: &dyn GraphDriver,
+        driver: &'static Driver,
         waiting: Vec<&'p Reseed>,
         is_of_kind: impl Fn(&Reseed) -> bool,
         build: impl Fn(&[&'p Reseed]) -> Result<()>,
@@ -84,8 +83,7 @@ impl Staging<'_> {
             let lower = reseed.layer.record.facts.lower_id.as_ref();
             let lower = lower.and_then(|id| self.plan.layers.iter().find(|layer| layer.layer.record.cache_id == *id));
             let stands_on = reseed.layer.record.parent.into_iter().chain(lower.map(|layer| layer.layer.record.chain));
-            !is_of_kind(reseed)
-                || driver::has_whole_trees(driver.name()) && stands_on.collect::<Vec<_>>().iter().any(needs)
+            !is_of_kind(reseed) || driver.keeps_whole_trees() && stands_on.collect::<Vec<_>>().iter().any(needs)
         };
         let mut now = Vec::new();
         let mut rest = Vec::new();
@@ -106,7 +104,7 @@ impl Staging<'_> {
     }
 
     /// Builds the layers that the source has.
-    fn given(&self, driver: &'static dyn GraphDriver, build: &Dir, given: &[&Reseed]) -> Result<()> {
+    fn given(&self, driver: &'static Driver, build: &Dir, given: &[&Reseed]) -> Result<()> {
         let mut layers: Vec<PlannedLayer> = given.iter().map(|reseed| reseed.layer.clone()).collect();
         let source = self.source.expect("because only a source gives layers");
         let wanted: BTreeSet<ChainId> = layers.iter().map(|layer| layer.record.chain).collect();
@@ -118,10 +116,10 @@ impl Staging<'_> {
             let read = reading.index.layers.iter().find(|read| read.chain == layer.record.chain);
             layer.record.tar_size = read.map_or(layer.record.tar_size, |read| read.tar_size);
         }
-        let mut plan = LoadPlan::of_layers(&self.plan.driver, &reading.index, layers);
+        let mut plan = LoadPlan::of_layers(driver, &reading.index, layers);
         // What they stand on and stays.
         let mut below = Snapshot::default();
-        if driver::has_whole_trees(driver.name()) {
+        if driver.keeps_whole_trees() {
             plan.layers_present = self.plan.stands_on.keys().copied().collect();
             for (chain, id) in &self.plan.stands_on {
                 let diff = crate::id::DiffId(chain.0);
@@ -129,8 +127,8 @@ impl Staging<'_> {
                 below.layers.insert(*chain, layer);
             }
         }
-        let stage = Stage::new(&plan, driver, build, self.store, &below, self.observer)?;
-        if !driver::has_whole_trees(driver.name()) {
+        let stage = Stage::new(&plan, driver.builder()?, build, self.store, &below, self.observer)?;
+        if !driver.keeps_whole_trees() {
             self.stand_ins(&build.dir("layers")?, &wanted)?;
         }
         reading.build(stage)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::driver::{self, GraphDriver};
+use crate::driver::Driver;
 use crate::error::{FsError, Result};
 use crate::finding::{Code, Thing};
 use crate::fsx::Dir;
@@ -110,21 +110,21 @@ impl Survey {
         survey.find_directories(store, snapshot, report, observer)?;
         survey.measure(store);
         survey.look_for_references(store, snapshot)?;
-        if let (Some(dirs), Some(driver)) = (store.dirs(), driver::by_name(store.driver())) {
-            survey.is_early = is_early(dirs, driver, snapshot)?;
+        if let Some(dirs) = store.dirs().filter(|_| store.driver().is_readable()) {
+            survey.is_early = is_early(dirs, store.driver(), snapshot)?;
         }
         survey.returning = source.map(|source| lost::images(store, snapshot, &survey, source)).unwrap_or_default();
         survey.wanted = wanted(snapshot, source, &survey.returning);
         Ok(survey)
     }
 
-    fn look_at_home(&mut self, driver: &str, home: &Dir, snapshot: &Snapshot) -> Result<(), FsError> {
-        if driver == "overlay" {
+    fn look_at_home(&mut self, driver: &Driver, home: &Dir, snapshot: &Snapshot) -> Result<(), FsError> {
+        if driver.has_lower_ids() {
             for id in snapshot.driver_dirs.keys() {
                 if FsError::in_place(home.dir(format!("{id}/root")))?.is_some() {
                     self.whole_trees.insert(id.clone());
                 }
-                let lower = snapshot.read_known(home, driver, &format!("{id}/lower-id"), 4096)?;
+                let lower = snapshot.read_known(home, driver.name(), &format!("{id}/lower-id"), 4096)?;
                 if let Some(lower) = lower.and_then(|text| CacheId::parse(text.trim_ascii()).ok()) {
                     self.lower_ids.insert(id.clone(), lower);
                 }
@@ -132,7 +132,7 @@ impl Survey {
             return Ok(());
         }
         self.short = ShortNames::read(home, snapshot)?;
-        if !driver::by_name(driver).is_some_and(GraphDriver::has_links) {
+        if !driver.has_short_names() {
             return Ok(());
         }
         for id in snapshot.driver_dirs.keys() {
@@ -265,7 +265,8 @@ impl Survey {
         let Some(image) = store.image() else { return };
         for (chain, entry) in self.entries.iter().filter(|(_, entry)| entry.size.is_none() && entry.has_tar_split) {
             let id = entry.cache_id.as_ref().or_else(|| self.proved.get(chain));
-            let counts_links = store.driver() == "overlay2" && id.is_some_and(|id| id.as_str().len() != BUILDKIT_NAME);
+            let counts_links =
+                store.driver().counts_symlinks() && id.is_some_and(|id| id.as_str().len() != BUILDKIT_NAME);
             let path = places::tar_split(chain);
             let entries = image.file(&path).map(Entries::new).ok();
             if let Some(bytes) = entries.and_then(|entries| tree_bytes(entries, counts_links)) {

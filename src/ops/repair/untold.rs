@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::driver::{self, GraphDriver, NewLayer};
+use crate::driver::{Driver, NewLayer};
 use crate::error::FsError;
 use crate::fsx::{Kind, Time};
 use crate::id::CacheId;
@@ -30,7 +30,7 @@ const TELLING: [&str; 3] = ["security.capability", "trusted.overlay.opaque", "us
 
 /// Chooses among the differences of one layer.
 pub(super) struct Untold<'a> {
-    driver: &'static dyn GraphDriver,
+    driver: &'static Driver,
     new: &'a NewLayer<'a>,
     prediction: &'a Prediction,
     origin: Origin,
@@ -42,15 +42,15 @@ pub(super) struct Untold<'a> {
 
 impl<'a> Untold<'a> {
     pub(super) fn new(
-        driver: &'static dyn GraphDriver,
+        driver: &'static Driver,
         new: &'a NewLayer<'a>,
         prediction: &'a Prediction,
         origin: Origin,
         id: &CacheId,
     ) -> Self {
         let in_place = id.as_str().len() == BUILDKIT_NAME;
-        let files = driver.marks(new.facts) == Marks::Files;
-        let is_copy = driver::has_whole_trees(driver.name());
+        let files = driver.read.marks(new.facts) == Marks::Files;
+        let is_copy = driver.keeps_whole_trees();
         Self { driver, new, prediction, origin, in_place, own_marks: is_copy || files && in_place || new.facts.mounted }
     }
 
@@ -65,7 +65,7 @@ impl<'a> Untold<'a> {
                 kept.push(difference);
                 continue;
             }
-            let expected = self.driver.expect(self.new, self.prediction, &difference.path.0)?;
+            let expected = self.driver.read.expect(self.new, self.prediction, &difference.path.0)?;
             let nothing = Difference { path: difference.path.clone(), ..Difference::default() };
             kept.extend(self.one(difference, expected).filter(|kept| *kept != nothing));
         }
@@ -74,7 +74,7 @@ impl<'a> Untold<'a> {
 
     /// Tells whether a path is of what the driver makes around a tree: that is made as the driver makes it.
     fn is_drivers_own(&self, path: &[u8]) -> bool {
-        let is_apart = driver::trees(self.driver.name()).is_empty();
+        let is_apart = self.driver.trees().is_empty();
         is_apart && !path.contains(&b'/') && ![&b"diff"[..], b"root", b"upper"].contains(&path)
     }
 

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::OnceLock;
 
 use crate::archive::LayerRecord;
-use crate::driver::GraphDriver;
+use crate::driver::Driver;
 use crate::error::{FsError, Result};
 use crate::fsx::{Attrs, Dir, Inode};
 use crate::id::{CacheId, ChainId};
@@ -22,7 +22,7 @@ use super::measure::{DifferencesError, Source};
 /// Looks at the directories of layers.
 pub(in crate::ops) struct Directories<'a> {
     pub(in crate::ops) store: &'a Store,
-    pub(in crate::ops) driver: &'static dyn GraphDriver,
+    pub(in crate::ops) driver: &'static Driver,
     /// Files that other layers have changed rightly, once somebody asked for them.
     pub(in crate::ops) stamped: &'a OnceLock<HashSet<Inode>>,
 }
@@ -62,7 +62,7 @@ impl Directories<'_> {
                 return Ok(Beyond { unknown: Some(error.to_string()), ..Beyond::default() });
             }
         };
-        let rules = self.driver.rules(&layer.facts, &layer.cache_id);
+        let rules = self.driver.read.rules(&layer.facts, &layer.cache_id);
         let list = || Ok(compared.differences.iter().cloned().map(Ok));
         let ancestry = Ancestry::new(layer.chain, &layer.facts, find)?;
         let unproved = ancestry.unproved(&rules, &list, &|chain| self.tar_split(chain))?;
@@ -76,7 +76,7 @@ impl Directories<'_> {
             return Err(damage.to_string());
         }
         let mut unproved = unproved;
-        if self.driver.name() == "overlay" && !unproved.is_empty() {
+        if self.driver.links_files() && !unproved.is_empty() {
             let stamped = self.stamped()?;
             let found =
                 |path: &[u8]| source.layer.parent_of(path).and_then(|(dir, name)| dir.find(name)).ok().flatten();
@@ -115,7 +115,7 @@ impl Directories<'_> {
             Err(DamageError::Tar(_)) => return Ok(None),
         };
         for damage in found {
-            let is_explained = match damage.inode.filter(|_| self.driver.name() == "overlay") {
+            let is_explained = match damage.inode.filter(|_| self.driver.links_files()) {
                 _ if damage.is_whiteout => is_proved(&damage.path),
                 None => false,
                 Some(inode) => self.stamped()?.contains(&inode),

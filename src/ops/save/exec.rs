@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::archive::{ArchiveWriter, Descriptor, INDEX, INDEX_LIMIT, LayerRecord, blob, documents, oci_manifest};
-use crate::driver::{self, GraphDriver};
+use crate::driver::{self, Driver};
 use crate::error::{Error, FsError, Result};
 use crate::id::{DiffId, Sha256};
 use crate::progress::{Event, Observer};
@@ -62,8 +62,7 @@ impl SavePlan {
             let text = format!("{left_out}: no manifest in the archive proves it");
             observer.on(Event::Warning(&text));
         }
-        let driver = driver::by_name(store.driver())
-            .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
+        let driver = store.driver().readable()?;
         // Owners are saved as containers see them.
         store.namespace()?;
         let contents = self.measure(store, driver)?;
@@ -97,7 +96,7 @@ impl SavePlan {
     }
 
     /// Fills in what the index says of each layer beyond the snapshot, and returns what is in their tars.
-    fn measure(&mut self, store: &Store, driver: &dyn GraphDriver) -> Result<Vec<Contents>> {
+    fn measure(&mut self, store: &Store, driver: &'static Driver) -> Result<Vec<Contents>> {
         // A directory that is gone says more than what is missing in one.
         for layer in &self.index.layers {
             Source::open(store, layer).map_err(|error| self.layer_error(layer.chain, error))?;
@@ -123,14 +122,14 @@ impl SavePlan {
 
 fn measure(
     store: &Store,
-    driver: &dyn GraphDriver,
+    driver: &'static Driver,
     layer: &LayerRecord,
     files: usize,
 ) -> Result<(Contents, driver::DriverFacts), String> {
     let text = |error: FsError| error.to_string();
     let source = Source::open(store, layer).map_err(text)?;
     let contents = contents(source.entries().map_err(text)?, files).map_err(|error| format!("tar-split: {error}"))?;
-    Ok((contents, driver.facts(&source.layer).map_err(text)?))
+    Ok((contents, driver.read.facts(&source.layer).map_err(text)?))
 }
 
 struct Save<'a, W: Write> {

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io::{self, Read};
 
-use crate::driver::{GraphDriver, NewLayer};
+use crate::driver::{Driver, NewLayer};
 use crate::error::{FsError, ParseError};
 use crate::fsx::Dir;
 use crate::layer::differences::{Compared, Prediction, compare};
@@ -29,7 +29,7 @@ impl Source {
     pub(in crate::ops) fn open(store: &Store, layer: &LayerRecord) -> Result<Self, FsError> {
         let missing = |what: &str| FsError::new("open", store.path().join(what), io::ErrorKind::NotFound);
         let image = store.image().ok_or_else(|| missing("image"))?;
-        let dirs = store.dirs().ok_or_else(|| missing(store.driver()))?;
+        let dirs = store.dirs().ok_or_else(|| missing(store.driver().name()))?;
         Ok(Self { record: image.dir(places::layer(&layer.chain))?, layer: dirs.dir(layer.cache_id.as_str())? })
     }
 
@@ -45,7 +45,7 @@ impl Source {
     /// Compares the layer's directory with what unpacking its tar would give.
     pub(in crate::ops) fn differences(
         &self,
-        driver: &dyn GraphDriver,
+        driver: &'static Driver,
         layer: &LayerRecord,
         parent: Option<&Dir>,
     ) -> Result<Compared, DifferencesError> {
@@ -56,12 +56,12 @@ impl Source {
     /// Predicts what unpacking the layer's tar gives.
     pub(in crate::ops) fn prediction(
         &self,
-        driver: &dyn GraphDriver,
+        driver: &'static Driver,
         layer: &LayerRecord,
         parent: Option<&Dir>,
     ) -> Result<Prediction, DifferencesError> {
-        let base = parent.map(|parent| driver.base(&layer.facts, parent)).transpose()?.flatten();
-        let mut prediction = Prediction::new(driver.marks(&layer.facts), base);
+        let base = parent.map(|parent| driver.read.base(&layer.facts, parent)).transpose()?.flatten();
+        let mut prediction = Prediction::new(driver.read.marks(&layer.facts), base);
         let mut members = Members::new(Segments::new(self.entries()?), Content::Elided);
         while let Some(member) = members.next_member()? {
             let member = prediction.resolved(member);
@@ -73,17 +73,17 @@ impl Source {
     /// Compares the layer's directory with a prediction.
     pub(in crate::ops) fn compared(
         &self,
-        driver: &dyn GraphDriver,
+        driver: &'static Driver,
         layer: &LayerRecord,
         parent: Option<&Dir>,
         prediction: &Prediction,
     ) -> Result<Compared, DifferencesError> {
         let new = NewLayer { facts: &layer.facts, parent, lower: None };
-        let marks = driver.marks(&layer.facts);
+        let marks = driver.read.marks(&layer.facts);
         let mut failure = None;
-        let whiteouts = driver.expected_whiteouts(&new, prediction)?;
+        let whiteouts = driver.read.expected_whiteouts(&new, prediction)?;
         let compared = compare(&self.layer, marks, whiteouts, &mut |path| {
-            driver.expect(&new, prediction, path).unwrap_or_else(|error| {
+            driver.read.expect(&new, prediction, path).unwrap_or_else(|error| {
                 failure.get_or_insert(error);
                 None
             })

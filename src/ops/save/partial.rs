@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::archive::LayerRecord;
-use crate::driver::{self, DriverFacts};
+use crate::driver::DriverFacts;
 use crate::error::{Error, FsError, Result};
 use crate::graph::Selected;
 use crate::id::{ChainId, ImageId};
@@ -47,8 +47,7 @@ pub fn provable(
     let layers: BTreeMap<ChainId, LayerRecord> =
         selected.iter().filter_map(|one| snapshot.images.get(&one.image)).flat_map(records(snapshot)).collect();
     observer.on(Event::Begin { what: "proving", total: Some(layers.values().map(|layer| layer.size).sum()) });
-    let driver = driver::by_name(store.driver())
-        .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
+    let driver = store.driver().readable()?;
     store.namespace()?;
     let stamped = OnceLock::new();
     let proof = Proof { snapshot, directories: Directories { store, driver, stamped: &stamped }, observer };
@@ -134,7 +133,7 @@ impl Proof<'_> {
             Err(error) => return Ok(Err(error.to_string())),
         };
         let mut hash = Beside::new(Hash::new(self.observer));
-        let opened = driver.tree(&source.layer).and_then(|tree| Ok((tree, source.entries()?)));
+        let opened = driver.read.tree(&source.layer).and_then(|tree| Ok((tree, source.entries()?)));
         let assembled = opened
             .map_err(|error| error.to_string())
             .and_then(|(tree, entries)| assemble(entries, &tree, &mut hash).map_err(|error| error.to_string()));
@@ -149,7 +148,8 @@ impl Proof<'_> {
 
     fn tree(&self, layer: &LayerRecord, source: &Source) -> Result<(), String> {
         let text = |error: FsError| error.to_string();
-        let layer = LayerRecord { facts: self.directories.driver.facts(&source.layer).map_err(text)?, ..layer.clone() };
+        let layer =
+            LayerRecord { facts: self.directories.driver.read.facts(&source.layer).map_err(text)?, ..layer.clone() };
         let find = |chain| self.snapshot.layers.get(&chain).map(|layer| (layer.parent, layer.cache_id.clone()));
         let below = layer.parent.and_then(|parent| self.snapshot.layers.get(&parent));
         let dirs = self.directories.store.dirs().zip(below);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::archive::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
-use crate::driver::DriverFacts;
+use crate::driver::{Driver, DriverFacts};
 use crate::error::{Error, Result};
 use crate::graph::Selected;
 use crate::id::{ChainId, ImageId};
@@ -31,10 +31,10 @@ impl SavePlan {
     ///
     /// # Errors
     /// A layer of an image is not in the store.
-    pub fn new(snapshot: &Snapshot, driver: &str, selected: &[Selected]) -> Result<Self> {
+    pub fn new(snapshot: &Snapshot, driver: &Driver, selected: &[Selected]) -> Result<Self> {
         let wanted: BTreeSet<ImageId> = selected.iter().map(|one| one.image).collect();
         let mut plan = Self {
-            index: ArchiveIndex { format: FORMAT, driver: Some(driver.to_owned()), ..ArchiveIndex::default() },
+            index: ArchiveIndex { format: FORMAT, driver: Some(driver.name().to_owned()), ..ArchiveIndex::default() },
             configs: BTreeMap::new(),
             unproved: Vec::new(),
             used_by: used_by(snapshot),

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use crate::archive::{LayerRecord, blob};
 use crate::count::count;
-use crate::driver::GraphDriver;
+use crate::driver::Driver;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::{Dir, Inode};
 use crate::id::ChainId;
@@ -120,7 +120,7 @@ impl Sink for Pieces<'_> {
 pub(super) struct Reader<'a> {
     pub(super) plan: &'a SavePlan,
     pub(super) store: &'a Store,
-    pub(super) driver: &'static dyn GraphDriver,
+    pub(super) driver: &'static Driver,
     pub(super) observer: &'a dyn Observer,
     /// See [`Directories`].
     pub(super) stamped: &'a OnceLock<HashSet<Inode>>,
@@ -251,7 +251,7 @@ impl<'a> Reader<'a> {
 
     fn tar(self, source: &Source, layer: &'a LayerRecord, pieces: &mut Pieces<'a>) -> Result<(), Ended> {
         let bad = |error: String| Ended::Failed(self.plan.layer_error(layer.chain, error));
-        let tree = self.driver.tree(&source.layer).map_err(|error| bad(error.to_string()))?;
+        let tree = self.driver.read.tree(&source.layer).map_err(|error| bad(error.to_string()))?;
         let entries = source.entries().map_err(|error| bad(error.to_string()))?;
         pieces.member(blob(&layer.diff.0), layer.tar_size, Some(layer))?;
         match assemble(entries, &tree, pieces) {

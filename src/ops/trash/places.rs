@@ -16,7 +16,7 @@ pub(in crate::ops) struct Places {
 
 impl Places {
     pub(in crate::ops) fn open(store: &Store) -> Result<Self, FsError> {
-        let image = store.image().map(|dir| (in_root(store.driver(), ""), dir.clone()));
+        let image = store.image().map(|dir| (in_root(store.driver().name(), ""), dir.clone()));
         let home = store.home().map(|dir| (format!("{}/", store.driver()), dir.clone()));
         Ok(Self { root: store.root().clone(), apart: image.into_iter().chain(home).collect() })
     }

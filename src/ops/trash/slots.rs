@@ -77,7 +77,7 @@ pub(in crate::ops) fn tidy(store: &Store) -> Result<(), FsError> {
 
 /// Returns what may be a mount of its own: path with its slash, and directory.
 pub(super) fn mounts(store: &Store) -> impl Iterator<Item = (String, &Dir)> {
-    let image = store.image().map(|dir| (in_root(store.driver(), ""), dir));
+    let image = store.image().map(|dir| (in_root(store.driver().name(), ""), dir));
     image.into_iter().chain(store.home().map(|dir| (home_path(store), dir)))
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use crate::driver::{self, BUILDKIT_NAME, DriverFacts, GraphDriver};
-use crate::error::{Error, FsError, Result};
+use crate::driver::{BUILDKIT_NAME, Driver, DriverFacts};
+use crate::error::{FsError, Result};
 use crate::finding::{Code, Severity};
 use crate::fsx::{Dir, Inode, Kind};
 use crate::id::CacheId;
@@ -16,29 +16,29 @@ use super::tree::{Making, Problem, TreeCheck, text};
 
 /// Tells how the tree of a layer came to be. `parent` is the one that it began as a copy of.
 pub(super) fn making(
-    driver: &dyn GraphDriver,
+    driver: &'static Driver,
     facts: &DriverFacts,
     id: &CacheId,
     has_parent: bool,
     parent: Option<&Dir>,
 ) -> Making {
-    let is_copy = driver::has_whole_trees(driver.name());
+    let is_copy = driver.keeps_whole_trees();
     let is_whole = is_copy && facts.lower_id.is_none();
     let in_place = id.as_str().len() == BUILDKIT_NAME;
-    let files = driver.marks(facts) == Marks::Files;
+    let files = driver.read.marks(facts) == Marks::Files;
     Making {
         in_place,
         whiteouts: !is_copy,
         files,
         mounted: files && in_place || facts.mounted,
         orphan: is_whole && has_parent && parent.is_none(),
-        linked: driver.name() == "overlay" && is_whole,
+        linked: driver.links_files() && is_whole,
     }
 }
 
 /// A layer whose tree is to be looked at.
 pub(in crate::ops) struct Subject<'a> {
-    pub(in crate::ops) driver: &'static dyn GraphDriver,
+    pub(in crate::ops) driver: &'static Driver,
     /// Its driver directory, and that of the layer below.
     pub(in crate::ops) layer: &'a Dir,
     pub(in crate::ops) parent: Option<&'a Dir>,
@@ -74,15 +74,15 @@ impl Subject<'_> {
     /// # Errors
     /// The tree or the headers cannot be read.
     pub(in crate::ops) fn damage(&self, members: &mut Members<impl TarStream>) -> Result<Vec<Damage>, DamageError> {
-        let base = self.parent.map(|parent| self.driver.base(self.facts, parent)).transpose()?.flatten();
-        let headers = Headers::read(members, self.driver.marks(self.facts), base.clone())?;
+        let base = self.parent.map(|parent| self.driver.read.base(self.facts, parent)).transpose()?.flatten();
+        let headers = Headers::read(members, self.driver.read.marks(self.facts), base.clone())?;
         let making = making(self.driver, self.facts, self.id, self.has_parent, base.as_ref());
         let plain_files = HashSet::new();
         let mut check = TreeCheck::new(&headers, &plain_files, making);
-        let tree = self.driver.tree(self.layer)?;
+        let tree = self.driver.read.tree(self.layer)?;
         check.run(&tree.0, base.as_ref())?;
         // A hard link of its own tar to a file that it has from below changes that file.
-        let own: HashSet<Inode> = match driver::has_whole_trees(self.driver.name()) {
+        let own: HashSet<Inode> = match self.driver.keeps_whole_trees() {
             true => check.stamps(&tree.0)?.into_iter().map(|(inode, _)| inode).collect(),
             false => HashSet::new(),
         };
@@ -120,18 +120,17 @@ pub(in crate::ops) enum DamageError {
 /// # Errors
 /// The store cannot be read.
 pub(in crate::ops) fn stamped(store: &Store) -> Result<HashSet<Inode>> {
-    let driver = driver::by_name(store.driver())
-        .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
+    let driver = store.driver().readable()?;
     let (snapshot, mut stamped) = (store.snapshot()?, HashSet::new());
     let (Some(image), Some(dirs)) = (store.image(), store.dirs()) else { return Ok(stamped) };
     for (chain, layer) in &snapshot.layers {
         let parts = || -> Result<_, DamageError> {
             let directory = dirs.dir(layer.cache_id.as_str())?;
             let split = image.file(places::tar_split(chain))?;
-            let marks = driver.marks(&driver.facts(&directory)?);
+            let marks = driver.read.marks(&driver.read.facts(&directory)?);
             let mut members = Members::new(Segments::new(Entries::new(split)), Content::Elided);
             let headers = Headers::read(&mut members, marks, None)?;
-            Ok((headers, driver.tree(&directory)?))
+            Ok((headers, driver.read.tree(&directory)?))
         };
         // A layer that cannot be read explains nothing.
         let Ok((headers, tree)) = parts() else { continue };

@@ -3,7 +3,7 @@
 //! A mount that was written through may leave whiteouts where nothing lies below: fuse-overlayfs does for each mount point
 //! that BuildKit makes and removes again.
 
-use crate::driver::GraphDriver;
+use crate::driver::Driver;
 use crate::error::FsError;
 use crate::fsx::{Dir, Kind};
 use crate::store::{Layer, Snapshot, Store};
@@ -27,14 +27,14 @@ impl Below {
     pub(super) fn of(
         store: &Store,
         snapshot: &Snapshot,
-        driver: &dyn GraphDriver,
+        driver: &'static Driver,
         layer: &Layer,
     ) -> Result<Option<Self>, FsError> {
         let (Some(dirs), mut trees, mut next) = (store.dirs(), Vec::new(), layer.parent) else { return Ok(None) };
         while let Some(parent) = next {
             let Some(below) = snapshot.layers.get(&parent) else { return Ok(None) };
             let Some(dir) = FsError::in_place(dirs.dir(below.cache_id.as_str()))? else { return Ok(None) };
-            let Some(tree) = FsError::in_place(driver.tree(&dir))? else { return Ok(None) };
+            let Some(tree) = FsError::in_place(driver.read.tree(&dir))? else { return Ok(None) };
             trees.push(tree.0);
             next = below.parent;
         }

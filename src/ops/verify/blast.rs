@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::driver;
+use crate::driver::Driver;
 use crate::finding::{Object, Thing};
 use crate::graph::{Edge, Graph, Id, Node, Roots, State, reference_node};
 use crate::id::{CacheId, ChainId, ContainerId, ImageId};
@@ -63,7 +63,7 @@ type Known = HashMap<(Option<Id>, Meaning), Arc<Broken>>;
 pub(super) struct Blast<'a> {
     snapshot: &'a Snapshot,
     graph: &'a Graph,
-    driver: &'a str,
+    driver: &'static Driver,
     /// References of images, also of those that are not there.
     references: BTreeMap<ImageId, Vec<String>>,
     known: RefCell<Known>,
@@ -72,7 +72,7 @@ pub(super) struct Blast<'a> {
 }
 
 impl<'a> Blast<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot, graph: &'a Graph, driver: &'a str) -> Self {
+    pub(super) fn new(snapshot: &'a Snapshot, graph: &'a Graph, driver: &'static Driver) -> Self {
         let mut references: BTreeMap<ImageId, Vec<String>> = BTreeMap::new();
         for (reference, image) in &snapshot.references {
             references.entry(*image).or_default().push(reference.clone());
@@ -111,14 +111,14 @@ impl<'a> Blast<'a> {
     /// Finds the node that lies at a path, where the reader did not know what it is: it could not open it, or no engine
     /// puts such a thing there.
     fn at_place(&self, path: &str) -> Option<Node> {
-        if let Some(rest) = path.strip_prefix("image/").and_then(|rest| rest.strip_prefix(self.driver)) {
+        if let Some(rest) = path.strip_prefix("image/").and_then(|rest| rest.strip_prefix(self.driver.name())) {
             return image_path(rest.strip_prefix('/')?);
         }
         if let Some(rest) = path.strip_prefix("containers/") {
             return ContainerId::parse(rest.split('/').next()?.as_bytes()).ok().map(Node::Container);
         }
-        let rest = path.strip_prefix(self.driver)?.strip_prefix('/')?;
-        let place = driver::places(self.driver).iter().find_map(|at| rest.strip_prefix(at)?.strip_prefix('/'));
+        let rest = path.strip_prefix(self.driver.name())?.strip_prefix('/')?;
+        let place = self.driver.places().find_map(|at| rest.strip_prefix(at)?.strip_prefix('/'));
         let name = place.unwrap_or(rest).split('/').next()?;
         CacheId::parse(name.as_bytes()).ok().map(Node::Dir).filter(|_| name != "l")
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::driver::has_whole_trees;
+use crate::driver::Driver;
 use crate::finding::{Code, Finding, Severity, Thing};
 use crate::id::CacheId;
 
@@ -51,12 +51,12 @@ pub(super) struct Meaning {
 }
 
 /// Looks up what a finding of `driver` means; nothing for a code that breaks nothing.
-pub(super) fn meanings(driver: &str, code: Code, thing: &Thing) -> Vec<Meaning> {
+pub(super) fn meanings(driver: &Driver, code: Code, thing: &Thing) -> Vec<Meaning> {
     use Effect::{Content, Create, Daemon, Names, Pull, Save, Settings, Start};
     use Reach::{Above, Everything, Itself, Mounted, Top};
     let one = |effect, reach| vec![Meaning { effect, reach }];
     // Where each layer has the whole tree, what is gone in one of them is still there in those above.
-    let gone = |effect| match has_whole_trees(driver) {
+    let gone = |effect| match driver.keeps_whole_trees() {
         true => vec![Meaning { effect, reach: Mounted }, Meaning { effect: Save, reach: Above }],
         false => one(effect, Above),
     };

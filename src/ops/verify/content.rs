@@ -5,7 +5,7 @@ use std::io;
 
 use rayon::prelude::*;
 
-use crate::driver::{self, DriverFacts, GraphDriver};
+use crate::driver::{Driver, DriverFacts};
 use crate::error::{Error, FsError, ParseError, Result};
 use crate::finding::Code;
 use crate::fsx::{self, Dir, File, Inode};
@@ -44,8 +44,7 @@ pub(super) fn prove(
     layers: &[(ChainId, &Layer)],
     observer: &dyn Observer,
 ) -> Result<Proved> {
-    let driver = driver::by_name(store.driver())
-        .ok_or_else(|| Error::UnsupportedDriver { driver: store.driver().to_owned() })?;
+    let driver = store.driver().readable()?;
     store.namespace()?;
     observer.on(Event::Begin { what: "verifying", total: Some(layers.iter().map(|(_, layer)| layer.size).sum()) });
     // The longest first, so that none is left alone at the end.
@@ -114,7 +113,7 @@ struct One {
 struct Proof<'a> {
     store: &'a Store,
     snapshot: &'a Snapshot,
-    driver: &'static dyn GraphDriver,
+    driver: &'static Driver,
     layer: &'a Layer,
     observer: &'a dyn Observer,
     found: One,
@@ -134,7 +133,7 @@ impl Proof<'_> {
             Err(error) => return self.unreadable(error),
         };
         let Opened { tree, facts, tar_split } = opened;
-        let marks = facts.as_ref().map_or(Marks::None, |facts| self.driver.marks(facts));
+        let marks = facts.as_ref().map_or(Marks::None, |facts| self.driver.read.marks(facts));
         let parent = match facts.as_ref().map_or(Ok(None), |facts| self.parent_tree(facts)) {
             Ok(parent) => parent,
             Err(error) => return self.unreadable(error),
@@ -233,7 +232,7 @@ impl Proof<'_> {
         facts: &DriverFacts,
         (tree, parent): (&LayerTree, Option<Dir>),
     ) -> Result<(), FsError> {
-        let is_copy = driver::has_whole_trees(self.driver.name());
+        let is_copy = self.driver.keeps_whole_trees();
         let (id, has_parent) = (&self.layer.cache_id, self.layer.parent.is_some());
         let making = making(self.driver, facts, id, has_parent, parent.as_ref());
         let mut check = TreeCheck::new(headers, plain_files, making);
@@ -273,7 +272,7 @@ impl Proof<'_> {
         let claimed = linked.chain(headers.has_content.then_some(None)).map(|size| size.unwrap_or(u64::MAX));
         let most = targets.chain(claimed).fold(files, u64::saturating_add);
         let noted = self.layer.size;
-        if (files..=most).contains(&noted) || noted == self.driver.layer_size(&tree.0, files)? {
+        if (files..=most).contains(&noted) || noted == self.driver.read.layer_size(&tree.0, files)? {
             return Ok(());
         }
         let evidence =
@@ -287,7 +286,7 @@ impl Proof<'_> {
         let parent = self.layer.parent.and_then(|parent| self.snapshot.layers.get(&parent));
         let (Some(parent), Some(dirs)) = (parent, self.store.dirs()) else { return Ok(None) };
         let Some(parent) = FsError::in_place(dirs.dir(parent.cache_id.as_str()))? else { return Ok(None) };
-        FsError::in_place(self.driver.base(facts, &parent)).map(Option::flatten)
+        FsError::in_place(self.driver.read.base(facts, &parent)).map(Option::flatten)
     }
 
     /// Notes what the bytes of the tar say, beyond what was found of the nodes.
@@ -334,13 +333,13 @@ impl Opened {
         dirs: &Dir,
         chain: ChainId,
         layer: &Layer,
-        driver: &dyn GraphDriver,
+        driver: &'static Driver,
     ) -> Result<Option<Self>, FsError> {
         let path = places::tar_split(&chain);
         let Some(dir) = FsError::in_place(dirs.dir(layer.cache_id.as_str()))? else { return Ok(None) };
-        let Some(tree) = FsError::in_place(driver.tree(&dir))? else { return Ok(None) };
+        let Some(tree) = FsError::in_place(driver.read.tree(&dir))? else { return Ok(None) };
         let Some(tar_split) = FsError::in_place(image.file(path))? else { return Ok(None) };
-        Ok(Some(Self { tree, facts: driver.facts(&dir), tar_split }))
+        Ok(Some(Self { tree, facts: driver.read.facts(&dir), tar_split }))
     }
 }
 

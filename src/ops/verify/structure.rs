@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use crate::driver::check::{Checker, Implied};
-use crate::driver::path_of;
 use crate::error::{FsError, Result};
 use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::graph::{Edge, Graph, Node, State};
@@ -68,7 +67,7 @@ fn references(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
         return;
     }
     findings.retain(|finding| finding.code != Code::ReferencesEmpty);
-    let subject = places::in_root(store.driver(), places::REFERENCES);
+    let subject = places::in_root(store.driver().name(), places::REFERENCES);
     let was_tagged = snapshot.images.values().any(|image| image.last_updated.is_some());
     let was_pulled = !snapshot.distribution.diff_id_by_digest.is_empty();
     let evidence = format!("the file is missing, and there are {} images", snapshot.images.len());
@@ -124,7 +123,7 @@ fn shared_directories(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Fin
 
 /// The directory of the driver as the object of a finding.
 fn directory(store: &Store, id: &CacheId) -> Object {
-    Object::at(Thing::Directory(id.clone()), path_of(store.driver(), id))
+    Object::at(Thing::Directory(id.clone()), store.driver().path_of(id))
 }
 
 /// Finds the records of blobs that contradict each other. A blob has one content, so all but one of them are wrong, and nothing
@@ -136,7 +135,7 @@ fn distribution(store: &Store, snapshot: &Snapshot, findings: &mut Vec<Finding>)
         digest: Option<BlobDigest>,
     }
     let maps = &snapshot.distribution;
-    let path = |path: String| places::in_root(store.driver(), path);
+    let path = |path: String| places::in_root(store.driver().name(), path);
     // By blob: the content that each record gives it.
     let mut said: BTreeMap<BlobDigest, Vec<(DiffId, String)>> = BTreeMap::new();
     for (blob, diff) in &maps.diff_id_by_digest {
@@ -247,7 +246,7 @@ fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
     let (Some(home), Some(dirs)) = (store.home(), store.dirs()) else { return Vec::new() };
     let checker = match Checker::new(store.driver(), home, dirs, snapshot.driver_dirs.keys()) {
         Ok(checker) => checker,
-        Err(error) => return vec![Finding::new(Code::DriverUnreadable, store.driver(), error)],
+        Err(error) => return vec![Finding::new(Code::DriverUnreadable, store.driver().name(), error)],
     };
     let mut findings = checker.home();
     let implied = implied(snapshot);

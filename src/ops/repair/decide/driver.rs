@@ -18,9 +18,8 @@ use super::{Planner, dir_of};
 /// Modes of what `overlay2` makes; those of the files are also right as 0666, those of directories as 0700.
 const DIRECTORY: u32 = 0o710;
 const FILE: u32 = 0o644;
-const WORK: u32 = 0o700;
-/// Mode of `work` of `fuse-overlayfs`.
-const FUSE_WORK: u32 = 0o710;
+/// Mode of `l`.
+const LINKS: u32 = 0o700;
 
 impl<'a> Planner<'a> {
     /// `link`, `l/`, `lower`, `work`, `committed`, `lower-id`, modes and owners.
@@ -64,7 +63,8 @@ impl<'a> Planner<'a> {
             }
             Code::DriverUnreadable if matches!(found.finding.object.thing, Thing::Lower(_)) => self.lower(found, &id),
             Code::DriverWorkMissing | Code::DriverWorkNeedless => {
-                let piece = (Step::Directory, self.dir_path(&id, "work"), self.driver_directory(self.work_mode()));
+                let piece =
+                    (Step::Directory, self.dir_path(&id, "work"), self.driver_directory(self.driver.work_mode()));
                 self.mend(found, "make work", [piece]);
             }
             Code::DriverCommittedMissing => {
@@ -93,7 +93,7 @@ impl<'a> Planner<'a> {
                 links.push((name.to_string(), target(&id)));
             }
         }
-        let piece = (Step::Link, format!("{}/l", self.driver), Act::Directory { links, owned: self.owned(WORK) });
+        let piece = (Step::Link, format!("{}/l", self.driver), Act::Directory { links, owned: self.owned(LINKS) });
         self.mend(found, "make l/ with the short names that the directories say", [piece]);
     }
 
@@ -121,7 +121,7 @@ impl<'a> Planner<'a> {
         let Some(stack) = self.stack_of(id) else {
             return self.leave(found, "nothing says what it is stacked on");
         };
-        if self.driver == "overlay" {
+        if self.driver.has_lower_ids() {
             let Some(whole) = stack.iter().find(|id| self.is_whole_tree(id)) else {
                 return self.leave(found, "what it is stacked on is gone");
             };
@@ -139,7 +139,7 @@ impl<'a> Planner<'a> {
     /// Tells whether what a directory says that it is stacked on is right once the layers are rebuilt.
     fn lower_comes_back(&mut self, id: &CacheId) -> bool {
         let stack = self.stack_of(id);
-        if self.driver == "overlay" {
+        if self.driver.has_lower_ids() {
             let Some(lower) = self.survey.lower_ids.get(id) else { return false };
             let whole = stack.map(|stack| stack.into_iter().find(|id| self.is_whole_tree(id)));
             return self.is_whole_tree(lower) && whole.is_none_or(|whole| whole.as_ref() == Some(lower));
@@ -166,7 +166,7 @@ impl<'a> Planner<'a> {
     }
 
     fn attributes(&mut self, found: &Found, id: &CacheId) {
-        let work = [self.work_mode()];
+        let work = [self.driver.work_mode()];
         let files: [(&str, &[u32]); 5] = [
             ("", &[DIRECTORY, 0o700]),
             ("link", &[FILE, 0o666]),
@@ -185,10 +185,6 @@ impl<'a> Planner<'a> {
             }
         }
         self.mend(found, "give it the mode and owner that the driver gives", pieces);
-    }
-
-    fn work_mode(&self) -> u32 {
-        if self.driver == "fuse-overlayfs" { FUSE_WORK } else { WORK }
     }
 
     /// Returns the directories that a directory of a layer, container or its init layer is stacked on, nearest first.
@@ -230,7 +226,7 @@ impl<'a> Planner<'a> {
         });
         layers.chain(mounts).find_map(|(above, stack)| {
             let at = stack.iter().position(|below| *below == chain)?;
-            if self.driver == "overlay" {
+            if self.driver.has_lower_ids() {
                 return self.survey.lower_ids.get(above).filter(|_| at == 0).cloned();
             }
             let names = self.survey.short.lowers.get(above).filter(|names| names.len() == stack.len())?;

@@ -12,7 +12,7 @@ mod rebuild;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::driver::path_of;
+use crate::driver::Driver;
 use crate::finding::{Code, Finding, Object, Severity};
 use crate::graph::Node;
 use crate::id::{CacheId, ChainId, ContainerId, LinkId};
@@ -27,7 +27,7 @@ use super::survey::Survey;
 
 /// Plans one repair.
 pub(super) struct Planner<'a> {
-    driver: &'a str,
+    driver: &'static Driver,
     snapshot: &'a Snapshot,
     survey: &'a Survey,
     source: Option<&'a Source>,
@@ -78,7 +78,12 @@ fn parents(
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(driver: &'a str, snapshot: &'a Snapshot, survey: &'a Survey, source: Option<&'a Source>) -> Self {
+    pub(super) fn new(
+        driver: &'static Driver,
+        snapshot: &'a Snapshot,
+        survey: &'a Survey,
+        source: Option<&'a Source>,
+    ) -> Self {
         let layers = &snapshot.layers;
         let broken = snapshot.broken_layers.iter().filter(|(_, layer)| !layer.removing);
         let broken = broken.filter_map(|(hex, layer)| Some((ChainId::from_hex(hex.as_bytes()).ok()?, layer)));
@@ -159,7 +164,7 @@ impl<'a> Planner<'a> {
 
     /// Returns the path of something below `image/<driver>`.
     fn image_path(&self, rest: impl std::fmt::Display) -> String {
-        places::in_root(self.driver, rest)
+        places::in_root(self.driver.name(), rest)
     }
 
     /// Returns the path of an entry of layerdb, or of a file in it.
@@ -170,7 +175,7 @@ impl<'a> Planner<'a> {
 
     /// Returns the path of a directory of the driver, or of a file in it.
     fn dir_path(&self, id: &CacheId, file: &str) -> String {
-        let path = path_of(self.driver, id);
+        let path = self.driver.path_of(id);
         if file.is_empty() { path } else { format!("{path}/{file}") }
     }
 
@@ -248,7 +253,7 @@ impl<'a> Planner<'a> {
         let stands_on = stands_on.filter_map(|chain| Some((chain, self.dirs.get(&chain)?.clone()))).collect();
         RepairPlan {
             schema: SCHEMA,
-            driver: self.driver.to_owned(),
+            driver: self.driver.name().to_owned(),
             mends: mends.into_values().collect(),
             left: self.left.into_iter().collect(),
             layers,

@@ -6,7 +6,7 @@
 //! or a `chmod -R`.
 
 use crate::archive::LayerRecord;
-use crate::driver::{self, DriverFacts, GraphDriver};
+use crate::driver::{Driver, DriverFacts};
 use crate::finding::Code;
 use crate::id::{CacheId, ChainId, Sha256};
 use crate::ops::load::PlannedLayer;
@@ -57,13 +57,13 @@ impl<'a> Planner<'a> {
     /// Rebuilds what stands on layers that are rebuilt where each layer is a whole tree: with `overlay` it shares their
     /// files, and with the others it is a copy of what they were.
     pub(super) fn above(&mut self) {
-        if !driver::has_whole_trees(self.driver) {
+        if !self.driver.keeps_whole_trees() {
             return;
         }
         let mut below: Vec<(ChainId, Found)> = self
             .causes
             .iter()
-            .filter(|(chain, _)| self.driver == "overlay" || self.has_other_attributes(**chain))
+            .filter(|(chain, _)| self.driver.links_files() || self.has_other_attributes(**chain))
             .map(|(chain, found)| (*chain, found.clone()))
             .collect();
         while let Some((chain, found)) = below.pop() {
@@ -90,7 +90,7 @@ impl<'a> Planner<'a> {
 
     /// `overlay`: tells whether a layer has only what BuildKit put on top of another's tree.
     fn is_upper(&self, chain: ChainId) -> bool {
-        self.driver == "overlay"
+        self.driver.has_lower_ids()
             && !self.dirs.get(&chain).is_some_and(|id| self.survey.whole_trees.contains(id))
             && self.record(chain).is_none_or(|record| record.facts.lower_id.is_some())
     }
@@ -135,7 +135,7 @@ impl<'a> Planner<'a> {
         if !self.proved_tars.contains(&chain) {
             return Err(self.needs_layer(chain));
         }
-        if driver::has_whole_trees(self.driver)
+        if self.driver.keeps_whole_trees()
             && let Some(below) = self.bad_below(chain)
         {
             // It begins as a copy of the layer below: it would get what is damaged there.
@@ -197,7 +197,7 @@ impl<'a> Planner<'a> {
             let reseed = &self.reseeded[&chain];
             let (origin, id) = (reseed.origin, reseed.layer.record.cache_id.clone());
             let archived = self.record(chain).cloned().filter(|_| origin == Origin::Source);
-            let same_driver = self.source.is_some_and(|source| source.index.driver.as_deref() == Some(self.driver));
+            let same_driver = self.source.is_some_and(|source| source.driver() == Some(self.driver));
             let mut facts = DriverFacts {
                 lower_id: self.lower_id(archived.as_ref(), &id),
                 merged: self.survey.is_early,
@@ -208,7 +208,7 @@ impl<'a> Planner<'a> {
                 restores = same_driver && facts.lower_id.is_some() == record.facts.lower_id.is_some();
             }
             let mut lower = None;
-            if driver::by_name(self.driver).is_some_and(GraphDriver::has_links) {
+            if self.driver.has_short_names() {
                 // What lists the node's differences may have one of this.
                 let had = archived.as_ref().is_some_and(|record| record.facts.committed);
                 facts.committed = self.has_child(chain) || had || self.survey.committed.contains(&id);
@@ -226,13 +226,13 @@ impl<'a> Planner<'a> {
 
     /// `overlay`: the directory whose whole tree lies below that of a layer which BuildKit made.
     fn lower_id(&self, archived: Option<&LayerRecord>, id: &CacheId) -> Option<CacheId> {
-        if self.driver != "overlay" || self.survey.whole_trees.contains(id) {
+        if !self.driver.has_lower_ids() || self.survey.whole_trees.contains(id) {
             return None;
         }
         if let Some(lower) = self.survey.lower_ids.get(id) {
             return Some(lower.clone());
         }
-        let source = self.source.filter(|source| source.index.driver.as_deref() == Some("overlay"))?;
+        let source = self.source.filter(|source| source.driver().is_some_and(Driver::has_lower_ids))?;
         let lower = archived?.facts.lower_id.as_ref()?;
         let lower = source.index.layers.iter().find(|layer| layer.cache_id == *lower)?;
         self.dirs.get(&lower.chain).cloned()
@@ -266,7 +266,7 @@ impl<'a> Planner<'a> {
 
     /// Tells whether layers of the driver can be rebuilt in their place.
     pub(super) fn builds(&self) -> bool {
-        driver::by_name(self.driver).is_some_and(GraphDriver::can_build)
+        self.driver.can_build()
     }
 
     pub(super) fn needs_layer(&self, chain: ChainId) -> String {

@@ -1,18 +1,9 @@
-//! The legacy `overlay` graph driver (1.4 to 23.0).
-//!
-//! ```text
-//! overlay/<image layer>/root/          the complete tree; files shared with the parent layer are hard links
-//! overlay/<container or init layer>/lower-id   name of the image layer below, no newline
-//!                                   upper/ work/ merged/
-//! ```
-//!
-//! [moby@v20.10.27 graphdriver/overlay/overlay.go]. An image layer says nothing of its parent on disk. A crash while
-//! a layer is made leaves `tmproot<random>` in its directory.
+//! Lists the home of the driver.
 
 use rayon::prelude::*;
 
-use super::Listing;
-use crate::driver::DriverDir;
+use crate::driver::list::Listing;
+use crate::driver::{Driver, DriverDir};
 use crate::fsx::{Dir, Entry, Kind};
 use crate::id::CacheId;
 use crate::notes::{Notes, Unknown};
@@ -21,7 +12,7 @@ use crate::notes::{Notes, Unknown};
 const HOME: &str = "overlay";
 
 /// Lists the home of the driver.
-pub(super) fn list(home: &Dir) -> Listing {
+pub(super) fn list(_: &'static Driver, home: &Dir) -> Listing {
     let mut listing = Listing::default();
     let entries = listing.notes.list(home, HOME, Unknown::DriverDirs);
     let read: Vec<_> = entries.par_iter().map(|entry| read_dir(home, entry)).collect();

@@ -1,41 +1,18 @@
-//! `overlay`: whole trees that share unchanged files by hard links (moby@v20.10.27
-//! `daemon/graphdriver/overlay/overlay.go`; left Docker with 24.0).
-//!
-//! ```text
-//! overlay/                 0710
-//!   <image layer>/         0710
-//!     root/                the whole tree of the layer and all below it; unchanged files are hard links
-//!   <container, or a layer that BuildKit made>/
-//!     lower-id             0600   the directory whose root/ is below
-//!     upper/               what is above it, as overlayfs keeps it
-//!     work/                0700
-//! ```
+//! Reads the directory of a layer, and says what there would be in one that is built.
 
 use std::collections::BTreeSet;
 
+use crate::driver::{DriverFacts, NewLayer, Read, read_text, whole};
 use crate::error::FsError;
 use crate::fsx::{Dir, Kind};
 use crate::id::CacheId;
+use crate::layer::Marks;
 use crate::layer::differences::{Expected, Prediction};
-use crate::layer::{Marks, Whiteouts};
 use crate::tarsplit::LayerTree;
 
-use super::copy::{Copy, CopyFiles, Keeps};
-use super::whole;
-use super::{Begun, DriverFacts, GraphDriver, NewLayer, read_text};
+use super::{KEEPS, Overlay};
 
-/// Extended attributes that a copy of a parent's tree keeps.
-const KEEPS: Keeps = &[b"security.capability", b"trusted.overlay.opaque"];
-
-/// The driver.
-#[derive(Debug)]
-pub(crate) struct Overlay;
-
-impl GraphDriver for Overlay {
-    fn name(&self) -> &'static str {
-        "overlay"
-    }
-
+impl Read for Overlay {
     fn tree(&self, layer: &Dir) -> Result<LayerTree, FsError> {
         match layer.dir("root") {
             Err(error) if error.is_not_found() && layer.find("upper")?.is_some() => layer.dir("upper"),
@@ -116,28 +93,6 @@ impl GraphDriver for Overlay {
             collect_whiteouts(&upper, b"upper", &mut found)?;
         }
         Ok(found)
-    }
-
-    fn begin(&self, at: &Dir, name: &str, new: &NewLayer<'_>) -> Result<Begun, FsError> {
-        let layer = at.make_dir(name, 0o710)?;
-        layer.own_group()?;
-        let tree = layer.make_dir(self.tree_name(new.facts), 0o755)?;
-        tree.own()?;
-        let Some(lower) = &new.facts.lower_id else {
-            let mut copy = Copy::new(CopyFiles::HardLink, KEEPS);
-            if let Some(parent) = new.parent {
-                copy.tree(&parent.dir("root")?, &tree)?;
-            }
-            return Ok(Begun { layer, tree, whiteouts: Whiteouts::Remove, linked: copy.linked });
-        };
-        layer.new_file("lower-id", lower.as_str().as_bytes(), 0o600)?;
-        layer.make_dir("work", 0o700)?.own()?;
-        // On top of another such layer, BuildKit's begins as a copy of that one's upper.
-        if let Some(base) = new.parent.map(|parent| self.base(new.facts, parent)).transpose()?.flatten() {
-            Copy::new(CopyFiles::Content, KEEPS).tree(&base, &tree)?;
-        }
-        let lower = new.lower.expect("because the plan gives a layer with a lower-id its lower directory");
-        Ok(Begun { layer, tree, whiteouts: Whiteouts::Above(lower.dir("root")?), linked: Vec::new() })
     }
 }
 

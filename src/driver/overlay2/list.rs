@@ -1,26 +1,13 @@
-//! The `overlay2` graph driver (1.12+), and `fuse-overlayfs` (20.10+), which has the same files.
+//! Lists the home of the driver.
 //!
-//! ```text
-//! overlay2/l/<26 characters A-Z2-7> -> ../<id>/diff    short names, because mount options are short of space
-//! overlay2/<id>/diff/                                  what the layer adds
-//!               link                                   its short name, no newline
-//!               lower                                  l/<short>:l/<short>:…, nearest first; not in a base layer
-//!               work/                                  not in a base layer
-//!               committed                              empty; 20.10+, once a child was made
-//!               merged/                                while mounted (17.03-17.09: always)
-//! ```
-//!
-//! [moby graphdriver/overlay2/overlay.go `create`, `getLower`]. `lower` names all ancestors, so it closes over them.
-//! Before 25.0 `link` and `lower` were written without a sync, so a power cut leaves them empty (moby #35747). The
-//! kernel goes by the symbolic links in `l/`, dockerd by `link` when it makes a child. A failed creation leaves its link
-//! in `l/`. Whoever probes the file system leaves directories when it is killed: `check-overlayfs-support*` and others.
+//! Whoever probes the file system leaves directories when it is killed: `check-overlayfs-support*` and others.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use super::{LOWER_LIMIT, Listing};
-use crate::driver::{DriverDir, FILE_LIMIT};
+use crate::driver::list::{LOWER_LIMIT, Listing};
+use crate::driver::{Driver, DriverDir, FILE_LIMIT};
 use crate::error::{FsError, ParseError};
 use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::fsx::{Dir, Entry, Kind};
@@ -70,9 +57,10 @@ struct Raw {
     is_whole: bool,
 }
 
-/// Lists the home of `driver`, which is `at` below the data root. How bad a lost file is depends on what uses the
+/// Lists the home of the driver. How bad a lost file is depends on what uses the
 /// directory, which is not known here: it is a warning.
-pub(super) fn list(at: &str, home: &Dir) -> Listing {
+pub(super) fn list(driver: &'static Driver, home: &Dir) -> Listing {
+    let at = driver.name();
     let mut notes = Notes::default();
     let entries = notes.list(home, at, Unknown::DriverDirs);
     let entries: Vec<Entry> = entries.into_iter().filter(|entry| is_layer(at, entry, &mut notes)).collect();

@@ -1,15 +1,12 @@
 //! Compares the files that a graph driver keeps around a tree with what layerdb implies.
 //!
-//! What a directory's own files say is read by [`super::list`]; here it is held against the layers: dockerd follows
+//! What a directory's own files say is read by [`Driver::list`]; here it is held against the layers: dockerd follows
 //! the driver's files without a look at layerdb, and where both differ, what it mounts is not the image. `vfs` keeps no
 //! files around a tree.
 
-mod aufs;
-mod overlay;
-mod overlay2;
-
+use super::Driver;
 use crate::error::FsError;
-use crate::finding::{Code, Finding, Object, Severity, Thing};
+use crate::finding::{Code, Finding, Object, Thing};
 use crate::fsx::{Attrs, Dir, Kind};
 use crate::id::{CacheId, LinkId};
 
@@ -29,16 +26,16 @@ pub(crate) struct Implied<'a> {
 /// Checks directories of one driver.
 #[derive(Debug)]
 pub(crate) struct Checker<'a> {
-    driver: &'a str,
-    home: &'a Dir,
+    pub(super) driver: &'static Driver,
+    pub(super) home: &'a Dir,
     /// Where the driver directories lie.
-    dirs: &'a Dir,
+    pub(super) dirs: &'a Dir,
     /// Owner and group of the home: those of every directory in it.
     owner: (u32, u32),
     /// Short names (`overlay2`).
-    links: Option<Dir>,
+    pub(super) links: Option<Dir>,
     /// Whether the engine that made the store marks parents with `committed`.
-    marks_parents: bool,
+    pub(super) marks_parents: bool,
 }
 
 impl<'a> Checker<'a> {
@@ -47,13 +44,13 @@ impl<'a> Checker<'a> {
     /// # Errors
     /// The file system does not give what all of them are held against.
     pub(crate) fn new(
-        driver: &'a str,
+        driver: &'static Driver,
         home: &'a Dir,
         dirs: &'a Dir,
         some: impl Iterator<Item = &'a CacheId>,
     ) -> Result<Self, FsError> {
         let own = home.attrs(".")?;
-        let has_links = matches!(driver, "overlay2" | "fuse-overlayfs");
+        let has_links = driver.has_short_names();
         let mut marks_parents = false;
         for id in some.filter(|_| has_links) {
             let dir = FsError::found(dirs.dir(id.as_str()))?;
@@ -68,13 +65,7 @@ impl<'a> Checker<'a> {
 
     /// Checks what all directories need.
     pub(crate) fn home(&self) -> Vec<Finding> {
-        match self.driver {
-            "overlay2" | "fuse-overlayfs" if self.links.is_none() => {
-                let evidence = "the directory of short names is missing: no layer with a parent can be mounted";
-                vec![Finding::new(Code::DriverLinksMissing, format!("{}/l", self.driver), evidence)]
-            }
-            _ => Vec::new(),
-        }
+        self.driver.check.map(|check| check.home(self)).unwrap_or_default()
     }
 
     /// Checks one directory that is there.
@@ -84,18 +75,14 @@ impl<'a> Checker<'a> {
     pub(crate) fn check(&self, implied: &Implied<'_>) -> Result<Vec<Finding>, FsError> {
         let dir = self.dirs.dir(implied.id.as_str())?;
         let mut one = One { checker: self, implied, dir, findings: Vec::new() };
-        match self.driver {
-            "overlay2" | "fuse-overlayfs" => one.overlay2()?,
-            "overlay" => one.overlay()?,
-            "aufs" => one.aufs()?,
-            "btrfs" if !one.dir.is_subvolume()? => one.plain_directory(),
-            _ => {}
+        if let Some(check) = self.driver.check {
+            check.directory(&mut one)?;
         }
         Ok(one.findings)
     }
 
     /// Returns where a short name leads to, where it leads anywhere.
-    fn target(&self, link: &LinkId) -> Result<Option<Vec<u8>>, FsError> {
+    pub(super) fn target(&self, link: &LinkId) -> Result<Option<Vec<u8>>, FsError> {
         let Some(links) = &self.links else { return Ok(None) };
         match links.read_link(link.as_str()) {
             // It is there and no link.
@@ -106,42 +93,29 @@ impl<'a> Checker<'a> {
 }
 
 /// One directory that is being checked.
-struct One<'a> {
-    checker: &'a Checker<'a>,
-    implied: &'a Implied<'a>,
-    dir: Dir,
-    findings: Vec<Finding>,
+#[derive(Debug)]
+pub(crate) struct One<'a> {
+    pub(super) checker: &'a Checker<'a>,
+    pub(super) implied: &'a Implied<'a>,
+    /// The directory.
+    pub(super) dir: Dir,
+    pub(super) findings: Vec<Finding>,
 }
 
 impl One<'_> {
-    fn object(&self) -> Object {
+    /// Returns what a finding of the directory is about.
+    pub(super) fn object(&self) -> Object {
         let id = self.implied.id;
-        Object::at(Thing::Directory(id.clone()), super::path_of(self.checker.driver, id))
+        Object::at(Thing::Directory(id.clone()), self.checker.driver.path_of(id))
     }
 
-    /// `btrfs`: dockerd makes snapshots of layers only. What a container has is used as it is.
-    fn plain_directory(&mut self) {
-        let (severity, evidence) = match self.implied.is_layer || self.implied.below.is_none() {
-            true => (
-                Severity::Damage,
-                "a plain directory, as a copy without snapshots leaves it: containers that exist start, and nothing new can \
-                 be made on it",
-            ),
-            false => (
-                Severity::Warning,
-                "a plain directory of a container: it starts, and Docker before 20.10.6 cannot remove it",
-            ),
-        };
-        let finding = Finding::new(Code::DriverSubvolumeMissing, self.object(), evidence);
-        self.findings.push(finding.as_bad_as(severity));
-    }
-
-    fn find(&mut self, code: Code, evidence: impl ToString) {
+    /// Says that something of the directory is wrong.
+    pub(super) fn find(&mut self, code: Code, evidence: impl ToString) {
         self.findings.push(Finding::new(code, self.object(), evidence));
     }
 
     /// Checks mode and owner of a file or directory that the driver made, `name` below the layer's directory.
-    fn attributes(&mut self, name: &str, found: &Attrs, modes: &[u32]) {
+    pub(super) fn attributes(&mut self, name: &str, found: &Attrs, modes: &[u32]) {
         let shown = if name == "." { "the directory" } else { name };
         if !modes.contains(&found.mode) {
             self.find(Code::DriverMode, format!("{shown}: expected mode {:o}, found {:o}", modes[0], found.mode));
@@ -156,7 +130,7 @@ impl One<'_> {
     }
 
     /// Looks for something that the driver makes; says so where it is not there or of another kind.
-    fn made(&mut self, name: &str, kind: Kind, code: Code) -> Result<Option<Attrs>, FsError> {
+    pub(super) fn made(&mut self, name: &str, kind: Kind, code: Code) -> Result<Option<Attrs>, FsError> {
         let found = self.dir.find(name)?;
         match found {
             Some(found) if found.kind == kind => return Ok(Some(found)),
