@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use dockpack::driver::DRIVERS;
+
 /// What stands before each of the lists in ARCHITECTURE.md, and the module that those of the list are in.
 const LISTS: [(&str, &[&str]); 2] =
     [("A module uses only those before it in this list:", &[]), ("So it is with those of `ops`:", &["ops"])];
@@ -242,25 +244,55 @@ fn no_module_uses_one_behind_it() {
     }
 }
 
-/// Where records lie, only the store knows (`src/store/places.rs`); tests say it in their own words.
-#[test]
-fn only_the_store_knows_where_records_lie() {
+/// Reads the lines of all sources but those in the directory `own` of `src`, without comments and tests: each with the path of
+/// its file below `src`.
+fn lines_outside(own: &str) -> Vec<(String, String)> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut wrong = Vec::new();
+    let mut lines = Vec::new();
     for entry in walkdir::WalkDir::new(&source) {
         let entry = entry.expect("an entry");
-        let is_exempt = entry.path().starts_with(source.join("store")) || entry.path().ends_with("tests.rs");
+        let is_exempt = entry.path().starts_with(source.join(own)) || entry.path().ends_with("tests.rs");
         if is_exempt || entry.path().extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
+        let path = entry.path().strip_prefix(&source).expect("below src").display().to_string();
         let text = fs::read_to_string(entry.path()).expect("a source");
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        let places = ["layerdb/", "imagedb/", "distribution/", "repositories.json"];
-        let lines = code.filter(|line| places.iter().any(|place| line.contains(place)));
-        wrong.extend(lines.map(|line| format!("{}: {}", entry.path().display(), line.trim())));
+        let code = text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+        lines.extend(code.map(|line| (path.clone(), line.to_owned())));
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(lines.len() > 10_000, "{} lines", lines.len());
+    lines
+}
+
+/// Where records lie, only the store knows (`src/store/places.rs`); tests say it in their own words.
+#[test]
+fn only_the_store_knows_where_records_lie() {
+    let places = ["layerdb/", "imagedb/", "distribution/", "repositories.json"];
+    let mut lines = lines_outside("store");
+    lines.retain(|(_, line)| places.iter().any(|place| line.contains(place)));
+    assert!(lines.is_empty(), "{lines:#?}");
+}
+
+/// Lines outside of `src/driver` that have what is spelled as the name of a graph driver, each with why it is none.
+const NO_DRIVERS: [(&str, &str); 2] = [
+    // Kinds of file systems, as the kernel calls them.
+    ("store/mountinfo.rs", r#"let is_stack = kind == b"aufs" || kind.windows(7).any(|part| part == b"overlay");"#),
+    // The program that serves a mount, as the kernel calls the process.
+    ("store/live.rs", r#"if name == "fuse-overlayfs" {"#),
+];
+
+/// What follows from which graph driver it is, only the drivers know (`src/driver`): all else asks the value. A name that was
+/// stored, in an archive's index or a journal, is read from there and looked up, so not even the formats spell one.
+#[test]
+fn only_the_drivers_know_their_names() {
+    let spelled = DRIVERS.map(|driver| [format!("\"{driver}\""), format!("\"{driver}/")]);
+    let mut lines = lines_outside("driver");
+    lines.retain(|(_, line)| spelled.iter().flatten().any(|name| line.contains(name)));
+    lines.sort();
+    let mut known = NO_DRIVERS.map(|(path, line)| (path.to_owned(), line.to_owned()));
+    known.sort();
+    assert_eq!(lines, known);
 }
 
 #[test]
