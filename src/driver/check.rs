@@ -114,9 +114,11 @@ impl One<'_> {
         self.findings.push(Finding::new(code, self.object(), evidence));
     }
 
-    /// Checks mode and owner of a file or directory that the driver made, `name` below the layer's directory.
-    pub(super) fn attributes(&mut self, name: &str, found: &Attrs, modes: &[u32]) {
-        let shown = if name == "." { "the directory" } else { name };
+    /// Checks mode and owner of a file or directory that the driver made, `name` below the layer's directory; the empty name is
+    /// that of the directory.
+    pub(super) fn attributes(&mut self, name: &str, found: &Attrs) {
+        let shown = if name.is_empty() { "the directory" } else { name };
+        let modes = self.checker.driver.modes(name);
         if !modes.contains(&found.mode) {
             self.find(Code::DriverMode, format!("{shown}: expected mode {:o}, found {:o}", modes[0], found.mode));
         }

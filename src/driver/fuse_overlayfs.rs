@@ -18,10 +18,10 @@
 use crate::layer::Marks;
 
 use super::Driver;
-use super::overlay2::{self, Overlay2};
+use super::overlay2::{self, DIRECTORY, LINK, LOWER, Overlay2};
 
 /// The driver.
 pub(super) static DRIVER: Driver = {
     static ROLES: Overlay2 = Overlay2 { marks: Marks::Files, work_mode: 0o710 };
-    overlay2::driver("fuse-overlayfs", &ROLES)
+    overlay2::driver("fuse-overlayfs", &ROLES, &[DIRECTORY, LINK, LOWER, ("work", &[0o710])])
 };

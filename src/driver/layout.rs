@@ -20,8 +20,8 @@ pub(super) struct Layout {
     pub(super) home_dirs: &'static [(&'static str, u32)],
     /// The directory below the home that is not empty once the driver was used.
     pub(super) used: &'static str,
-    /// Mode of `work`, where directories have it.
-    pub(super) work_mode: u32,
+    /// What it makes around the tree of a layer, with modes.
+    pub(super) made: Made,
     /// What its layers are where they lie outside of the data root.
     pub(super) outside: Option<&'static str>,
 }
@@ -33,6 +33,10 @@ pub(super) struct Place {
     pub(super) kind: Kind,
 }
 
+/// Files and directories that a driver makes in the directory of a layer and whose modes are checked: the name, and the modes
+/// that are right, first the one that it gives today. The empty name is that of the directory itself.
+pub(super) type Made = &'static [(&'static str, &'static [u32])];
+
 impl Layout {
     /// Everything lies in one directory of the home for each layer.
     pub(super) const FLAT: Self = Self {
@@ -41,7 +45,7 @@ impl Layout {
         written: None,
         home_dirs: &[],
         used: "",
-        work_mode: 0o700,
+        made: &[],
         outside: None,
     };
 }
@@ -85,10 +89,29 @@ impl Driver {
         join(self.name, self.layout.used).trim_end_matches('/').to_owned()
     }
 
-    /// Returns the mode of `work`, where directories have it.
+    /// Returns the names of what it makes in the directory of a layer and whose modes are checked; the empty one is that of the
+    /// directory itself.
+    pub(crate) fn made(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.layout.made.iter().map(|(name, _)| *name)
+    }
+
+    /// Returns the modes that are right for what it makes, first the one that it gives today; none where they are not checked.
     #[must_use]
-    pub(crate) fn work_mode(&self) -> u32 {
-        self.layout.work_mode
+    pub(crate) fn modes(&self, name: &str) -> &'static [u32] {
+        self.layout.made.iter().find(|(made, _)| *made == name).map_or(&[], |(_, modes)| *modes)
+    }
+
+    /// Returns the mode that it gives to something of its own in the directory of a layer. What is not checked, as
+    /// `committed`, is for root alone.
+    #[must_use]
+    pub(crate) fn mode(&self, name: &str) -> u32 {
+        self.modes(name).first().copied().unwrap_or(0o600)
+    }
+
+    /// Returns the mode that it gives to a directory of its home.
+    #[must_use]
+    pub(crate) fn home_mode(&self, name: &str) -> u32 {
+        self.layout.home_dirs.iter().find(|(made, _)| *made == name).map_or(0o700, |(_, mode)| *mode)
     }
 
     /// Returns what layers are where they lie outside of the data root.

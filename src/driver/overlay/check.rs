@@ -12,7 +12,7 @@ use super::Overlay;
 impl Check for Overlay {
     fn directory(&self, one: &mut One<'_>) -> Result<(), FsError> {
         let own = one.dir.attrs(".")?;
-        one.attributes(".", &own, &[0o710, 0o700]);
+        one.attributes("", &own);
         let lower_id = read_text(&one.dir, "lower-id")?;
         if one.dir.find("root")?.is_some() || (one.implied.is_layer && lower_id.is_none()) {
             one.made("root", Kind::Directory, Code::DriverTreeMissing)?;
@@ -20,10 +20,10 @@ impl Check for Overlay {
         }
         one.made("upper", Kind::Directory, Code::DriverTreeMissing)?;
         if let Some(found) = one.made("work", Kind::Directory, Code::DriverWorkMissing)? {
-            one.attributes("work", &found, &[0o700]);
+            one.attributes("work", &found);
         }
         let Some(found) = one.made("lower-id", Kind::File, Code::DriverLowerMissing)? else { return Ok(()) };
-        one.attributes("lower-id", &found, &[0o600, 0o644]);
+        one.attributes("lower-id", &found);
         let Some(below) = &one.implied.below else { return Ok(()) };
         let has = |id: &CacheId, tree: &str| -> Result<bool, FsError> {
             Ok(FsError::found(one.checker.dirs.dir(format!("{id}/{tree}")))?.is_some())

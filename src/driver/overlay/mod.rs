@@ -28,7 +28,11 @@ const KEEPS: Keeps = &[b"security.capability", b"trusted.overlay.opaque"];
 /// The driver.
 pub(super) static DRIVER: Driver = Driver {
     name: "overlay",
-    layout: Layout { written: Some("upper"), ..Layout::FLAT },
+    layout: Layout {
+        written: Some("upper"),
+        made: &[("", &[0o710, 0o700]), ("work", &[0o700]), ("lower-id", &[0o600, 0o644])],
+        ..Layout::FLAT
+    },
     trees: Trees::Linked,
     stacking: Stacking::LowerId,
     counts_symlinks: false,

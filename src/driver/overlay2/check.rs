@@ -8,7 +8,7 @@ use crate::finding::{Code, Finding};
 use crate::fsx::Kind;
 use crate::id::{CacheId, LinkId};
 
-use super::Overlay2;
+use super::{Overlay2, parse_lower};
 
 impl Check for Overlay2 {
     fn home(&self, checker: &Checker<'_>) -> Vec<Finding> {
@@ -21,17 +21,15 @@ impl Check for Overlay2 {
 
     fn directory(&self, one: &mut One<'_>) -> Result<(), FsError> {
         let own = one.dir.attrs(".")?;
-        // 17.03 made them 0700.
-        one.attributes(".", &own, &[0o710, 0o700]);
+        one.attributes("", &own);
         one.made("diff", Kind::Directory, Code::DriverTreeMissing)?;
         // The reader of the home says where `link` is lost, or where its short name leads elsewhere.
-        if let Some(found) = one.dir.find("link")? {
-            // Some releases wrote it with the mode 0666.
-            if found.kind == Kind::File {
-                one.attributes("link", &found, &[0o644, 0o666]);
-            }
+        if let Some(found) = one.dir.find("link")?
+            && found.kind == Kind::File
+        {
+            one.attributes("link", &found);
         }
-        self.lower(one)?;
+        check_lower(one)?;
         if one.implied.has_child && one.checker.marks_parents && one.dir.find("committed")?.is_none() {
             one.find(Code::DriverCommittedMissing, "committed is missing, and a layer lies above");
         }
@@ -39,53 +37,45 @@ impl Check for Overlay2 {
     }
 }
 
-impl Overlay2 {
-    /// Checks `lower`, and `work`, which is there with it.
-    fn lower(&self, one: &mut One<'_>) -> Result<(), FsError> {
-        let text = match read_text(&one.dir, "lower") {
-            Ok(text) => text,
-            // The reader of the home says so.
-            Err(_) => return Ok(()),
-        };
-        let has_parent = match &one.implied.below {
-            Some(below) => !below.is_empty(),
-            None => text.is_some(),
-        };
-        match (&text, has_parent) {
-            (None, true) => {
-                one.find(Code::DriverLowerMissing, "lower is missing: what lies below would not be mounted")
-            }
-            (Some(text), false) => {
-                let evidence = format!("it has no parent, and lower says {}", text.escape_ascii());
-                one.find(Code::DriverLowerMismatch, evidence);
-            }
-            (Some(text), true) => {
-                if let Some(found) = one.dir.find("lower")? {
-                    one.attributes("lower", &found, &[0o644, 0o666]);
-                }
-                compare_lower(one, text)?;
-            }
-            (None, false) => {}
+/// Checks `lower`, and `work`, which is there with it.
+fn check_lower(one: &mut One<'_>) -> Result<(), FsError> {
+    let text = match read_text(&one.dir, "lower") {
+        Ok(text) => text,
+        // The reader of the home says so.
+        Err(_) => return Ok(()),
+    };
+    let has_parent = match &one.implied.below {
+        Some(below) => !below.is_empty(),
+        None => text.is_some(),
+    };
+    match (&text, has_parent) {
+        (None, true) => one.find(Code::DriverLowerMissing, "lower is missing: what lies below would not be mounted"),
+        (Some(text), false) => {
+            let evidence = format!("it has no parent, and lower says {}", text.escape_ascii());
+            one.find(Code::DriverLowerMismatch, evidence);
         }
-        // dockerd mounts a layer that is marked for reading alone.
-        let is_marked = one.checker.marks_parents && one.dir.find("committed")?.is_some();
-        let code = if is_marked { Code::DriverWorkNeedless } else { Code::DriverWorkMissing };
-        if has_parent && let Some(found) = one.made("work", Kind::Directory, code)? {
-            one.attributes("work", &found, &[self.work_mode]);
+        (Some(text), true) => {
+            if let Some(found) = one.dir.find("lower")? {
+                one.attributes("lower", &found);
+            }
+            compare_lower(one, text)?;
         }
-        Ok(())
+        (None, false) => {}
     }
+    // dockerd mounts a layer that is marked for reading alone.
+    let is_marked = one.checker.marks_parents && one.dir.find("committed")?.is_some();
+    let code = if is_marked { Code::DriverWorkNeedless } else { Code::DriverWorkMissing };
+    if has_parent && let Some(found) = one.made("work", Kind::Directory, code)? {
+        one.attributes("work", &found);
+    }
+    Ok(())
 }
 
 /// Compares the short names in `lower`, each by where its link leads to, with what is implied.
 fn compare_lower(one: &mut One<'_>, text: &[u8]) -> Result<(), FsError> {
     let Some(below) = &one.implied.below else { return Ok(()) };
-    let names: Option<Vec<LinkId>> = text
-        .split(|byte| *byte == b':')
-        .map(|part| part.strip_prefix(b"l/").and_then(|name| LinkId::parse(name).ok()))
-        .collect();
     // What cannot be parsed is told by the reader of the home.
-    let Some(names) = names else { return Ok(()) };
+    let Ok(names) = parse_lower(text) else { return Ok(()) };
     if names.len() != below.len() {
         let named = count(names.len(), "directory", "directories");
         let evidence = format!("lower names {named}, and {} below", count(below.len(), "is", "are"));

@@ -26,7 +26,7 @@ use crate::fsx::Dir;
 use crate::id::LinkId;
 use crate::layer::Marks;
 
-use super::layout::Layout;
+use super::layout::{Layout, Made};
 use super::{Driver, FILE_LIMIT, Stacking, Trees};
 
 pub(crate) use list::parse_lower;
@@ -34,8 +34,13 @@ pub(crate) use list::parse_lower;
 /// The driver.
 pub(super) static DRIVER: Driver = {
     static ROLES: Overlay2 = Overlay2 { marks: Marks::Overlayfs, work_mode: 0o700 };
-    Driver { counts_symlinks: true, ..driver("overlay2", &ROLES) }
+    Driver { counts_symlinks: true, ..driver("overlay2", &ROLES, &[DIRECTORY, LINK, LOWER, ("work", &[0o700])]) }
 };
+
+/// What it makes around a tree, and the modes that are right: 17.03 made directories 0700, some releases files 0666.
+pub(super) const DIRECTORY: (&str, &[u32]) = ("", &[0o710, 0o700]);
+pub(super) const LINK: (&str, &[u32]) = ("link", &[0o644, 0o666]);
+pub(super) const LOWER: (&str, &[u32]) = ("lower", &[0o644, 0o666]);
 
 /// The roles of the driver, and of `fuse-overlayfs`, which differs in little.
 #[derive(Debug)]
@@ -47,15 +52,10 @@ pub(super) struct Overlay2 {
 }
 
 /// Makes the value of a driver that keeps its layers so.
-pub(super) const fn driver(name: &'static str, roles: &'static Overlay2) -> Driver {
+pub(super) const fn driver(name: &'static str, roles: &'static Overlay2, made: Made) -> Driver {
     Driver {
         name,
-        layout: Layout {
-            written: Some("diff"),
-            home_dirs: &[("l", 0o700)],
-            work_mode: roles.work_mode,
-            ..Layout::FLAT
-        },
+        layout: Layout { written: Some("diff"), home_dirs: &[("l", 0o700)], made, ..Layout::FLAT },
         trees: Trees::Added,
         stacking: Stacking::ShortNames,
         counts_symlinks: false,

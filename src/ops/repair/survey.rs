@@ -168,10 +168,11 @@ impl Survey {
         }
         let (Some(id), Some(home)) = (found.finding.object.directory(), store.home()) else { return Ok(()) };
         let dir = home.dir(id.as_str())?;
-        self.owned.insert(format!("{}/{id}", store.driver()), Owned::of(&dir.attrs(".")?));
-        for name in ["link", "lower", "work", "lower-id"] {
+        let at = format!("{}/{id}", store.driver());
+        self.owned.insert(at.clone(), Owned::of(&dir.attrs(".")?));
+        for name in store.driver().made().filter(|name| !name.is_empty()) {
             if let Some(attrs) = dir.find(name)? {
-                self.owned.insert(format!("{}/{id}/{name}", store.driver()), Owned::of(&attrs));
+                self.owned.insert(format!("{at}/{name}"), Owned::of(&attrs));
             }
         }
         Ok(())

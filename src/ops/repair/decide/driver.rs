@@ -15,12 +15,6 @@ use super::super::plan::{Act, Step};
 use super::part::Part;
 use super::{Planner, dir_of};
 
-/// Modes of what `overlay2` makes; those of the files are also right as 0666, those of directories as 0700.
-const DIRECTORY: u32 = 0o710;
-const FILE: u32 = 0o644;
-/// Mode of `l`.
-const LINKS: u32 = 0o700;
-
 impl<'a> Planner<'a> {
     /// `link`, `l/`, `lower`, `work`, `committed`, `lower-id`, modes and owners.
     pub(super) fn driver_files(&mut self, found: &'a Found) {
@@ -42,7 +36,7 @@ impl<'a> Planner<'a> {
                 // Its own file may say the name of another.
                 let says = self.snapshot.driver_dirs.get(&id).and_then(|dir| dir.link.as_ref());
                 let link = (says != Some(&name))
-                    .then(|| (Step::Directory, self.dir_path(&id, "link"), self.driver_file(name.as_str(), FILE)));
+                    .then(|| (Step::Directory, self.dir_path(&id, "link"), self.driver_file("link", name.as_str())));
                 let pieces = link.into_iter().chain(self.link_piece(&id, &name));
                 let pieces: Vec<_> = pieces.collect();
                 self.mend(found, format!("make the short name l/{name} lead to it"), pieces);
@@ -50,7 +44,7 @@ impl<'a> Planner<'a> {
             Code::DriverLinkLost => {
                 let name = self.name_of(&id, None);
                 let mut pieces =
-                    vec![(Step::Directory, self.dir_path(&id, "link"), self.driver_file(name.as_str(), FILE))];
+                    vec![(Step::Directory, self.dir_path(&id, "link"), self.driver_file("link", name.as_str()))];
                 pieces.extend(self.link_piece(&id, &name));
                 self.mend(found, format!("write its short name {name} to link"), pieces);
                 self.renamed(found, &id, &name);
@@ -63,12 +57,11 @@ impl<'a> Planner<'a> {
             }
             Code::DriverUnreadable if matches!(found.finding.object.thing, Thing::Lower(_)) => self.lower(found, &id),
             Code::DriverWorkMissing | Code::DriverWorkNeedless => {
-                let piece =
-                    (Step::Directory, self.dir_path(&id, "work"), self.driver_directory(self.driver.work_mode()));
+                let piece = (Step::Directory, self.dir_path(&id, "work"), self.driver_directory("work"));
                 self.mend(found, "make work", [piece]);
             }
             Code::DriverCommittedMissing => {
-                let piece = (Step::Directory, self.dir_path(&id, "committed"), self.driver_file("", 0o600));
+                let piece = (Step::Directory, self.dir_path(&id, "committed"), self.driver_file("committed", ""));
                 self.mend(found, "mark it as having a layer above, in committed", [piece]);
             }
             Code::DriverMode | Code::DriverOwner => self.attributes(found, &id),
@@ -93,7 +86,11 @@ impl<'a> Planner<'a> {
                 links.push((name.to_string(), target(&id)));
             }
         }
-        let piece = (Step::Link, format!("{}/l", self.driver), Act::Directory { links, owned: self.owned(LINKS) });
+        let piece = (
+            Step::Link,
+            format!("{}/l", self.driver),
+            Act::Directory { links, owned: self.owned(self.driver.home_mode("l")) },
+        );
         self.mend(found, "make l/ with the short names that the directories say", [piece]);
     }
 
@@ -125,12 +122,12 @@ impl<'a> Planner<'a> {
             let Some(whole) = stack.iter().find(|id| self.is_whole_tree(id)) else {
                 return self.leave(found, "what it is stacked on is gone");
             };
-            let piece = (Step::Directory, self.dir_path(id, "lower-id"), self.driver_file(whole.as_str(), 0o600));
+            let piece = (Step::Directory, self.dir_path(id, "lower-id"), self.driver_file("lower-id", whole.as_str()));
             return self.mend(found, "write lower-id as the layers say", [piece]);
         }
         let path = self.dir_path(id, "lower");
         let act = match self.lower_text(&stack) {
-            Some(text) => self.driver_file(text, FILE),
+            Some(text) => self.driver_file("lower", text),
             None => Act::Remove,
         };
         self.mend(found, "write lower as the layers say", [(Step::Directory, path, act)]);
@@ -166,16 +163,9 @@ impl<'a> Planner<'a> {
     }
 
     fn attributes(&mut self, found: &Found, id: &CacheId) {
-        let work = [self.driver.work_mode()];
-        let files: [(&str, &[u32]); 5] = [
-            ("", &[DIRECTORY, 0o700]),
-            ("link", &[FILE, 0o666]),
-            ("lower", &[FILE, 0o666]),
-            ("work", &work),
-            ("lower-id", &[0o600, FILE]),
-        ];
         let mut pieces = Vec::new();
-        for (file, modes) in files {
+        for file in self.driver.made() {
+            let modes = self.driver.modes(file);
             let path = self.dir_path(id, file);
             let Some(had) = self.survey.owned.get(&path).copied() else { continue };
             let mode = if modes.contains(&had.mode) { had.mode } else { modes[0] };

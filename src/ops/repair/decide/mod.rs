@@ -179,14 +179,14 @@ impl<'a> Planner<'a> {
         if file.is_empty() { path } else { format!("{path}/{file}") }
     }
 
-    /// A file as the driver makes it.
-    fn driver_file(&self, text: impl Into<String>, mode: u32) -> Act {
-        Act::Write { text: text.into(), owned: self.owned(mode) }
+    /// The file `name` in the directory of a layer, as the driver makes it.
+    fn driver_file(&self, name: &str, text: impl Into<String>) -> Act {
+        Act::Write { text: text.into(), owned: self.owned(self.driver.mode(name)) }
     }
 
-    /// A directory as the driver makes it.
-    fn driver_directory(&self, mode: u32) -> Act {
-        Act::Directory { links: Vec::new(), owned: self.owned(mode) }
+    /// The directory `name` in that of a layer, as the driver makes it.
+    fn driver_directory(&self, name: &str) -> Act {
+        Act::Directory { links: Vec::new(), owned: self.owned(self.driver.mode(name)) }
     }
 
     fn owned(&self, mode: u32) -> Owned {
