@@ -396,7 +396,7 @@ impl Apply<'_> {
         for (key, value) in &member.xattrs {
             match dir.set_xattr(name, key, value) {
                 // As dockerd: an attribute that this file system or node cannot hold is left out.
-                Err(error) if is_refusal(&error) => {}
+                Err(error) if is_refusal(&error, member, key) => {}
                 set => set?,
             }
         }
@@ -516,9 +516,16 @@ fn has_attributes(member: &Member, stamp: &Stamp, dir: &Dir, name: &[u8]) -> Res
     Ok(member.xattrs.iter().all(|(key, value)| is_set(key, value)) && !xattrs.iter().any(|(key, _)| is_lost(key)))
 }
 
-fn is_refusal(error: &FsError) -> bool {
-    let refusals = [Errno::PERM, Errno::NOTSUP].map(Errno::raw_os_error);
-    error.source.raw_os_error().is_some_and(|code| refusals.contains(&code))
+/// Tells whether the kernel refuses an attribute as none that the node can have. Root is not refused those of users and
+/// capabilities of a file or directory: there it is a failure, by which programs would see something else than was built.
+fn is_refusal(error: &FsError, member: &Member, key: &[u8]) -> bool {
+    let is_ours = key.starts_with(b"user.") || key == CAPABILITY;
+    let can_have = is_ours && matches!(member.kind, MemberKind::File | MemberKind::Directory);
+    match error.source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOTSUP) => true,
+        Some(Errno::PERM) => !can_have,
+        _ => false,
+    }
 }
 
 /// Splits a path into the directory above and the last name.

@@ -345,7 +345,9 @@ fn layers_that_do_harm() {
     layer("a name twice", Refused, &[Entry::file("x", "one"), Entry::file("./x", "two")]);
     layer("more than there is", Refused, &[Entry::file("x", "short").claiming(1 << 40)]);
     let sparse = |name: &str, content: &str, size: u64, map: &str| {
+        let parts = map.split(',').count() / 2;
         let entry = Entry::file(name, content).record("GNU.sparse.map", map);
+        let entry = entry.record("GNU.sparse.numblocks", parts.to_string());
         entry.record("GNU.sparse.size", size.to_string()).record("GNU.sparse.name", name)
     };
     layer("a sparse file", Harmless, &[sparse("x", "some", 1 << 40, "3,2,1000000,2")]);
