@@ -2,13 +2,13 @@
 
 use crate::count::count;
 use crate::driver::check::{Checker, One};
-use crate::driver::{Check, FILE_LIMIT, read_text};
+use crate::driver::{Check, read_text};
 use crate::error::FsError;
 use crate::finding::{Code, Finding};
 use crate::fsx::Kind;
-use crate::id::{CacheId, LinkId};
+use crate::id::CacheId;
 
-use super::{Overlay2, parse_lower};
+use super::{Overlay2, parse_lower, read_link};
 
 impl Check for Overlay2 {
     fn home(&self, checker: &Checker<'_>) -> Vec<Finding> {
@@ -29,16 +29,17 @@ impl Check for Overlay2 {
         {
             one.attributes("link", &found);
         }
-        check_lower(one)?;
-        if one.implied.has_child && one.checker.marks_parents && one.dir.find("committed")?.is_none() {
+        let is_marked = one.checker.marks_parents && one.dir.find("committed")?.is_some();
+        check_lower(one, is_marked)?;
+        if one.implied.has_child && one.checker.marks_parents && !is_marked {
             one.find(Code::DriverCommittedMissing, "committed is missing, and a layer lies above");
         }
         Ok(())
     }
 }
 
-/// Checks `lower`, and `work`, which is there with it.
-fn check_lower(one: &mut One<'_>) -> Result<(), FsError> {
+/// Checks `lower`, and `work`, which is there with it. `is_marked` says that `committed` is there.
+fn check_lower(one: &mut One<'_>, is_marked: bool) -> Result<(), FsError> {
     let text = match read_text(&one.dir, "lower") {
         Ok(text) => text,
         // The reader of the home says so.
@@ -63,7 +64,6 @@ fn check_lower(one: &mut One<'_>) -> Result<(), FsError> {
         (None, false) => {}
     }
     // dockerd mounts a layer that is marked for reading alone.
-    let is_marked = one.checker.marks_parents && one.dir.find("committed")?.is_some();
     let code = if is_marked { Code::DriverWorkNeedless } else { Code::DriverWorkMissing };
     if has_parent && let Some(found) = one.made("work", Kind::Directory, code)? {
         one.attributes("work", &found);
@@ -83,10 +83,7 @@ fn compare_lower(one: &mut One<'_>, text: &[u8]) -> Result<(), FsError> {
         return Ok(());
     }
     // What is in the place of a directory, or of its `link`, is a finding of that directory too.
-    let own_link = |id: &CacheId| -> Result<Option<LinkId>, FsError> {
-        let text = FsError::in_place(one.checker.dirs.read(format!("{id}/link"), FILE_LIMIT))?;
-        Ok(text.and_then(|text| LinkId::parse(text.trim_ascii()).ok()))
-    };
+    let own_link = |id: &CacheId| read_link(one.checker.dirs, format!("{id}/link"));
     // A short name is right by what the directory says of itself, or by where its link leads to. That the two
     // differ is a finding of that directory, not of this one.
     for (name, id) in names.iter().zip(below) {

@@ -67,8 +67,8 @@ pub(super) const fn driver(name: &'static str, roles: &'static Overlay2, made: M
     }
 }
 
-/// Reads the short name that a directory says of itself; `None` where it says none.
-fn read_link(layer: &Dir) -> Result<Option<LinkId>, FsError> {
-    let text = FsError::in_place(layer.read("link", FILE_LIMIT))?;
+/// Reads the short name that a directory says of itself, in its `link` at `path`; `None` where it says none.
+fn read_link(dir: &Dir, path: impl AsRef<[u8]>) -> Result<Option<LinkId>, FsError> {
+    let text = FsError::in_place(dir.read(path, FILE_LIMIT))?;
     Ok(text.and_then(|text| LinkId::parse(text.trim_ascii()).ok()))
 }

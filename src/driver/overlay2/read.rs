@@ -17,7 +17,7 @@ impl Read for Overlay2 {
     }
 
     fn facts(&self, layer: &Dir) -> Result<DriverFacts, FsError> {
-        let link = read_link(layer)?;
+        let link = read_link(layer, "link")?;
         let (committed, mounted) = (layer.find("committed")?.is_some(), layer.is_rootless());
         Ok(DriverFacts { link, committed, mounted, ..DriverFacts::default() })
     }
@@ -26,7 +26,7 @@ impl Read for Overlay2 {
         if layer.find("diff")?.is_none_or(|found| found.kind != Kind::Directory) {
             return Ok(Some("diff is missing".to_owned()));
         }
-        let Some(link) = read_link(layer)? else {
+        let Some(link) = read_link(layer, "link")? else {
             return Ok(Some("link is missing or empty".to_owned()));
         };
         let short_names = dirs.dir("l")?;
