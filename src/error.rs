@@ -315,6 +315,14 @@ pub enum Error {
         /// How it is used, as what follows "it is".
         how: String,
     },
+    /// A store gives layers that cannot be what they should be.
+    #[error("cannot take layers from the store at {}: {reason}", root.display())]
+    Source {
+        /// The data root.
+        root: PathBuf,
+        /// What is wrong with them.
+        reason: String,
+    },
     /// An archive is cut, changed, hostile, or not an archive.
     #[error("cannot read archive {name}: {reason}")]
     Archive {

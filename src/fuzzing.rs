@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::archive::{ArchiveIndex, ArchiveWriter, Compression, Descriptor, INDEX, blob, documents, oci_manifest};
+use crate::archive::{ArchiveWriter, Compression, Descriptor, INDEX, blob, documents, oci_manifest};
 use crate::driver::overlay2;
 use crate::error::ParseError;
 use crate::fsx::Dir;
 use crate::id::{ImageId, LinkId, Sha256};
 use crate::layer::{RestoreError, Shared, differences};
+use crate::model::Index;
 use crate::store::bolt::{self, Bolt, BoltError, Bucket, Item};
 use crate::store::{Image, imagedb, repositories};
 
@@ -80,7 +81,7 @@ pub fn restore(layer: &Dir, list: &[u8]) -> Result<(), RestoreError> {
 ///
 /// # Errors
 /// A member has a name that no member has.
-pub fn archive(index: &ArchiveIndex, text: &[u8], configs: &[&[u8]]) -> io::Result<Vec<u8>> {
+pub fn archive(index: &Index, text: &[u8], configs: &[&[u8]]) -> io::Result<Vec<u8>> {
     let tar_sizes: BTreeMap<_, _> = index.layers.iter().map(|layer| (layer.diff, layer.tar_size)).collect();
     let mut blobs: BTreeMap<Sha256, Vec<u8>> =
         configs.iter().map(|config| (Sha256::of(config), config.to_vec())).collect();

@@ -17,11 +17,13 @@ pub mod id;
 mod image_config;
 mod json;
 pub mod layer;
+pub mod model;
 mod notes;
 pub mod ops;
 pub mod progress;
 pub mod reference;
 pub mod store;
 pub mod tarsplit;
+pub mod transfer;
 
 pub use error::{Error, Result};

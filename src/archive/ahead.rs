@@ -10,6 +10,7 @@ use sha2::Digest as _;
 
 use super::input::Input;
 use crate::id::Sha256;
+use crate::transfer::Piece;
 
 /// Bytes of a chunk.
 const CHUNK: usize = 1 << 20;
@@ -94,7 +95,7 @@ impl ReadAhead {
         }
         let part = self.position..self.current.len().min(self.position.saturating_add(most));
         self.position = part.end;
-        Ok(Piece { chunk: Arc::clone(&self.current), part })
+        Ok(Piece::of(&self.current, part))
     }
 
     /// Takes the next chunk, which is not empty; `false` at the end.
@@ -114,28 +115,6 @@ impl Read for ReadAhead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let piece = self.next_piece(buffer.len())?;
         Ok(piece.copy_to(buffer))
-    }
-}
-
-/// Bytes of a stream, as they were read.
-#[derive(Debug, Clone, Default)]
-pub struct Piece {
-    chunk: Arc<Vec<u8>>,
-    part: Range<usize>,
-}
-
-impl Piece {
-    /// Copies its first bytes, as many as there is room for; returns how many.
-    pub(crate) fn copy_to(&self, buffer: &mut [u8]) -> usize {
-        let got = self.part.len().min(buffer.len());
-        buffer[..got].copy_from_slice(&self.as_ref()[..got]);
-        got
-    }
-}
-
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
-        &self.chunk[self.part.clone()]
     }
 }
 

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `oci-layout`, `index.json` | OCI image layout; one descriptor for each reference |
 //! | `manifest.json` | what `docker load` reads |
-//! | `dockpack/archive.json` | [`ArchiveIndex`]: what the store knew beyond that |
+//! | `dockpack/archive.json` | [`Index`](crate::model::Index): what the store knew beyond that |
 //! | `blobs/sha256/…` | image configurations, byte for byte, and OCI manifests |
 //! | for each layer, parents first: | |
 //! | `dockpack/layers/<chain>/tar-split.json.gz` | as it was in the store, byte for byte |
@@ -16,7 +16,7 @@
 //! | `dockpack/SHA256SUMS` | digests of all members before it, as `sha256sum -c` reads them |
 //!
 //! The tar is plain, in gzip, or in zstd frames ([`frames`]). Frames are in sections: the metadata, then the layers, in
-//! one section or several ([`ArchiveIndex::sections`]), then `SHA256SUMS`.
+//! one section or several ([`Index::sections`](crate::model::Index::sections)), then `SHA256SUMS`.
 //!
 //! # What a read proves
 //!
@@ -31,25 +31,23 @@
 mod ahead;
 pub mod foreign;
 pub mod frames;
-mod index;
 mod input;
 mod layout;
 mod oci;
+mod opened;
 mod output;
 mod reader;
 mod recognise;
 pub mod seek;
 mod writer;
 
-pub use ahead::Piece;
-pub(crate) use index::INDEX_LIMIT;
-pub use index::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
 pub use input::Input;
 pub use layout::LayoutReader;
 pub(crate) use oci::{Descriptor, blob, documents, oci_manifest};
+pub use opened::OpenArchive;
 pub use output::{Compression, WINDOW, ZstdOptions};
-pub use reader::{ArchiveReader, MemberName, Metadata};
-pub use recognise::{Archive, Source};
+pub use reader::{ArchiveReader, MemberName};
+pub use recognise::{Archive, Medium};
 pub use writer::ArchiveWriter;
 
 /// Directory of the members that only dockpack writes.

@@ -5,9 +5,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::id::{DiffId, ImageId, Sha256};
+use crate::model::{ImageRecord, Index};
 use crate::reference::Reference;
-
-use super::index::{ArchiveIndex, ImageRecord};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -77,11 +76,7 @@ pub(crate) const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", "manifest.j
 
 /// Returns [`DOCUMENTS`] with their names. `manifests` are the OCI manifests of the index's images, in its order; `digest` is
 /// of the index's own bytes. So a reader knows that none of the metadata was changed before it acts on it.
-pub(crate) fn documents(
-    index: &ArchiveIndex,
-    digest: Sha256,
-    manifests: &[Descriptor],
-) -> [(&'static str, Vec<u8>); 3] {
+pub(crate) fn documents(index: &Index, digest: Sha256, manifests: &[Descriptor]) -> [(&'static str, Vec<u8>); 3] {
     DOCUMENTS.map(|name| {
         let mut bytes = Vec::new();
         write_document(name, index, digest, manifests, &mut bytes)
@@ -96,7 +91,7 @@ pub(crate) fn documents(
 /// `out` takes no more.
 pub(crate) fn write_document(
     name: &str,
-    index: &ArchiveIndex,
+    index: &Index,
     digest: Sha256,
     manifests: &[Descriptor],
     mut out: impl Write,
@@ -108,7 +103,7 @@ pub(crate) fn write_document(
     }
 }
 
-fn oci_index<'a>(index: &'a ArchiveIndex, digest: Sha256, manifests: &'a [Descriptor]) -> impl Serialize + 'a {
+fn oci_index<'a>(index: &'a Index, digest: Sha256, manifests: &'a [Descriptor]) -> impl Serialize + 'a {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Index<M> {
@@ -153,7 +148,7 @@ struct DockerManifest<'a> {
     parent: Option<ImageId>,
 }
 
-fn docker_manifest(index: &ArchiveIndex) -> impl Serialize + '_ {
+fn docker_manifest(index: &Index) -> impl Serialize + '_ {
     Each(|| {
         index.images.iter().map(|image| DockerManifest {
             config: blob(&image.id.0),

@@ -10,11 +10,12 @@ use crate::error::Error;
 use crate::fsx::File;
 use crate::id::{ChainId, ImageId, Sha256};
 use crate::json::is_time;
+use crate::model::{FORMAT, INDEX_LIMIT, Index, Metadata};
 use crate::reference::Reference;
 use crate::store::imagedb;
+use crate::transfer::Piece;
 
-use super::ahead::{Piece, ReadAhead};
-use super::index::{ArchiveIndex, FORMAT, INDEX_LIMIT};
+use super::ahead::ReadAhead;
 use super::input::Input;
 use super::oci::{DOCUMENTS, Descriptor, oci_manifest, write_document};
 use super::seek::{self, Frame};
@@ -94,15 +95,6 @@ struct Open {
     is_digested: bool,
 }
 
-/// The index of an archive with the small blobs that come with it.
-#[derive(Debug)]
-pub struct Metadata {
-    /// The index.
-    pub index: ArchiveIndex,
-    /// Image configurations and OCI manifests, by digest.
-    pub blobs: BTreeMap<Sha256, Vec<u8>>,
-}
-
 impl ArchiveReader {
     /// Reads from the beginning of `stream`; `name` is what messages call it.
     ///
@@ -149,7 +141,7 @@ impl ArchiveReader {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn only(&mut self, index: &ArchiveIndex, is_wanted: impl Fn(ChainId) -> bool) -> Result<(), Error> {
+    pub fn only(&mut self, index: &Index, is_wanted: impl Fn(ChainId) -> bool) -> Result<(), Error> {
         let sections = index.sections_of(is_wanted);
         self.go_on(|section| sections.contains(&section))
     }
@@ -274,7 +266,7 @@ impl ArchiveReader {
         }
     }
 
-    fn parse_index(&self, bytes: &[u8]) -> Result<ArchiveIndex, Error> {
+    fn parse_index(&self, bytes: &[u8]) -> Result<Index, Error> {
         /// What is looked at before it is known that the rest can be read.
         #[derive(Deserialize)]
         struct Beginning<'a> {
@@ -531,7 +523,7 @@ impl io::Write for Same<'_> {
 }
 
 /// Lists the images from which parents lead back to them. Each image is gone through twice at most.
-fn own_ancestors(index: &ArchiveIndex) -> BTreeSet<ImageId> {
+fn own_ancestors(index: &Index) -> BTreeSet<ImageId> {
     let parents: BTreeMap<ImageId, ImageId> =
         index.images.iter().filter_map(|image| Some((image.id, image.parent?))).collect();
     let (mut seen, mut circles) = (BTreeMap::new(), BTreeSet::new());
@@ -560,7 +552,7 @@ impl Read for ArchiveReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::ImageRecord;
+    use crate::model::ImageRecord;
 
     fn image(number: u32, parent: Option<u32>) -> ImageRecord {
         let id = |number: u32| ImageId(Sha256::of(&number.to_be_bytes()));
@@ -574,7 +566,7 @@ mod tests {
     fn circles_are_found_in_long_lines() {
         const COUNT: u32 = 300_000;
         let mut images: Vec<ImageRecord> = (0..COUNT).map(|number| image(number, number.checked_sub(1))).collect();
-        let index = |images: &[ImageRecord]| ArchiveIndex { images: images.to_vec(), ..ArchiveIndex::default() };
+        let index = |images: &[ImageRecord]| Index { images: images.to_vec(), ..Index::default() };
         assert!(own_ancestors(&index(&images)).is_empty());
         images[0] = image(0, Some(9));
         let wanted: BTreeSet<ImageId> = images[..10].iter().map(|image| image.id).collect();

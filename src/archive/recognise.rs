@@ -6,17 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::fsx::{self, Dir, File};
+use crate::model::INDEX_LIMIT;
 
 use super::input::{Input, is_skippable, peek};
-use super::{ArchiveReader, INDEX, INDEX_LIMIT, LayoutReader, header, padding};
+use super::{ArchiveReader, INDEX, LayoutReader, header, padding};
 
 /// Members that an archive of dockpack's own begins with.
 const FIRST: [&str; 4] = ["oci-layout", "index.json", "manifest.json", INDEX];
 /// Most bytes that are looked at: those of a pipe are kept.
 const LIMIT: u64 = 4 * INDEX_LIMIT;
 
-/// Where an archive is.
-pub enum Source {
+/// What an archive lies on.
+pub enum Medium {
     /// A file, which can be read more than once.
     File(File),
     /// A pipe.
@@ -25,23 +26,30 @@ pub enum Source {
     Dir(Dir),
 }
 
-impl std::fmt::Debug for Source {
+impl std::fmt::Debug for Medium {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::File(_) => "Source::File",
-            Self::Stream(_) => "Source::Stream",
-            Self::Dir(_) => "Source::Dir",
+            Self::File(_) => "Medium::File",
+            Self::Stream(_) => "Medium::Stream",
+            Self::Dir(_) => "Medium::Dir",
         })
     }
 }
 
 /// An archive of which it is known who wrote it.
 #[derive(Debug)]
-pub enum Archive {
+pub struct Archive {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+}
+
+/// Who wrote an archive.
+#[derive(Debug)]
+pub(super) enum Kind {
     /// dockpack.
     Own(Box<ArchiveReader>),
     /// Another tool: [`super::foreign::ForeignArchive`] reads it.
-    Foreign(Source),
+    Foreign(Medium),
 }
 
 impl Archive {
@@ -50,13 +58,49 @@ impl Archive {
     /// # Errors
     /// There is nothing, or it cannot be read.
     pub fn at(path: &Path, name: &str) -> Result<Self> {
-        if fsx::is_dir(path) {
-            let dir = Dir::open_root(path)?;
-            return match dir.find("dockpack")? {
-                Some(_) => Ok(Self::Own(Box::new(ArchiveReader::new(Box::new(LayoutReader::open(path)?), name)?))),
-                None => Ok(Self::Foreign(Source::Dir(dir))),
-            };
+        let kind = match fsx::is_dir(path) {
+            true => Kind::of_dir(path, name)?,
+            false => Kind::of_file(path, name)?,
+        };
+        Ok(Self { name: name.to_owned(), kind })
+    }
+
+    /// Opens the archive that comes from a pipe.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of_stream(stream: Box<dyn Read + Send>, name: &str) -> Result<Self> {
+        Ok(Self { name: name.to_owned(), kind: Kind::of_stream(stream, name)? })
+    }
+
+    /// Tells whether its documents cannot be known before all of it has come by: it is a pipe that another tool writes.
+    #[must_use]
+    pub fn is_read_once(&self) -> bool {
+        matches!(self.kind, Kind::Foreign(Medium::Stream(_)))
+    }
+
+    /// Returns the reader of an archive that dockpack wrote; of another what it lies on.
+    ///
+    /// # Errors
+    /// Another tool wrote it.
+    pub fn into_own(self) -> std::result::Result<Box<ArchiveReader>, Medium> {
+        match self.kind {
+            Kind::Own(reader) => Ok(reader),
+            Kind::Foreign(medium) => Err(medium),
         }
+    }
+}
+
+impl Kind {
+    fn of_dir(path: &Path, name: &str) -> Result<Self> {
+        let dir = Dir::open_root(path)?;
+        match dir.find("dockpack")? {
+            Some(_) => Ok(Self::Own(Box::new(ArchiveReader::new(Box::new(LayoutReader::open(path)?), name)?))),
+            None => Ok(Self::Foreign(Medium::Dir(dir))),
+        }
+    }
+
+    fn of_file(path: &Path, name: &str) -> Result<Self> {
         let mut file = fsx::open_input(path)?;
         if !file.metadata().is_ok_and(|found| found.is_file()) {
             return Self::of_stream(Box::new(file), name);
@@ -66,15 +110,11 @@ impl Archive {
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
         match is_own {
             true => Ok(Self::Own(Box::new(ArchiveReader::open(file, name)?))),
-            false => Ok(Self::Foreign(Source::File(file))),
+            false => Ok(Self::Foreign(Medium::File(file))),
         }
     }
 
-    /// Opens the archive that comes from a pipe.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn of_stream(stream: Box<dyn Read + Send>, name: &str) -> Result<Self> {
+    fn of_stream(stream: Box<dyn Read + Send>, name: &str) -> Result<Self> {
         let seen = Arc::new(Mutex::new(Seen { stream, bytes: Vec::new() }));
         let is_own = is_own(Box::new(Noted(Arc::clone(&seen))));
         let seen = Arc::into_inner(seen).ok_or_else(|| io::Error::other("it is read by somebody else"));
@@ -83,7 +123,7 @@ impl Archive {
         let stream = Box::new(Cursor::new(bytes).chain(stream));
         match is_own {
             true => Ok(Self::Own(Box::new(ArchiveReader::new(stream, name)?))),
-            false => Ok(Self::Foreign(Source::Stream(stream))),
+            false => Ok(Self::Foreign(Medium::Stream(stream))),
         }
     }
 }

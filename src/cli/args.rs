@@ -5,8 +5,12 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::copy::Spot;
 use crate::archive::foreign::Platform;
 use crate::ops::gc::GcKind;
+
+/// zstd's level where none is said.
+pub(super) const ZSTD_LEVEL: i32 = 3;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default().bold())
@@ -46,7 +50,7 @@ pub struct Cli {
 }
 
 /// What all commands take.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Docker's data root [default: data-root of /etc/docker/daemon.json, else /var/lib/docker]
@@ -96,6 +100,7 @@ pub enum Command {
     Df(DfArgs),
     Save(SaveArgs),
     Load(LoadArgs),
+    Copy(CopyArgs),
     Gc(GcArgs),
     Verify(VerifyArgs),
     Repair(RepairArgs),
@@ -247,7 +252,7 @@ pub struct SaveArgs {
     #[arg(long)]
     pub partial: bool,
     /// zstd's level, 1 (fast) to 19 (small)
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    #[arg(long, value_name = "N", default_value_t = ZSTD_LEVEL, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,
     /// Most bytes that repeated content may lie apart, as a power of two; less is used where that does [default: 28]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=29))]
@@ -284,6 +289,38 @@ pub struct LoadArgs {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
     /// Show what would be done and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Copy images between stores and archives
+///
+/// Copying between two stores writes no archive: the layers are read from the directories of one store, verified
+/// against their diff IDs, and built in the other. The two may have different storage drivers. Layers that are already
+/// present are skipped. With an archive on one side, copy does what save or load does. Docker must be stopped on the
+/// store that is written.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dockpack copy store:/var/lib/docker store:/mnt/disk/docker             all images, to another disk
+  dockpack copy store:/var/lib/docker store:/mnt/disk/docker app:3       only this one
+  dockpack copy store:/var/lib/docker store:vfs@/srv/docker              to another graph driver
+  dockpack copy store:/mnt/old/var/lib/docker archive:images.tar.zst     as save --all does
+  dockpack copy archive:images.tar.zst store:/var/lib/docker             as load does
+
+FROM and TO are store:ROOT or store:DRIVER@ROOT, archive:FILE, oci:DIR, or - for standard input or
+output. An empty ROOT becomes a new store of the same storage driver, or of DRIVER.")]
+pub struct CopyArgs {
+    /// Where images come from
+    #[arg(value_name = "FROM")]
+    pub from: Spot,
+    /// Where they go
+    #[arg(value_name = "TO")]
+    pub to: Spot,
+    /// Copy only these: references, IDs, or ID prefixes [default: all]
+    #[arg(value_name = "REF")]
+    pub refs: Vec<String>,
+    /// Show what a store would get and change nothing
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -13,14 +14,16 @@ use super::run::Place;
 use super::table::Table;
 use super::text;
 use super::ui::Ui;
-use crate::archive::foreign::{Choice, ForeignArchive, Platform, Spool};
-use crate::archive::{Archive, ArchiveReader, ImageRecord, LayoutReader, Metadata, Source};
+use crate::archive::foreign::{Choice, Platform, Spool};
+use crate::archive::{Archive, LayoutReader, OpenArchive};
 use crate::driver::USUAL;
 use crate::error::Error;
 use crate::fsx::{is_dir, open_input};
-use crate::ops::load::{Layers, LoadPlan, LoadReport, discard, select, spool};
+use crate::model::{ImageRecord, Metadata};
+use crate::ops::load::{LoadPlan, LoadReport, discard, select, spool};
 use crate::ops::recover;
 use crate::store::{Store, WriteLock};
+use crate::transfer::Source;
 
 /// The document of `--json`.
 #[derive(Serialize)]
@@ -36,66 +39,63 @@ pub(super) fn load(args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Fail
 }
 
 fn load_from(input: Option<&Path>, args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
-    let (archive, name) = open(input)?;
+    let (archive, _) = open(input)?;
+    let choice = choice(args.platform.as_ref());
     if args.dry_run {
-        let (metadata, foreign) = match archive {
-            Archive::Own(mut archive) => (archive.metadata()?, None),
-            Archive::Foreign(source) => {
-                let mut archive = ForeignArchive::open(source, &name, Spool::Documents, ui.observer())?;
-                (archive.metadata(&choice(args.platform.as_ref()), ui.observer())?, Some(archive))
-            }
-        };
-        let images = select(&metadata.index, &args.refs)?;
-        let store = target(place, metadata.index.driver.as_deref())?;
-        let (plan, _) = LoadPlan::make(&store, &metadata, images)?;
-        if let Some(archive) = foreign {
-            archive.require(plan.layers.iter().map(|layer| &layer.record.diff))?;
-        }
-        show(&plan, ui)?;
-        let free = store.root().free()?;
-        if free < plan.bytes() {
-            ui.warn(&format!("the layers need about {}, and {} are free", text::size(plan.bytes()), text::size(free)));
-        }
-        return Ok(Exit::Done);
+        return foresee(&archive.open(&choice, Spool::Documents, ui.observer())?, &args.refs, place, ui);
     }
     interrupt::take();
     let mut passed = 0;
-    let (plan, report) = match archive {
-        Archive::Own(mut archive) => {
-            let metadata = archive.metadata()?;
-            let images = select(&metadata.index, &args.refs)?;
-            let held = Held::take(place, metadata.index.driver.as_deref(), ui)?;
-            let done = held.load(&metadata, images, Layers::Own(&mut archive), ui).and_then(|done| {
-                if done.1.is_none() {
-                    drain(input, &mut archive)?;
-                }
-                Ok(done)
-            });
-            passed = archive.passed_over();
-            held.finish(done)?
+    let (held, done) = if archive.is_read_once() {
+        // It has to be kept in the store before it can be read.
+        let held = Held::take(place, None, ui)?;
+        let done = spool(&held.store, &held.lock).and_then(|dir| {
+            let mut archive = archive.open(&choice, Spool::Layers(&dir), ui.observer())?;
+            let images = select(&archive.metadata().index, &args.refs)?;
+            held.load(&mut archive, images, ui)
+        });
+        discard(&held.store, &held.lock)?;
+        (held, done)
+    } else {
+        let mut archive = archive.open(&choice, Spool::Documents, ui.observer())?;
+        let images = select(&archive.metadata().index, &args.refs)?;
+        let held = Held::take(place, archive.metadata().index.driver.as_deref(), ui)?;
+        let mut done = held.load(&mut archive, images, ui);
+        if path_of(input).is_none() && matches!(done, Ok((_, None))) {
+            done = archive.drain().and(done);
         }
-        Archive::Foreign(source) => load_foreign(source, &name, args, place, ui)?,
+        passed = archive.passed_over();
+        (held, done)
     };
-    let present = plan.layers_present.len();
-    let report =
-        report.unwrap_or(LoadReport { images: plan.images.len(), layers_present: present, ..LoadReport::default() });
+    let (plan, report) = held.finish(done)?;
     let read = size(input).map(|bytes| bytes.saturating_sub(passed));
-    say(&plan, &report, read, ui)?;
+    say(&plan, report.as_ref(), read, Verb::Load, ui)?;
+    Ok(Exit::Done)
+}
+
+/// Says what a load would do.
+fn foresee(archive: &OpenArchive, refs: &[String], place: &Place, ui: &Ui) -> Result<Exit, Failure> {
+    let metadata = archive.metadata();
+    let images = select(&metadata.index, refs)?;
+    let store = target(place, metadata.index.driver.as_deref())?;
+    let (plan, _) = LoadPlan::make(&store, metadata, images)?;
+    archive.require(plan.layers.iter().map(|layer| &layer.record.diff))?;
+    show(&plan, &store, Verb::Load, ui)?;
     Ok(Exit::Done)
 }
 
 /// What a load has come to: its plan, and what was done where there was something to do.
-type Loaded = (LoadPlan, Option<LoadReport>);
+pub(super) type Loaded = (LoadPlan, Option<LoadReport>);
 
 /// A store that nobody else changes meanwhile.
-struct Held {
+pub(super) struct Held {
     store: Store,
     lock: WriteLock,
 }
 
 impl Held {
     /// Takes the lock and finishes what was interrupted.
-    fn take(place: &Place, driver: Option<&str>, ui: &Ui) -> Result<Self, Failure> {
+    pub(super) fn take(place: &Place, driver: Option<&str>, ui: &Ui) -> Result<Self, Failure> {
         let store = target(place, driver)?;
         let lock = WriteLock::take(&store)?;
         recovered::tell(&recover(&store, &lock, ui.observer())?, ui);
@@ -103,23 +103,17 @@ impl Held {
         Ok(Self { store: target(place, driver)?, lock })
     }
 
-    fn load(
-        &self,
-        metadata: &Metadata,
-        images: Vec<ImageRecord>,
-        layers: Layers<'_>,
-        ui: &Ui,
-    ) -> Result<Loaded, Error> {
-        let (plan, snapshot) = LoadPlan::make(&self.store, metadata, images)?;
+    pub(super) fn load(&self, source: &mut dyn Source, images: Vec<ImageRecord>, ui: &Ui) -> Result<Loaded, Error> {
+        let (plan, snapshot) = LoadPlan::make(&self.store, source.metadata(), images)?;
         if plan.is_done() {
             return Ok((plan, None));
         }
-        let report = plan.clone().execute(&self.store, &snapshot, &self.lock, metadata, layers, ui.observer())?;
+        let report = plan.clone().execute(&self.store, &snapshot, &self.lock, source, ui.observer())?;
         Ok((plan, Some(report)))
     }
 
     /// Lets the store go, with the time that a daemon may need to see what was written.
-    fn finish(self, done: Result<Loaded, Error>) -> Result<Loaded, Failure> {
+    pub(super) fn finish(self, done: Result<Loaded, Error>) -> Result<Loaded, Failure> {
         match done {
             Ok((_, Some(_))) | Err(Error::Unfinished(_)) => self.lock.release(),
             Ok((_, None)) | Err(_) => self.lock.abandon()?,
@@ -128,48 +122,15 @@ impl Held {
     }
 }
 
-/// Loads an archive that another tool wrote. What comes from a pipe has to be kept in the store before it can be read.
-fn load_foreign(source: Source, name: &str, args: &LoadArgs, place: &Place, ui: &Ui) -> Result<Loaded, Failure> {
-    let is_pipe = matches!(source, Source::Stream(_));
-    let read = |keep: Spool<'_>| {
-        let mut archive = ForeignArchive::open(source, name, keep, ui.observer())?;
-        let metadata = archive.metadata(&choice(args.platform.as_ref()), ui.observer())?;
-        let images = select(&metadata.index, &args.refs)?;
-        Ok::<_, Error>((archive, metadata, images))
-    };
-    let (held, done) = if is_pipe {
-        let held = Held::take(place, None, ui)?;
-        let done = spool(&held.store, &held.lock).and_then(|dir| {
-            let (mut archive, metadata, images) = read(Spool::Layers(&dir))?;
-            held.load(&metadata, images, Layers::Foreign(&mut archive), ui)
-        });
-        discard(&held.store, &held.lock)?;
-        (held, done)
-    } else {
-        let (mut archive, metadata, images) = read(Spool::Documents)?;
-        let held = Held::take(place, None, ui)?;
-        let done = held.load(&metadata, images, Layers::Foreign(&mut archive), ui);
-        (held, done)
-    };
-    held.finish(done)
-}
-
 /// Which images are loaded where a name has several.
 fn choice(platform: Option<&Platform>) -> Choice {
     platform.map_or_else(|| Choice::Fitting(Platform::host()), |platform| Choice::Only(platform.clone()))
 }
 
-/// Reads what an archive that another tool wrote holds.
-fn metadata(source: Source, name: &str, choice: &Choice, ui: &Ui) -> Result<Metadata, Error> {
-    ForeignArchive::open(source, name, Spool::Documents, ui.observer())?.metadata(choice, ui.observer())
-}
-
 /// Reads what an archive holds.
-pub(super) fn contents(input: &Path, ui: &Ui) -> Result<Metadata, Failure> {
-    match open(Some(input))? {
-        (Archive::Own(mut archive), _) => Ok(archive.metadata()?),
-        (Archive::Foreign(source), name) => Ok(metadata(source, &name, &Choice::All, ui)?),
-    }
+pub(super) fn contents(input: &Path, ui: &Ui) -> Result<Arc<Metadata>, Failure> {
+    let archive = open(Some(input))?.0.open(&Choice::All, Spool::Documents, ui.observer())?;
+    Ok(Arc::clone(archive.metadata()))
 }
 
 /// Returns the path of an archive; `None` for standard input.
@@ -202,7 +163,7 @@ pub(super) fn open(input: Option<&Path>) -> Result<(Archive, String), Failure> {
 
 /// Opens the store to load into; in an empty directory a new one, of the driver that was asked for or else of the
 /// archive's.
-fn target(place: &Place, driver: Option<&str>) -> Result<Store, Failure> {
+pub(super) fn target(place: &Place, driver: Option<&str>) -> Result<Store, Failure> {
     match Store::open(&place.root(), place.driver()) {
         Err(Error::NoStore { .. }) => {
             let driver = place.driver().or(driver).unwrap_or(USUAL.name());
@@ -222,19 +183,21 @@ fn target(place: &Place, driver: Option<&str>) -> Result<Store, Failure> {
     }
 }
 
-/// Whoever writes the pipe is not to fail because there is nothing to do here.
-fn drain(input: Option<&Path>, archive: &mut ArchiveReader) -> Result<(), Error> {
-    if path_of(input).is_none() {
-        while archive.next_part()?.is_some() {}
+/// Says what would be done, and warns where there is no room for it.
+pub(super) fn show(plan: &LoadPlan, store: &Store, verb: Verb, ui: &Ui) -> Result<(), Failure> {
+    if ui.json() {
+        ui.print_json(&Document { schema: 1, plan, report: None })?;
+    } else {
+        show_text(plan, verb, ui)?;
+    }
+    let free = store.root().free()?;
+    if free < plan.bytes() {
+        ui.warn(&format!("the layers need about {}, and {} are free", text::size(plan.bytes()), text::size(free)));
     }
     Ok(())
 }
 
-/// Says what would be done.
-fn show(plan: &LoadPlan, ui: &Ui) -> Result<(), Failure> {
-    if ui.json() {
-        return ui.print_json(&Document { schema: 1, plan, report: None });
-    }
+fn show_text(plan: &LoadPlan, verb: Verb, ui: &Ui) -> Result<(), Failure> {
     let mut table = Table::new(&["REFERENCE", "IMAGE ID", "LAYERS", "NEW LAYERS", "SIZE OF NEW"]);
     for image in &plan.images {
         let chains = image.chain_ids();
@@ -263,24 +226,59 @@ fn show(plan: &LoadPlan, ui: &Ui) -> Result<(), Failure> {
     let images = text::count(plan.images.len(), "image", "images");
     let (bytes, present) = (text::size(plan.bytes()), plan.layers_present.len());
     ui.sum_up(
-        "would load",
+        verb.would(),
         &format!("{images}, {new}: {bytes}; {} there already", text::count(present, "layer", "layers")),
     );
     Ok(())
 }
 
-/// Says what was done, in `docker load`'s words. `read` is what was read of the archive, in bytes.
-fn say(plan: &LoadPlan, report: &LoadReport, read: Option<u64>, ui: &Ui) -> Result<(), Failure> {
+/// What a command that writes to a store calls what it does.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Verb {
+    Load,
+    Copy,
+}
+
+impl Verb {
+    fn would(self) -> &'static str {
+        match self {
+            Self::Load => "would load",
+            Self::Copy => "would copy",
+        }
+    }
+
+    /// Returns its past: at the beginning of a line, and within one.
+    fn did(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Load => ("Loaded", "loaded"),
+            Self::Copy => ("Copied", "copied"),
+        }
+    }
+}
+
+/// Says what was done, in `docker load`'s words; without a report, that all was there. `read` is what was read of an archive,
+/// in bytes.
+pub(super) fn say(
+    plan: &LoadPlan,
+    report: Option<&LoadReport>,
+    read: Option<u64>,
+    verb: Verb,
+    ui: &Ui,
+) -> Result<(), Failure> {
+    let (did, done) = verb.did();
+    let (images, layers_present) = (plan.images.len(), plan.layers_present.len());
+    let nothing = LoadReport { images, layers_present, ..LoadReport::default() };
+    let report = report.unwrap_or(&nothing);
     if ui.json() {
         return ui.print_json(&Document { schema: 1, plan, report: Some(report) });
     }
     ui.print(|out| {
         for image in &plan.images {
             for reference in &image.references {
-                writeln!(out, "Loaded image: {}", ui.clean(reference))?;
+                writeln!(out, "{did} image: {}", ui.clean(reference))?;
             }
             if image.references.is_empty() {
-                writeln!(out, "Loaded image ID: {}", image.id)?;
+                writeln!(out, "{did} image ID: {}", image.id)?;
             }
         }
         Ok(())
@@ -291,7 +289,7 @@ fn say(plan: &LoadPlan, report: &LoadReport, read: Option<u64>, ui: &Ui) -> Resu
         }
     }
     warn_of_names(plan, "got", ui);
-    ui.sum_up("loaded", &summary(report, read));
+    ui.sum_up(done, &summary(report, read));
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::ops::inspect::{ImageList, ListedImage, View};
 
 pub(super) fn ls(args: &LsArgs, place: &Place, ui: &Ui) -> Result<Exit, Failure> {
     let list = match &args.input {
-        Some(path) => ImageList::of_archive(&load::contents(path, ui)?, &args.refs),
+        Some(path) => ImageList::of_archive(&*load::contents(path, ui)?, &args.refs),
         None => {
             let (store, snapshot) = place.look(ui)?;
             ImageList::of(&View::new(&store, &snapshot), args.all, &args.refs)

@@ -5,6 +5,7 @@
 
 mod args;
 mod bars;
+mod copy;
 mod df;
 mod failure;
 mod gc;

@@ -14,7 +14,7 @@ use super::tree::{BAD, DIM, STRONG};
 use super::ui::Ui;
 use crate::finding::Severity;
 use crate::ops::recover;
-use crate::ops::repair::{Left, RepairPlan, RepairReport, Source};
+use crate::ops::repair::{Donor, Left, RepairPlan, RepairReport};
 use crate::ops::transactions::undo;
 use crate::ops::trash::{Kind, UndoReport};
 use crate::store::{Store, WriteLock};
@@ -39,7 +39,7 @@ pub(super) fn repair(args: &RepairArgs, place: &Place, ui: &Ui) -> Result<Exit, 
     if let Some(name) = &args.undo {
         return put_back(&store, name.as_deref(), ui);
     }
-    let source = args.from.as_deref().map(|path| Source::open(path, ui.observer())).transpose()?;
+    let source = args.from.as_deref().map(|path| Donor::open(path, ui.observer())).transpose()?;
     interrupt::take();
     if args.dry_run {
         let plan = RepairPlan::make(&store, source.as_ref(), ui.observer())?;
@@ -70,7 +70,7 @@ fn mend(
     store: &Store,
     plan: RepairPlan,
     lock: WriteLock,
-    source: Option<&Source>,
+    source: Option<&Donor>,
     yes: bool,
     ui: &Ui,
 ) -> Result<Exit, Failure> {

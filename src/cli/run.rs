@@ -9,7 +9,7 @@ use clap::Parser as _;
 use super::args::{Cli, Command, Global};
 use super::failure::{Exit, Failure};
 use super::ui::Ui;
-use super::{df, gc, graph, inspect, load, ls, manual, repair, save, verify, why};
+use super::{copy, df, gc, graph, inspect, load, ls, manual, repair, save, verify, why};
 use crate::graph::Id;
 use crate::ops::inspect::View;
 use crate::store::{Configured, Snapshot, Store, Unknown};
@@ -42,6 +42,7 @@ fn dispatch(cli: &Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Df(_) => df::df(&place, ui),
         Command::Save(args) => save::save(args, &place, ui),
         Command::Load(args) => load::load(args, &place, ui),
+        Command::Copy(args) => copy::copy(args, &cli.global),
         Command::Gc(args) => gc::gc(args, &place, ui),
         Command::Verify(args) => verify::verify(args, &place, ui),
         Command::Repair(args) => repair::repair(args, &place, ui),
@@ -72,7 +73,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn of(global: &Global) -> Self {
+    pub(super) fn of(global: &Global) -> Self {
         Self { root: global.root.clone(), driver: global.driver.clone() }
     }
 

@@ -11,7 +11,6 @@ use super::run::Place;
 use super::text;
 use super::tree::{BAD, DIM, STRONG};
 use super::ui::Ui;
-use crate::archive::Archive;
 use crate::finding::Severity;
 use crate::graph::{self, Node};
 use crate::ops::verify::{self, Broken, Effect, Found, Report, Request};
@@ -48,10 +47,7 @@ pub(super) fn verify(args: &VerifyArgs, place: &Place, ui: &Ui) -> Result<Exit, 
 fn archive(input: &Path, images: &[String], ui: &Ui) -> Result<Report, Failure> {
     let name = input.display().to_string();
     interrupt::take();
-    Ok(match load::open(Some(input))?.0 {
-        Archive::Own(mut archive) => verify::verify_archive(&mut archive, &name, images, ui.observer())?,
-        Archive::Foreign(source) => verify::verify_foreign(source, &name, images, ui.observer())?,
-    })
+    Ok(verify::verify_archive(load::open(Some(input))?.0, &name, images, ui.observer())?)
 }
 
 fn show(report: &Report, ui: &Ui) -> Result<Exit, Failure> {

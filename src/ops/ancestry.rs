@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 
-use crate::archive::{ArchiveIndex, LayerRecord};
 use crate::driver::{Driver, DriverFacts};
 use crate::error::ParseError;
 use crate::id::{CacheId, ChainId};
 use crate::layer::claims::{self, Rules, Tars, Unproved};
 use crate::layer::differences::{Difference, Lines};
+use crate::model::{Index, LayerRecord};
 
 /// Most layers that stand on each other: Docker takes 125.
 const MOST: usize = 1 << 10;
@@ -72,7 +72,7 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub(super) fn new(index: &ArchiveIndex) -> Self {
+    pub(super) fn new(index: &Index) -> Self {
         let driver = index.driver.as_deref().and_then(Driver::known).filter(|driver| driver.is_readable());
         let places = index.layers.iter().enumerate().map(|(place, layer)| (layer.chain, place));
         Self { driver, places: places.collect() }
@@ -85,7 +85,7 @@ impl Claims {
     /// In words, what of it is not proved, or why that cannot be told.
     pub(super) fn prove<R: BufRead>(
         &self,
-        index: &ArchiveIndex,
+        index: &Index,
         chain: ChainId,
         list: &dyn Fn() -> Result<R, String>,
         open: &dyn Fn(ChainId) -> Result<Box<dyn Read>, String>,

@@ -127,7 +127,22 @@ const NGINX_CHAIN: &str = "1da0e48557625a4d36d61f73e19171eafed4d7f983fb0f733598a
 #[test]
 fn help_of_everything() {
     let lab = Lab::empty();
-    let commands = ["", "ls", "inspect", "why", "graph", "df", "save", "load", "gc", "verify", "completions", "man"];
+    let commands = [
+        "",
+        "ls",
+        "inspect",
+        "why",
+        "graph",
+        "df",
+        "save",
+        "load",
+        "copy",
+        "gc",
+        "verify",
+        "repair",
+        "completions",
+        "man",
+    ];
     let help = commands.map(|command| {
         let mut run = Command::new(env!("CARGO_BIN_EXE_dockpack"));
         run.env_clear().env("COLUMNS", "100").args(command.split_whitespace()).arg("--help");

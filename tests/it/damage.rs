@@ -4,9 +4,10 @@ use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use dockpack::archive::ArchiveReader;
-use dockpack::ops::load::{Layers, LoadPlan, select};
+use dockpack::archive::{ArchiveReader, OpenArchive};
+use dockpack::ops::load::{LoadPlan, select};
 use dockpack::store::{Store, WriteLock};
+use dockpack::transfer::Source as _;
 
 use crate::support::archive::small;
 use crate::support::command::{load, save, try_load};
@@ -16,13 +17,14 @@ use crate::support::tree::Untouched;
 /// Loads within this process, many times a second.
 fn load_here(root: &Path, lock: &WriteLock, archive: Vec<u8>) -> Result<(), String> {
     let run = || -> dockpack::Result<()> {
-        let mut archive = ArchiveReader::new(Box::new(Cursor::new(archive)), "it")?;
-        let metadata = archive.metadata()?;
+        let reader = ArchiveReader::new(Box::new(Cursor::new(archive)), "it")?;
+        let mut archive = OpenArchive::of_own(Box::new(reader))?;
+        let metadata = std::sync::Arc::clone(archive.metadata());
         let driver = metadata.index.driver.as_deref().expect("a driver");
         let store = Store::open(root, None).or_else(|_| Store::open_fresh(root, driver))?;
         let images = select(&metadata.index, &[])?;
         let (plan, snapshot) = LoadPlan::make(&store, &metadata, images)?;
-        plan.execute(&store, &snapshot, lock, &metadata, Layers::Own(&mut archive), &())?;
+        plan.execute(&store, &snapshot, lock, &mut archive, &())?;
         Ok(())
     };
     run().map_err(|error| error.to_string())

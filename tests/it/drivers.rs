@@ -10,6 +10,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use sha2::Digest as _;
 
+use crate::copy::{copy, store};
 use crate::support::command::{DOCKPACK, HURRY, load, run, save, try_load};
 use crate::support::disk::Disk;
 use crate::support::engine::Engine;
@@ -117,30 +118,39 @@ impl Source<'_> {
         self.use_it(self.driver, &dir, &Contents::read(&self.root, self.driver));
     }
 
-    /// Loaded into an empty root of another driver, it has the same layers. What that driver cannot hold is refused.
+    /// Loaded or copied into an empty root of another driver, it has the same layers. What that driver cannot hold is refused.
     fn goes_to(&self, driver: &'static str) {
+        let loaded = self.lab.dir(driver, &format!("loaded-from-{}", self.driver));
+        let root = loaded.join("root");
         let dir = self.lab.dir(driver, &format!("from-{}", self.driver));
-        let root = dir.join("root");
+        let copied = dir.join("root");
+        let copy = |wanted: &[&str]| copy(&store(&self.root), &format!("store:{driver}@{}", copied.display()), wanted);
         let into = |wanted: &[&str]| {
             let archive = self.archive.to_str().expect("text");
             run(&root, [&["--driver", driver, "load", "-i", archive], wanted].concat())
         };
         let mut wanted = Contents::read(&self.root, self.driver);
         if wanted.references.contains_key(LINKED) && !WHOLE.contains(&driver) {
-            let refused = into(&[]).failed(1);
-            for words in [driver, "cannot hold layer", "linked/passwd is a hard link to etc/passwd", LINKED, "\nhint: "]
-            {
-                assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
+            for (refused, root) in [(into(&[]), &root), (copy(&[]), &copied)] {
+                let said = refused.failed(1).stderr;
+                let why = "linked/passwd is a hard link to etc/passwd";
+                for words in [driver, "cannot hold layer", why, LINKED, "\nhint: "] {
+                    assert!(said.contains(words), "{words}: {said}");
+                }
+                assert_eq!(names(root), [] as [String; 0]);
             }
-            assert_eq!(names(&root), [] as [String; 0]);
             let linked = wanted.references.remove(LINKED).expect("it is there");
             wanted.images.remove(&linked);
             let ids: Vec<&str> = wanted.images.keys().map(String::as_str).collect();
-            let _ = into(&ids).done();
+            let _ = (into(&ids).done(), copy(&ids).done());
         } else {
-            let _ = into(&[]).done();
+            let _ = (into(&[]).done(), copy(&[]).done());
         }
         assert_clean(&root);
+        assert_clean(&copied);
+        let [one, other] = [&root, &copied].map(|root| Contents::read(root, driver));
+        assert_eq!(one, other);
+        assert_same(&one.layer_trees(&root), &other.layer_trees(&copied), Allow::REBUILT);
         self.use_it(driver, &dir, &wanted);
     }
 
@@ -197,7 +207,7 @@ impl std::io::Write for HashWriter<'_> {
 
 /// Fails where `verify` finds anything that is no note.
 #[track_caller]
-fn assert_clean(root: &Path) {
+pub(crate) fn assert_clean(root: &Path) {
     let outcome = run(root, ["verify", "--json"]);
     let document: Value = serde_json::from_slice(&outcome.stdout).unwrap_or_else(|_| panic!("{}", outcome.stderr));
     let found = document["findings"].as_array().expect("findings").iter();

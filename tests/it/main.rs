@@ -14,6 +14,7 @@ mod claims;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
+mod copy;
 mod crash;
 #[cfg(feature = "cli")]
 mod daemons;

@@ -6,7 +6,8 @@
 use std::io::Cursor;
 
 use dockpack::Error;
-use dockpack::archive::{ArchiveIndex, ArchiveReader};
+use dockpack::archive::ArchiveReader;
+use dockpack::model::Index;
 use dockpack::ops::load::{Layers, LoadPlan, select};
 use dockpack::store::{Store, WriteLock};
 use dockpack_fuzz::{Scratch, parts};
@@ -15,9 +16,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     // As a stream of bytes.
     let _ = read_all(data.to_vec());
     let parts = parts(data);
-    let Ok(index) = serde_json::from_slice::<ArchiveIndex>(parts[0]) else { return };
+    let Ok(index) = serde_json::from_slice::<Index>(parts[0]) else { return };
     let text = serde_json::to_vec(&index).expect("what was read is written");
-    assert_eq!(serde_json::from_slice::<ArchiveIndex>(&text).expect("what is written is read"), index);
+    assert_eq!(serde_json::from_slice::<Index>(&text).expect("what is written is read"), index);
     let Ok(bytes) = dockpack::fuzzing::archive(&index, parts[0], &parts[1..]) else { return };
     if read_all(bytes.clone()).is_err() {
         return;

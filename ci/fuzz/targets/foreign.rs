@@ -5,8 +5,8 @@
 
 use std::io::Cursor;
 
-use dockpack::archive::Source;
-use dockpack::ops::verify::verify_foreign;
+use dockpack::archive::Archive;
+use dockpack::ops::verify::verify_archive;
 use dockpack_fuzz::parts;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -32,5 +32,6 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
 });
 
 fn verify(tar: Vec<u8>) {
-    let _ = verify_foreign(Source::Stream(Box::new(Cursor::new(tar))), "input", &[], &());
+    let archive = Archive::of_stream(Box::new(Cursor::new(tar)), "input");
+    let _ = archive.and_then(|archive| verify_archive(archive, "input", &[], &()));
 }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::archive::ImageRecord;
 use crate::count::count;
 use crate::finding::{Code, Object};
 use crate::id::{DiffId, ImageId, Sha256};
 use crate::image_config::ImageConfig;
 use crate::json;
+use crate::model::ImageRecord;
 use crate::reference::Reference;
 
 use super::documents::{Descriptor, INDEX, MANIFEST, Manifest, REPOSITORIES, Saved, blob};

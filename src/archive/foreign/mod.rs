@@ -18,6 +18,7 @@
 mod content;
 mod documents;
 mod images;
+mod layers;
 mod legacy;
 mod members;
 mod platform;
@@ -29,12 +30,11 @@ use crate::driver::DriverFacts;
 use crate::error::{Error, Result};
 use crate::fsx::{Dir, File};
 use crate::id::{CacheId, ChainId, DiffId, Sha256};
+use crate::model::{FORMAT, Index, LayerRecord, Metadata};
 use crate::progress::{Event, Observer};
 
 use super::OWN;
-use super::index::{ArchiveIndex, FORMAT, LayerRecord};
-use super::reader::Metadata;
-use super::recognise::Source;
+use super::recognise::Medium;
 
 use content::{Content, Decompressed, decompress};
 use documents::{INDEX, MANIFEST, REPOSITORIES};
@@ -77,9 +77,9 @@ impl ForeignArchive {
     ///
     /// # Errors
     /// It cannot be read, is no tar, or its members lie in each other's way or lead out of it.
-    pub fn open(source: Source, name: &str, spool: Spool<'_>, observer: &dyn Observer) -> Result<Self> {
+    pub fn open(medium: Medium, name: &str, spool: Spool<'_>, observer: &dyn Observer) -> Result<Self> {
         observer.on(Event::Begin { what: "reading", total: None });
-        let opened = find_members(source, spool, observer);
+        let opened = find_members(medium, spool, observer);
         observer.on(Event::End);
         match opened {
             // What it holds beyond the documents of other tools would be lost.
@@ -143,7 +143,7 @@ impl ForeignArchive {
                 false => self.bad(format!("its images are for {} only", listed(&described.others))),
             });
         }
-        let mut index = ArchiveIndex { format: FORMAT, ..ArchiveIndex::default() };
+        let mut index = Index { format: FORMAT, ..Index::default() };
         let mut blobs: BTreeMap<Sha256, Vec<u8>> = BTreeMap::new();
         let mut known = BTreeSet::new();
         for image in described.images.into_iter().filter(is_for_here) {
@@ -228,14 +228,14 @@ impl ForeignArchive {
 
 /// Finds the members; gives a compressed file back with them, of which only the documents were kept.
 fn find_members(
-    source: Source,
+    medium: Medium,
     spool: Spool<'_>,
     observer: &dyn Observer,
 ) -> Result<(Catalog, Option<File>), CatalogError> {
-    let stream = match source {
-        Source::Dir(dir) => return Ok((Catalog::of_dir(dir), None)),
-        Source::Stream(stream) => stream,
-        Source::File(file) => match decompress(Box::new(file.try_clone()?))? {
+    let stream = match medium {
+        Medium::Dir(dir) => return Ok((Catalog::of_dir(dir), None)),
+        Medium::Stream(stream) => stream,
+        Medium::File(file) => match decompress(Box::new(file.try_clone()?))? {
             Decompressed::Plain(_) => return Ok((Catalog::of_file(file, observer)?, None)),
             Decompressed::Unpacked(_) => {
                 let keep = if matches!(spool, Spool::Digests) { Keep::Digests } else { Keep::Documents };

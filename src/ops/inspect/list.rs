@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{SCHEMA, View, glob};
-use crate::archive::Metadata;
 use crate::graph::{Edge, Graph, Id, Node, resolve_image};
 use crate::id::{ChainId, ImageId};
 use crate::image_config::V1;
 use crate::json;
+use crate::model::Metadata;
 use crate::reference::Reference;
 use crate::store::Snapshot;
 
@@ -278,9 +278,9 @@ impl<'v> Chains<'v> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::{ArchiveIndex, ImageRecord, LayerRecord};
     use crate::driver::DriverFacts;
     use crate::id::{CacheId, DiffId, Sha256};
+    use crate::model::{ImageRecord, Index, LayerRecord};
 
     fn archive() -> Metadata {
         let config = br#"{"architecture":"arm64","os":"linux"}"#;
@@ -310,7 +310,7 @@ mod tests {
             cache_id: CacheId::parse(b"x").expect("a name"),
             facts: DriverFacts::default(),
         };
-        let index = ArchiveIndex { images: vec![image, base], layers: vec![layer], ..ArchiveIndex::default() };
+        let index = Index { images: vec![image, base], layers: vec![layer], ..Index::default() };
         Metadata { index, blobs: [(id.0, config.to_vec())].into() }
     }
 

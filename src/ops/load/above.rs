@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::archive::{ArchiveIndex, ImageRecord};
 use crate::error::FsError;
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, LinkId};
+use crate::model::{ImageRecord, Index};
 use crate::ops::short_names::ShortNames;
 use crate::store::Snapshot;
 
@@ -29,7 +29,7 @@ impl Above {
     pub(super) fn read(
         home: &Dir,
         snapshot: &Snapshot,
-        index: &ArchiveIndex,
+        index: &Index,
         whole: &BTreeSet<ChainId>,
     ) -> Result<Self, FsError> {
         let stacks = Stacks::of(snapshot, index);
@@ -97,7 +97,7 @@ struct Stack {
 }
 
 impl Stacks {
-    fn of(snapshot: &Snapshot, index: &ArchiveIndex) -> Self {
+    fn of(snapshot: &Snapshot, index: &Index) -> Self {
         let mut parents = HashMap::new();
         let stored = snapshot.images.values().map(crate::store::Image::chain_ids);
         for chains in index.images.iter().map(ImageRecord::chain_ids).chain(stored) {

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::archive::foreign::ForeignArchive;
-use crate::archive::{ArchiveReader, LayerRecord};
 use crate::driver::{Begun, Build, Driver, NewLayer};
 use crate::error::{Error, FsError};
 use crate::fsx::Dir;
@@ -14,9 +12,11 @@ use crate::id::ChainId;
 use crate::layer::{
     Applied, ApplyError, Content, Members, RestoreError, Shared, TarError, TarStream, apply, clean, differences,
 };
+use crate::model::LayerRecord;
 use crate::progress::{Event, Observer, check_stop};
 use crate::store::places::TAR_SPLIT;
 use crate::tarsplit::{Assembler, Beside, Entries, Kept, LayerTree, Prover, Splitter};
+use crate::transfer::Blame;
 
 use super::plan::LoadPlan;
 
@@ -215,32 +215,6 @@ impl Write for Sink {
     }
 }
 
-/// Whoever made an archive is told what is wrong with it.
-pub(super) trait Blame {
-    fn bad(&self, reason: String) -> Error;
-    fn read_failed(&self, error: &io::Error) -> Error;
-}
-
-impl Blame for ArchiveReader {
-    fn bad(&self, reason: String) -> Error {
-        self.bad(reason)
-    }
-
-    fn read_failed(&self, error: &io::Error) -> Error {
-        self.read_failed(error)
-    }
-}
-
-impl Blame for ForeignArchive {
-    fn bad(&self, reason: String) -> Error {
-        self.bad(reason)
-    }
-
-    fn read_failed(&self, error: &io::Error) -> Error {
-        self.read_failed(error)
-    }
-}
-
 /// Why a layer could not be built.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::ops) enum BuildError {
@@ -258,8 +232,8 @@ pub(in crate::ops) enum BuildError {
 }
 
 impl BuildError {
-    /// Tells what the archive has to do with it.
-    pub(super) fn of(self, layer: ChainId, plan: &LoadPlan, archive: &impl Blame) -> Error {
+    /// Tells what the place that the layer comes from has to do with it.
+    pub(super) fn of(self, layer: ChainId, plan: &LoadPlan, blame: &(impl Blame + ?Sized)) -> Error {
         match self {
             Self::Stream(error) | Self::Apply(ApplyError::Tar(TarError::Read(error)))
                 if error.get_ref().is_some_and(|inner| inner.is::<FsError>()) =>
@@ -277,8 +251,8 @@ impl BuildError {
                 reason: error.to_string(),
                 used_by: plan.used_by(layer),
             },
-            Self::Stream(error) | Self::Apply(ApplyError::Tar(TarError::Read(error))) => archive.read_failed(&error),
-            error => archive.bad(format!("layer {}: {error}", layer.short())),
+            Self::Stream(error) | Self::Apply(ApplyError::Tar(TarError::Read(error))) => blame.read_failed(&error),
+            error => blame.bad(format!("layer {}: {error}", layer.short())),
         }
     }
 }

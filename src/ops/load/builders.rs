@@ -8,9 +8,9 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle, available_parallelism};
 
-use crate::archive::Piece;
 use crate::layer::Shared;
 use crate::progress::Observer;
+use crate::transfer::Piece;
 
 use super::build::{BuildError, Tar, Unfilled};
 use super::plan::PlannedLayer;

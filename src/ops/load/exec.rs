@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::archive::foreign::ForeignArchive;
-use crate::archive::{ArchiveIndex, ArchiveReader, ImageRecord, Metadata};
 use crate::crash::crash_point;
 use crate::driver::{Build, Driver};
 use crate::error::{Error, FsError, Result};
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId};
+use crate::model::{ImageRecord, Index, Metadata};
 use crate::progress::{Event, Observer};
 use crate::store::{Snapshot, Store, Unknown, WriteLock, places};
+use crate::transfer::Source;
 
 use super::above::Above;
 use super::plan::{LoadPlan, Target};
@@ -51,15 +51,6 @@ pub struct LoadReport {
     pub bytes: u64,
     /// Time it took, in seconds.
     pub seconds: f64,
-}
-
-/// What layers are read from.
-#[derive(Debug)]
-pub enum Layers<'a> {
-    /// An archive of dockpack's own.
-    Own(&'a mut ArchiveReader),
-    /// One that another tool wrote.
-    Foreign(&'a mut ForeignArchive),
 }
 
 /// Makes the directory for what of an archive has to be kept on disk before it can be loaded. It belongs to the load
@@ -122,8 +113,7 @@ impl LoadPlan {
         store: &Store,
         snapshot: &Snapshot,
         lock: &WriteLock,
-        metadata: &Metadata,
-        archive: Layers<'_>,
+        source: &mut dyn Source,
         observer: &dyn Observer,
     ) -> Result<LoadReport> {
         let begun = Instant::now();
@@ -131,7 +121,7 @@ impl LoadPlan {
         let root = store.root();
         observer.on(Event::Begin { what: "loading", total: Some(self.bytes()) });
         let staging = root.ensure_dir(WORK, 0o700)?.ensure_dir(LOAD, 0o700)?;
-        let staged = Staging { plan: &self, store, snapshot, build, dir: &staging, observer }.fill(metadata, archive);
+        let staged = Staging { plan: &self, store, snapshot, build, dir: &staging, observer }.fill(source);
         if let Err(error) = staged {
             clean_up(root)?;
             return Err(match error {
@@ -166,20 +156,13 @@ struct Staging<'a> {
 
 impl Staging<'_> {
     /// Makes everything in the staging directory, proves all that it reads of the archive, and makes it durable.
-    fn fill(&self, metadata: &Metadata, archive: Layers<'_>) -> Result<()> {
+    fn fill(&self, source: &mut dyn Source) -> Result<()> {
         one_mount(self.store)?;
         self.store.namespace()?;
         self.build.takes(self.store.root())?;
-        self.configs(metadata)?;
+        self.configs(source.metadata())?;
         let stage = Stage::new(self.plan, self.build, self.dir, self.store, self.snapshot, self.observer)?;
-        write_back(self.dir, || match archive {
-            Layers::Own(archive) => {
-                let wanted: BTreeSet<ChainId> = self.plan.layers.iter().map(|layer| layer.record.chain).collect();
-                archive.only(&metadata.index, |chain| wanted.contains(&chain))?;
-                stage.run(archive, &metadata.index)
-            }
-            Layers::Foreign(archive) => stage.run_foreign(archive),
-        })?;
+        write_back(self.dir, || stage.run(source))?;
         // Crash here: the store is as it was, with a staging directory that the next run takes away.
         crash_point("load:staged");
         self.dir.remove_tree(SPOOL)?;
@@ -282,7 +265,7 @@ fn one_mount(store: &Store) -> Result<()> {
 }
 
 /// Looks which layers of the target are whole and which names are taken.
-fn survey(store: &Store, snapshot: &Snapshot, index: &ArchiveIndex) -> Result<Target> {
+fn survey(store: &Store, snapshot: &Snapshot, index: &Index) -> Result<Target> {
     let driver = store.driver();
     let mut target = Target {
         has_short_names: driver.has_short_names(),

@@ -17,7 +17,7 @@ mod refuse;
 mod stage;
 
 pub(super) use build::{DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, Tar, build};
-pub use exec::{Layers, LoadReport, discard, spool};
+pub use exec::{LoadReport, discard, spool};
 pub(super) use exec::{is_early, recover};
 pub use plan::{LoadPlan, PlannedLayer, Tagging, select};
 pub(super) use publish::make_records;

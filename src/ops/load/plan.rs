@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::archive::{ArchiveIndex, ImageRecord, LayerRecord};
 use crate::driver::{Driver, DriverFacts};
 use crate::error::{Error, Result};
 use crate::id::{CacheId, ChainId, ImageId, LinkId, Sha256};
+use crate::model::{ImageRecord, Index, LayerRecord};
 use crate::ops::trash::Identity;
 use crate::reference::Reference;
 use crate::store::Snapshot;
@@ -97,7 +97,7 @@ pub(super) struct Target {
 ///
 /// # Errors
 /// A word means no image, or a prefix several.
-pub fn select(index: &ArchiveIndex, wanted: &[String]) -> Result<Vec<ImageRecord>> {
+pub fn select(index: &Index, wanted: &[String]) -> Result<Vec<ImageRecord>> {
     if wanted.is_empty() {
         return Ok(index.images.clone());
     }
@@ -117,7 +117,7 @@ pub fn select(index: &ArchiveIndex, wanted: &[String]) -> Result<Vec<ImageRecord
     Ok(chosen)
 }
 
-fn select_one<'a>(index: &'a ArchiveIndex, word: &str) -> Result<Vec<(&'a ImageRecord, Vec<String>)>> {
+fn select_one<'a>(index: &'a Index, word: &str) -> Result<Vec<(&'a ImageRecord, Vec<String>)>> {
     if let Ok(reference) = word.parse::<Reference>() {
         let name_only = reference.is_name_only();
         let matches = |text: &String| {
@@ -148,7 +148,7 @@ fn select_one<'a>(index: &'a ArchiveIndex, word: &str) -> Result<Vec<(&'a ImageR
     }
 }
 
-fn near(index: &ArchiveIndex, word: &str) -> Vec<String> {
+fn near(index: &Index, word: &str) -> Vec<String> {
     let mut near: Vec<(f64, &String)> = index
         .images
         .iter()
@@ -163,7 +163,7 @@ fn near(index: &ArchiveIndex, word: &str) -> Vec<String> {
 impl LoadPlan {
     /// Plans to bring `images`, chosen by [`select`], into a store of `driver`.
     pub(super) fn new(
-        index: &ArchiveIndex,
+        index: &Index,
         mut images: Vec<ImageRecord>,
         driver: &Driver,
         snapshot: &Snapshot,
@@ -200,7 +200,7 @@ impl LoadPlan {
     }
 
     /// Plans to build these layers of an archive, and nothing else.
-    pub(in crate::ops) fn of_layers(driver: &Driver, index: &ArchiveIndex, layers: Vec<PlannedLayer>) -> Self {
+    pub(in crate::ops) fn of_layers(driver: &Driver, index: &Index, layers: Vec<PlannedLayer>) -> Self {
         Self {
             driver: driver.name().to_owned(),
             same_driver: index.driver.as_deref() == Some(driver.name()),

@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
 
-use crate::archive::foreign::ForeignArchive;
-use crate::archive::{ArchiveIndex, ArchiveReader, LayerRecord, MemberName};
 use crate::driver::{Build, Driver, NewLayer};
-use crate::error::{Error, FsError, Result};
+use crate::error::{FsError, Result};
 use crate::fsx::{Dir, Holes};
 use crate::id::{CacheId, ChainId, DiffId};
 use crate::layer::Shared;
 use crate::layer::claims::LIST_LIMIT;
+use crate::model::{Index, LayerRecord};
 use crate::ops::ancestry::Claims;
 use crate::progress::{Event, Observer};
 use crate::store::places::{self, TAR_SPLIT};
 use crate::store::{Snapshot, Store};
 use crate::tarsplit::Kept;
+use crate::transfer::{Blame, Content, Part, Sink, Source, Taken};
 
 use super::build::{BuildError, DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, Tar, Unfilled};
 use super::builders::{Builders, Built};
@@ -75,98 +76,25 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Reads the archive to its end and builds every planned layer.
-    pub(in crate::ops) fn run(mut self, archive: &mut ArchiveReader, index: &ArchiveIndex) -> Result<()> {
-        let claims = (Claims::new(index), index);
+    /// Takes what the source gives of the planned layers, and builds each.
+    pub(in crate::ops) fn run(mut self, source: &mut dyn Source) -> Result<()> {
+        let metadata = Arc::clone(source.metadata());
+        let (plan, observer) = (self.plan, self.observer);
+        let wanted: BTreeSet<ChainId> = plan.layers.iter().map(|layer| layer.record.chain).collect();
         std::thread::scope(|threads| {
-            let mut builders = Builders::new(threads, self.observer);
-            let read = self.read(archive, &claims, &mut builders);
+            let builders = Builders::new(threads, observer);
+            let claims = Claims::new(&metadata.index);
+            let mut filling =
+                Filling { stage: &mut self, index: &metadata.index, claims, builders, displaced: Kept::default() };
+            let read = source.read(&wanted, &mut filling, observer);
             // What is wrong with a layer came by before what ended the reading.
-            self.settle_all(&mut builders, archive)?;
+            filling.settle_all(&*source)?;
             read
         })?;
-        match self.plan.layers.iter().find(|layer| !self.built.contains(&layer.record.chain)) {
-            Some(layer) => Err(archive.bad(format!("layer {} is missing", layer.record.chain.short()))),
+        match plan.layers.iter().find(|layer| !self.built.contains(&layer.record.chain)) {
+            Some(layer) => Err(source.bad(format!("layer {} is missing", layer.record.chain.short()))),
             None => Ok(()),
         }
-    }
-
-    fn read<'scope>(
-        &mut self,
-        archive: &mut ArchiveReader,
-        claims: &(Claims, &ArchiveIndex),
-        builders: &mut Builders<'scope, '_>,
-    ) -> Result<()>
-    where
-        'a: 'scope,
-    {
-        while let Some(member) = archive.next_part()? {
-            if self.observer.wants_stop() {
-                return Err(Error::Stopped);
-            }
-            match member {
-                MemberName::TarSplit(chain) if self.planned(chain).is_some() => {
-                    let layer = self.layers.make_dir(chain.hex(), 0o700)?;
-                    let record = layer.make_dir(RECORD_DIR, 0o700)?;
-                    copy_to(archive, &record, TAR_SPLIT)?;
-                }
-                MemberName::Differences(chain) if self.planned(chain).is_some() => {
-                    let staged = self.layers.dir(chain.hex())?;
-                    if archive.length() > LIST_LIMIT {
-                        return Err(
-                            archive.bad(format!("layer {}: its list of differences is too long", chain.short()))
-                        );
-                    }
-                    copy_to(archive, &staged, DIFFERENCES)?;
-                    let list = || staged.file(DIFFERENCES).map(BufReader::new).map_err(|error| error.to_string());
-                    claims
-                        .0
-                        .prove(claims.1, chain, &list, &|chain| self.tar_split(chain))
-                        .map_err(|reason| archive.bad(format!("layer {}: {reason}", chain.short())))?;
-                    self.build_spooled(chain, archive)?;
-                }
-                MemberName::Blob(diff) => self.blob(DiffId(diff), archive, builders)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Builds every planned layer out of an archive that another tool wrote.
-    pub(in crate::ops) fn run_foreign(mut self, archive: &mut ForeignArchive) -> Result<()> {
-        let diffs: BTreeSet<DiffId> = self.plan.layers.iter().map(|layer| layer.record.diff).collect();
-        archive.require(&diffs)?;
-        archive.spool(&diffs, &self.spool, self.observer)?;
-        for layer in &self.plan.layers {
-            if let Some(displaced) = self.foreign_layer(layer, archive, Kept::default())? {
-                // Read once more, it leaves in tar-split what the tree does not keep.
-                self.layers.remove_tree(layer.record.chain.hex())?;
-                if let Some(displaced) = self.foreign_layer(layer, archive, displaced)? {
-                    return Err(BuildError::Displaced(displaced).of(layer.record.chain, self.plan, archive));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Builds a layer out of an archive that another tool wrote, but for members whose content the tree does not keep.
-    fn foreign_layer(&mut self, layer: &'a PlannedLayer, archive: &ForeignArchive, kept: Kept) -> Result<Option<Kept>> {
-        let LayerRecord { chain, diff, .. } = layer.record;
-        self.layers.make_dir(chain.hex(), 0o700)?.make_dir(RECORD_DIR, 0o700)?;
-        let (source, mut content) = archive.layer(diff, self.observer)?;
-        match self.build(layer, Tar::Alone(&mut content, kept)) {
-            Err(BuildError::Displaced(displaced)) => return Ok(Some(displaced)),
-            built => built.map_err(|error| error.of(chain, self.plan, archive))?,
-        }
-        let found = content.finish().map_err(|error| archive.read_failed(&error))?;
-        let wrong = |digest| archive.bad(format!("{} has the digest {digest}", source.member.escape_debug()));
-        if found.content != diff.0 {
-            return Err(archive.bad(format!("layer {diff} has the digest {}", found.content)));
-        }
-        if source.digest.is_some_and(|digest| digest != found.raw) {
-            return Err(wrong(found.raw));
-        }
-        Ok(None)
     }
 
     /// Opens the tar-split of a layer that has come by, or that the target has.
@@ -184,87 +112,10 @@ impl<'a> Stage<'a> {
         self.plan.layers.iter().find(|layer| layer.record.chain == chain && !self.built.contains(&chain))
     }
 
-    /// A layer's tar comes by: it is unpacked at once, or kept where several layers are made of it.
-    fn blob<'scope>(
-        &mut self,
-        diff: DiffId,
-        archive: &mut ArchiveReader,
-        builders: &mut Builders<'scope, '_>,
-    ) -> Result<()>
-    where
-        'a: 'scope,
-    {
-        let waiting = |layer: &&PlannedLayer| layer.record.diff == diff && !self.built.contains(&layer.record.chain);
-        let layers: Vec<&'a PlannedLayer> = self.plan.layers.iter().filter(waiting).collect();
-        if let Some(layer) = layers.iter().find(|layer| layer.record.tar_size != archive.length()) {
-            let (found, said) = (archive.length(), layer.record.tar_size);
-            return Err(archive.bad(format!("the tar named {diff} has {found} bytes, its index says {said}")));
-        }
-        match layers[..] {
-            [] => {
-                archive.pass_over();
-                return Ok(());
-            }
-            [layer] if self.is_ready(layer.record.chain)? => match self.driver.keeps_whole_trees() {
-                true => self
-                    .build(layer, Tar::WithTarSplit(&mut *archive))
-                    .map_err(|error| error.of(layer.record.chain, self.plan, archive))?,
-                false => self.build_beside(layer, archive, builders)?,
-            },
-            _ => copy_to(archive, &self.spool, &diff.hex())?,
-        }
-        let found = archive.finish_member()?;
-        if found != diff.0 {
-            return Err(archive.bad(format!("the tar named {diff} has the digest {found}")));
-        }
-        for layer in layers {
-            self.build_spooled(layer.record.chain, archive)?;
-        }
-        Ok(())
-    }
-
-    /// Gives a layer's tar to a thread that builds the layer, and does not wait for its end.
-    fn build_beside<'scope>(
-        &mut self,
-        layer: &'a PlannedLayer,
-        archive: &mut ArchiveReader,
-        builders: &mut Builders<'scope, '_>,
-    ) -> Result<()>
-    where
-        'a: 'scope,
-    {
-        if let Some(built) = builders.make_room() {
-            self.settle(built, archive)?;
-        }
-        let begun =
-            self.begin(layer).map_err(|error| BuildError::from(error).of(layer.record.chain, self.plan, archive))?;
-        let pieces = builders.build(layer, begun);
-        loop {
-            let piece = archive.next_piece();
-            let is_last = piece.as_ref().is_ok_and(|piece| piece.as_ref().is_empty());
-            if is_last {
-                return Ok(());
-            }
-            let is_damaged = piece.is_err();
-            if pieces.send(piece).is_err() || is_damaged {
-                // The thread has the error, of the archive or its own.
-                drop(pieces);
-                return self.settle_all(builders, archive);
-            }
-        }
-    }
-
-    fn settle_all(&self, builders: &mut Builders<'_, '_>, archive: &ArchiveReader) -> Result<()> {
-        while let Some(built) = builders.oldest() {
-            self.settle(built, archive)?;
-        }
-        Ok(())
-    }
-
     /// Takes a layer that was built on a thread of its own, or tells what is wrong with it.
-    fn settle(&self, built: Built<'_>, archive: &ArchiveReader) -> Result<()> {
+    fn settle(&self, built: Built<'_>, blame: &(impl Blame + ?Sized)) -> Result<()> {
         let chain = built.layer.record.chain;
-        built.result.map_err(|error| error.of(chain, self.plan, archive))?;
+        built.result.map_err(|error| error.of(chain, self.plan, blame))?;
         Ok(self.mark_parent(&built.layer.record)?)
     }
 
@@ -277,14 +128,13 @@ impl<'a> Stage<'a> {
     }
 
     /// Builds a layer whose tar came by before, if all is there.
-    fn build_spooled(&mut self, chain: ChainId, archive: &ArchiveReader) -> Result<()> {
+    fn build_spooled(&mut self, chain: ChainId, content: &dyn Content) -> Result<()> {
         let Some(layer) = self.planned(chain) else { return Ok(()) };
         match self.spool.file(layer.record.diff.hex()) {
             Err(error) if error.is_not_found() => Ok(()),
             spooled if self.is_ready(chain)? => {
                 let stream = BufReader::with_capacity(1 << 20, spooled?);
-                self.build(layer, Tar::WithTarSplit(stream))
-                    .map_err(|error| error.of(layer.record.chain, self.plan, archive))
+                self.build(layer, Tar::WithTarSplit(stream)).map_err(|error| error.of(chain, self.plan, content))
             }
             _ => Ok(()),
         }
@@ -345,8 +195,131 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Copies the member that is being read to a new file. Long runs of zeros become holes: a layer may be made of them.
-fn copy_to(archive: &mut ArchiveReader, dir: &Dir, name: &str) -> Result<()> {
+/// A stage that is being filled.
+struct Filling<'s, 'a, 'scope, 'env> {
+    stage: &'s mut Stage<'a>,
+    index: &'s Index,
+    claims: Claims,
+    builders: Builders<'scope, 'env>,
+    /// Of a layer that is read once more: members whose content has to stay in tar-split.
+    displaced: Kept,
+}
+
+impl<'a: 'scope, 'scope> Sink for Filling<'_, 'a, 'scope, '_> {
+    fn part(&mut self, part: Part, content: &mut dyn Content) -> Result<Taken> {
+        match part {
+            Part::TarSplit(chain) if self.stage.planned(chain).is_some() => {
+                let record = self.stage.layers.make_dir(chain.hex(), 0o700)?.make_dir(RECORD_DIR, 0o700)?;
+                copy_to(content, &record, TAR_SPLIT)?;
+            }
+            Part::Differences(chain) if self.stage.planned(chain).is_some() => self.differences(chain, content)?,
+            Part::Tar(diff) => self.tar(diff, content)?,
+            Part::Alone(chain) => return self.alone(chain, content),
+            Part::TarSplit(_) | Part::Differences(_) => {}
+        }
+        Ok(Taken::Done)
+    }
+
+    fn spool(&self) -> Option<&Dir> {
+        Some(&self.stage.spool)
+    }
+}
+
+impl<'a: 'scope, 'scope> Filling<'_, 'a, 'scope, '_> {
+    /// Keeps the list of a layer, which must say nothing that the tars do not bear out.
+    fn differences(&mut self, chain: ChainId, content: &mut dyn Content) -> Result<()> {
+        let staged = self.stage.layers.dir(chain.hex())?;
+        if content.length() > LIST_LIMIT {
+            return Err(content.bad(format!("layer {}: its list of differences is too long", chain.short())));
+        }
+        copy_to(content, &staged, DIFFERENCES)?;
+        let list = || staged.file(DIFFERENCES).map(BufReader::new).map_err(|error| error.to_string());
+        self.claims
+            .prove(self.index, chain, &list, &|chain| self.stage.tar_split(chain))
+            .map_err(|reason| content.bad(format!("layer {}: {reason}", chain.short())))?;
+        self.stage.build_spooled(chain, content)
+    }
+
+    /// A tar comes by: it is unpacked at once, or kept where several layers are made of it.
+    fn tar(&mut self, diff: DiffId, content: &mut dyn Content) -> Result<()> {
+        let stage = &mut *self.stage;
+        let waiting = |layer: &&PlannedLayer| layer.record.diff == diff && !stage.built.contains(&layer.record.chain);
+        let layers: Vec<&'a PlannedLayer> = stage.plan.layers.iter().filter(waiting).collect();
+        if let Some(layer) = layers.iter().find(|layer| layer.record.tar_size != content.length()) {
+            let (found, said) = (content.length(), layer.record.tar_size);
+            return Err(content.bad(format!("the tar named {diff} has {found} bytes, its index says {said}")));
+        }
+        match layers[..] {
+            [] => {
+                content.pass_over();
+                return Ok(());
+            }
+            [layer] if stage.is_ready(layer.record.chain)? => match stage.driver.keeps_whole_trees() {
+                true => stage
+                    .build(layer, Tar::WithTarSplit(&mut *content))
+                    .map_err(|error| error.of(layer.record.chain, stage.plan, content))?,
+                false => self.build_beside(layer, content)?,
+            },
+            _ => copy_to(content, &stage.spool, &diff.hex())?,
+        }
+        content.finish()?;
+        layers.into_iter().try_for_each(|layer| self.stage.build_spooled(layer.record.chain, content))
+    }
+
+    /// Builds a layer of which there is no tar-split. Where its tree does not keep the content of some members, it is asked for
+    /// once more, and that stays in tar-split.
+    fn alone(&mut self, chain: ChainId, content: &mut dyn Content) -> Result<Taken> {
+        let stage = &mut *self.stage;
+        let Some(layer) = stage.planned(chain) else { return Ok(Taken::Done) };
+        let kept = std::mem::take(&mut self.displaced);
+        let is_again = !kept.is_empty();
+        stage.layers.make_dir(chain.hex(), 0o700)?.make_dir(RECORD_DIR, 0o700)?;
+        match stage.build(layer, Tar::Alone(&mut *content, kept)) {
+            Err(BuildError::Displaced(displaced)) if !is_again => {
+                stage.layers.remove_tree(chain.hex())?;
+                stage.built.remove(&chain);
+                self.displaced = displaced;
+                return Ok(Taken::Again);
+            }
+            built => built.map_err(|error| error.of(chain, stage.plan, content))?,
+        }
+        content.finish()?;
+        Ok(Taken::Done)
+    }
+
+    /// Gives a tar to a thread that builds the layer, and does not wait for its end.
+    fn build_beside(&mut self, layer: &'a PlannedLayer, content: &mut dyn Content) -> Result<()> {
+        if let Some(built) = self.builders.make_room() {
+            self.stage.settle(built, content)?;
+        }
+        let begun = self.stage.begin(layer);
+        let begun = begun.map_err(|error| BuildError::from(error).of(layer.record.chain, self.stage.plan, content))?;
+        let pieces = self.builders.build(layer, begun);
+        loop {
+            let piece = content.next_piece();
+            let is_last = piece.as_ref().is_ok_and(|piece| piece.as_ref().is_empty());
+            if is_last {
+                return Ok(());
+            }
+            let is_damaged = piece.is_err();
+            if pieces.send(piece).is_err() || is_damaged {
+                // The thread has the error, of the source or its own.
+                drop(pieces);
+                return self.settle_all(content);
+            }
+        }
+    }
+
+    fn settle_all(&mut self, blame: &(impl Blame + ?Sized)) -> Result<()> {
+        while let Some(built) = self.builders.oldest() {
+            self.stage.settle(built, blame)?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies a part to a new file. Long runs of zeros become holes: a layer may be made of them.
+fn copy_to(content: &mut dyn Content, dir: &Dir, name: &str) -> Result<()> {
     let file = dir.make_file(name, 0o644)?;
     let failed = |error| FsError::new("write", dir.shown(name), error);
     let mut holes = Holes::new(&file);
@@ -354,7 +327,7 @@ fn copy_to(archive: &mut ArchiveReader, dir: &Dir, name: &str) -> Result<()> {
     loop {
         let mut filled = 0;
         while filled < buffer.len() {
-            match archive.read(&mut buffer[filled..]).map_err(|error| archive.read_failed(&error))? {
+            match content.read(&mut buffer[filled..]).map_err(|error| content.read_failed(&error))? {
                 0 => break,
                 got => filled += got,
             }

@@ -14,7 +14,7 @@ use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId, Sha256};
 use crate::layer::{Shared, differences};
 use crate::ops::load::{DIFFERENCES, DRIVER_DIR, RECORD_DIR, Site, Tar, build};
-use crate::ops::save::Source as Parts;
+use crate::ops::save::Parts;
 use crate::progress::{Event, Observer};
 use crate::store::Store;
 use crate::store::places::{self, TAR_SPLIT};

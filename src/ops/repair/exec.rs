@@ -19,8 +19,8 @@ use crate::store::places::in_root;
 use crate::store::{Layer, Snapshot, Store, WriteLock};
 
 use super::decide::Planner;
+use super::donor::Donor;
 use super::plan::{Act, Left, Piece, RepairPlan, Step};
-use super::source::Source;
 use super::stage::Staging;
 use super::survey::Survey;
 
@@ -47,7 +47,7 @@ impl RepairPlan {
     ///
     /// # Errors
     /// The store cannot be looked at, the file system does not give what it holds, or the observer wanted to stop.
-    pub fn make(store: &Store, source: Option<&Source>, observer: &dyn Observer) -> Result<Self> {
+    pub fn make(store: &Store, source: Option<&Donor>, observer: &dyn Observer) -> Result<Self> {
         let snapshot = store.snapshot()?;
         refuse(store, &snapshot)?;
         let report = verify::verify(store, &snapshot, &Request::default(), observer)?;
@@ -82,7 +82,7 @@ impl RepairPlan {
         self,
         store: &Store,
         lock: &WriteLock,
-        source: Option<&Source>,
+        source: Option<&Donor>,
         observer: &dyn Observer,
     ) -> Result<RepairReport> {
         let begun = Instant::now();

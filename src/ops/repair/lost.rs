@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::id::{ChainId, ImageId};
 use crate::store::{Snapshot, Store, StrayKind, places};
 
-use super::source::Source;
+use super::donor::Donor;
 use super::survey::Survey;
 
 /// Returns the images that the source has and this store had: something here still tells of each, and its configuration is
@@ -14,7 +14,7 @@ use super::survey::Survey;
 /// What tells of an image is a reference, metadata of it, an image that was built from it, and a layer that no image
 /// here has and that is its topmost. A container tells of it only where references are lost: the image of one that was
 /// removed by force is gone rightly.
-pub(super) fn images(store: &Store, snapshot: &Snapshot, survey: &Survey, source: &Source) -> BTreeSet<ImageId> {
+pub(super) fn images(store: &Store, snapshot: &Snapshot, survey: &Survey, source: &Donor) -> BTreeSet<ImageId> {
     let mut told: BTreeSet<ImageId> = snapshot.references.values().chain(survey.salvaged.values()).copied().collect();
     told.extend(snapshot.images.values().filter_map(|image| image.parent));
     let metadata = snapshot.strays.iter().filter(|stray| stray.kind == StrayKind::MetadataWithoutContent);

@@ -1,7 +1,7 @@
 //! `repair`: mends what [`verify`](crate::ops::verify) finds.
 //!
 //! Planning is pure: findings, the snapshot and a survey of what the store still says of what is damaged become a
-//! [`RepairPlan`]. What the store does not say comes from a [`Source`], an archive or another store. Carrying it out:
+//! [`RepairPlan`]. What the store does not say comes from a [`Donor`], an archive or another store. Carrying it out:
 //!
 //! ```text
 //! make all that is new in the trash, prove it, make it durable ──► journal ──► exchange piece by piece ──► state "kept"
@@ -23,16 +23,16 @@
 
 mod copies;
 mod decide;
+mod donor;
 mod exec;
 mod held;
 mod lost;
 mod plan;
-mod source;
 mod stage;
 mod survey;
 mod untold;
 
+pub use donor::Donor;
 pub use exec::RepairReport;
 pub(super) use exec::go_on;
 pub use plan::{Act, Left, Mend, Origin, Piece, RepairPlan, Reseed, Step};
-pub use source::Source;

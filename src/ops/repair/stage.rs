@@ -14,14 +14,14 @@ use crate::store::places::TAR_SPLIT;
 use crate::store::{Layer, Snapshot, Store};
 
 use super::copies::{Copies, write_stand_in};
+use super::donor::Donor;
 use super::plan::{Act, Piece, RepairPlan, Reseed, Step};
-use super::source::Source;
 
 /// What is made, and of what.
 pub(super) struct Staging<'a> {
     pub(super) plan: &'a RepairPlan,
     pub(super) store: &'a Store,
-    pub(super) source: Option<&'a Source>,
+    pub(super) source: Option<&'a Donor>,
     pub(super) draft: &'a Draft,
     pub(super) observer: &'a dyn Observer,
 }
@@ -110,13 +110,14 @@ impl Staging<'_> {
         let wanted: BTreeSet<ChainId> = layers.iter().map(|layer| layer.record.chain).collect();
         self.observer
             .on(Event::Begin { what: "building", total: Some(layers.iter().map(|layer| layer.record.tar_size).sum()) });
-        let reading = source.read(&wanted, self.observer)?;
+        let mut source = source.source(&wanted, self.observer)?;
+        let metadata = std::sync::Arc::clone(source.metadata());
         for layer in &mut layers {
             // Of a store the lengths are measured only when it is read.
-            let read = reading.index.layers.iter().find(|read| read.chain == layer.record.chain);
+            let read = metadata.index.layers.iter().find(|read| read.chain == layer.record.chain);
             layer.record.tar_size = read.map_or(layer.record.tar_size, |read| read.tar_size);
         }
-        let mut plan = LoadPlan::of_layers(driver, &reading.index, layers);
+        let mut plan = LoadPlan::of_layers(driver, &metadata.index, layers);
         // What they stand on and stays.
         let mut below = Snapshot::default();
         if driver.keeps_whole_trees() {
@@ -131,7 +132,7 @@ impl Staging<'_> {
         if !driver.keeps_whole_trees() {
             self.stand_ins(&build.dir("layers")?, &wanted)?;
         }
-        reading.build(stage)?;
+        stage.run(&mut *source)?;
         self.observer.on(Event::End);
         Ok(())
     }

@@ -18,8 +18,8 @@ use crate::store::layerdb::Fields;
 use crate::store::{Layer, Snapshot, Store, Unreadable, containers, places, repositories};
 use crate::tarsplit::{Entries, Segments};
 
+use super::donor::Donor;
 use super::lost;
-use super::source::Source;
 
 /// Length of the names that BuildKit draws for directories.
 const BUILDKIT_NAME: usize = 25;
@@ -94,7 +94,7 @@ impl Survey {
         store: &Store,
         snapshot: &Snapshot,
         report: &Report,
-        source: Option<&Source>,
+        source: Option<&Donor>,
         observer: &dyn Observer,
     ) -> Result<Self> {
         let mut survey = Self { known: known(snapshot, source), unread: unread(snapshot), ..Self::default() };
@@ -297,7 +297,7 @@ impl Survey {
 }
 
 /// Collects what images say of layers.
-fn known(snapshot: &Snapshot, source: Option<&Source>) -> BTreeMap<ChainId, Known> {
+fn known(snapshot: &Snapshot, source: Option<&Donor>) -> BTreeMap<ChainId, Known> {
     let mut known = BTreeMap::new();
     let theirs = source.into_iter().flat_map(|source| source.index.images.iter().map(|image| &image.diff_ids));
     for diffs in snapshot.images.values().map(|image| &image.diff_ids).chain(theirs) {
@@ -319,7 +319,7 @@ fn unread(snapshot: &Snapshot) -> BTreeSet<ImageId> {
 }
 
 /// Collects the layers that images of the store have, or that something of it stands on.
-fn wanted(snapshot: &Snapshot, source: Option<&Source>, returning: &BTreeSet<ImageId>) -> BTreeSet<ChainId> {
+fn wanted(snapshot: &Snapshot, source: Option<&Donor>, returning: &BTreeSet<ImageId>) -> BTreeSet<ChainId> {
     let images = snapshot.images.values().flat_map(|image| image.chain_ids());
     let parents = snapshot.layers.values().filter_map(|layer| layer.parent);
     let mounts = snapshot.mounts.values().filter_map(|mount| mount.parent);

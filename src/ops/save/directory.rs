@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::sync::OnceLock;
 
-use crate::archive::LayerRecord;
 use crate::driver::Driver;
 use crate::error::{FsError, Result};
 use crate::fsx::{Attrs, Dir, Inode};
@@ -12,12 +11,13 @@ use crate::id::{CacheId, ChainId};
 use crate::layer::claims::{LIST_LIMIT, Unproved, is_time_only};
 use crate::layer::differences::{self, Difference, LINE_LIMIT};
 use crate::layer::{Content, Members};
+use crate::model::LayerRecord;
 use crate::ops::ancestry::Ancestry;
 use crate::ops::verify::{Damage, DamageError, Subject, stamped};
 use crate::store::{Store, places};
 use crate::tarsplit::Segments;
 
-use super::measure::{DifferencesError, Source};
+use super::measure::{DifferencesError, Parts};
 
 /// Looks at the directories of layers.
 pub(in crate::ops) struct Directories<'a> {
@@ -50,7 +50,7 @@ impl Directories<'_> {
     /// In words, what is damaged, or why that cannot be told.
     pub(in crate::ops) fn look(
         &self,
-        source: &Source,
+        source: &Parts,
         layer: &LayerRecord,
         parent: Option<&Dir>,
         find: impl Fn(ChainId) -> Option<(Option<ChainId>, CacheId)>,
@@ -95,7 +95,7 @@ impl Directories<'_> {
     /// layer does not hide.
     fn damage(
         &self,
-        source: &Source,
+        source: &Parts,
         layer: &LayerRecord,
         parent: Option<&Dir>,
         is_proved: impl Fn(&[u8]) -> bool,

@@ -12,20 +12,20 @@ use crate::layer::{Content, Members, TarError};
 use crate::store::{Store, places};
 use crate::tarsplit::{Entries, Entry, Segments};
 
-use crate::archive::LayerRecord;
+use crate::model::LayerRecord;
 
 use super::order::{Contents, File};
 
 /// Where the parts of a layer are in a store.
 #[derive(Debug)]
-pub(in crate::ops) struct Source {
+pub(in crate::ops) struct Parts {
     /// `layerdb/sha256/<chain>`.
     record: Dir,
     /// The layer's driver directory.
     pub(in crate::ops) layer: Dir,
 }
 
-impl Source {
+impl Parts {
     pub(in crate::ops) fn open(store: &Store, layer: &LayerRecord) -> Result<Self, FsError> {
         let missing = |what: &str| FsError::new("open", store.path().join(what), io::ErrorKind::NotFound);
         let image = store.image().ok_or_else(|| missing("image"))?;

@@ -6,18 +6,18 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::archive::LayerRecord;
 use crate::driver::DriverFacts;
 use crate::error::{Error, FsError, Result};
 use crate::graph::Selected;
 use crate::id::{ChainId, ImageId};
+use crate::model::LayerRecord;
 use crate::ops::hash::Hash;
 use crate::progress::{Event, Observer};
 use crate::store::{Snapshot, Store};
 use crate::tarsplit::{Beside, assemble};
 
 use super::directory::Directories;
-use super::measure::Source;
+use super::measure::Parts;
 
 /// An image that cannot be saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -128,7 +128,7 @@ impl Proof<'_> {
     fn prove(&self, layer: &LayerRecord) -> Result<Result<(), String>> {
         self.observer.on(Event::Object(&layer.chain.short()));
         let (store, driver) = (self.directories.store, self.directories.driver);
-        let source = match Source::open(store, layer) {
+        let source = match Parts::open(store, layer) {
             Ok(source) => source,
             Err(error) => return Ok(Err(error.to_string())),
         };
@@ -146,7 +146,7 @@ impl Proof<'_> {
         }))
     }
 
-    fn tree(&self, layer: &LayerRecord, source: &Source) -> Result<(), String> {
+    fn tree(&self, layer: &LayerRecord, source: &Parts) -> Result<(), String> {
         let text = |error: FsError| error.to_string();
         let layer =
             LayerRecord { facts: self.directories.driver.read.facts(&source.layer).map_err(text)?, ..layer.clone() };

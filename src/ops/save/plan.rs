@@ -2,28 +2,39 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::archive::{ArchiveIndex, FORMAT, ImageRecord, LayerRecord};
 use crate::driver::{Driver, DriverFacts};
 use crate::error::{Error, Result};
 use crate::graph::Selected;
 use crate::id::{ChainId, ImageId};
 use crate::json::is_time;
+use crate::model::{FORMAT, ImageRecord, Index, LayerRecord, Metadata};
 use crate::reference::Reference;
 use crate::store::{Image, Snapshot};
-
-use super::order::{Contents, Layer, order};
 
 /// What will be written.
 #[derive(Debug, Clone)]
 pub struct SavePlan {
-    /// The archive's index; the lengths of the layers' tars are measured by the execution.
-    pub(super) index: ArchiveIndex,
-    /// Configurations, byte for byte.
-    pub(super) configs: BTreeMap<ImageId, Vec<u8>>,
+    /// The images and layers, and the configurations byte for byte. The lengths of the layers' tars are measured when the
+    /// plan is carried out.
+    pub(super) metadata: Metadata,
     /// References by digest that are left out.
     pub(super) unproved: Vec<String>,
-    /// For each layer, what uses it in this store: for messages.
-    pub(super) used_by: BTreeMap<ChainId, Vec<String>>,
+    pub(super) users: Users,
+}
+
+/// For each layer, what uses it in this store: for messages.
+#[derive(Debug, Clone)]
+pub(super) struct Users(BTreeMap<ChainId, Vec<String>>);
+
+impl Users {
+    /// Makes an error of a layer.
+    pub(super) fn error(&self, chain: ChainId, reason: impl ToString) -> Error {
+        Error::Layer {
+            chain: chain.to_string(),
+            reason: reason.to_string(),
+            used_by: self.0.get(&chain).cloned().unwrap_or_default(),
+        }
+    }
 }
 
 impl SavePlan {
@@ -34,10 +45,12 @@ impl SavePlan {
     pub fn new(snapshot: &Snapshot, driver: &Driver, selected: &[Selected]) -> Result<Self> {
         let wanted: BTreeSet<ImageId> = selected.iter().map(|one| one.image).collect();
         let mut plan = Self {
-            index: ArchiveIndex { format: FORMAT, driver: Some(driver.name().to_owned()), ..ArchiveIndex::default() },
-            configs: BTreeMap::new(),
+            metadata: Metadata {
+                index: Index { format: FORMAT, driver: Some(driver.name().to_owned()), ..Index::default() },
+                blobs: BTreeMap::new(),
+            },
             unproved: Vec::new(),
-            used_by: used_by(snapshot),
+            users: Users(used_by(snapshot)),
         };
         let mut seen = BTreeSet::new();
         for one in selected {
@@ -49,35 +62,16 @@ impl SavePlan {
             let mut image_record = record(snapshot, one, image, &wanted);
             // A digest is that of a manifest, which the store does not have.
             plan.unproved.extend(image_record.references.extract_if(.., |reference| reference.contains('@')));
-            plan.index.images.push(image_record);
-            plan.configs.insert(one.image, image.config.clone());
+            plan.metadata.index.images.push(image_record);
+            plan.metadata.blobs.insert(one.image.0, image.config.clone());
         }
         Ok(plan)
     }
 
     /// Returns the index of the archive; the lengths of tars in it are not known yet.
     #[must_use]
-    pub fn index(&self) -> &ArchiveIndex {
-        &self.index
-    }
-
-    /// Puts the layers in the order in which they are written, for a window of up to 2^`reach` bytes, and returns the
-    /// window that they need. `contents` are of their tars.
-    pub(super) fn arrange(&mut self, contents: &[Contents], reach: u32) -> u32 {
-        let (mut chains, mut tars) = (BTreeMap::new(), BTreeMap::new());
-        let layers: Vec<Layer<'_>> = (0..)
-            .zip(self.index.layers.iter().zip(contents))
-            .map(|(place, (layer, contents))| {
-                chains.insert(layer.chain, place);
-                let parent = layer.parent.and_then(|parent| chains.get(&parent).copied());
-                Layer { parent, tar: *tars.entry(layer.diff).or_insert(place), contents }
-            })
-            .collect();
-        let order = order(&layers, reach);
-        let mut unordered: Vec<_> = std::mem::take(&mut self.index.layers).into_iter().map(Some).collect();
-        self.index.layers = order.sequence.into_iter().filter_map(|place| unordered[place].take()).collect();
-        self.index.sections = order.sections;
-        order.window
+    pub fn index(&self) -> &Index {
+        &self.metadata.index
     }
 
     fn add_layers(&mut self, snapshot: &Snapshot, image: &Image, seen: &mut BTreeSet<ChainId>) -> Result<()> {
@@ -88,7 +82,7 @@ impl SavePlan {
                 continue;
             }
             let Some(layer) = snapshot.layers.get(&chain) else { return Err(self.missing(snapshot, chain)) };
-            self.index.layers.push(LayerRecord {
+            self.metadata.index.layers.push(LayerRecord {
                 chain,
                 diff: *diff,
                 parent: below,
@@ -106,15 +100,7 @@ impl SavePlan {
             Some(broken) => format!("its entry in layerdb is broken: {}", broken.reason),
             None => "it is not in layerdb".to_owned(),
         };
-        self.layer_error(chain, reason)
-    }
-
-    pub(super) fn layer_error(&self, chain: ChainId, reason: impl ToString) -> Error {
-        Error::Layer {
-            chain: chain.to_string(),
-            reason: reason.to_string(),
-            used_by: self.used_by.get(&chain).cloned().unwrap_or_default(),
-        }
+        self.users.error(chain, reason)
     }
 }
 

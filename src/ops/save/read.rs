@@ -1,36 +1,33 @@
-//! Reads what an archive is made of, ahead of what is compressed.
+//! Reads what layers are made of, ahead of whoever takes it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read as _, Write};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use crate::archive::{LayerRecord, blob};
 use crate::count::count;
-use crate::driver::Driver;
 use crate::error::{Error, FsError, Result};
 use crate::fsx::{Dir, Inode};
 use crate::id::ChainId;
 use crate::layer::differences;
+use crate::model::LayerRecord;
 use crate::progress::{Event, Observer};
-use crate::store::Store;
 use crate::tarsplit::{AssembleError, Sink, assemble};
+use crate::transfer::Part;
 
 use super::directory::{Beyond, Directories};
-use super::measure::Source;
-use super::plan::SavePlan;
+use super::measure::Parts;
+use super::source::StoreSource;
 
 /// Bytes of a piece.
 const PIECE: usize = 1 << 20;
-/// Pieces that wait to be written at most.
+/// Pieces that wait to be taken at most.
 pub(super) const AHEAD: usize = 8;
 
-/// What comes next in an archive.
+/// What comes next.
 pub(super) enum Piece<'a> {
-    /// The members of this layer.
-    Layer(&'a LayerRecord),
-    /// A member of so many bytes; a layer's tar, where there is a layer.
-    Member { name: String, length: u64, tar_of: Option<&'a LayerRecord> },
+    /// A part of a layer begins, which has so many bytes.
+    Part { part: Part, layer: &'a LayerRecord, length: u64 },
     /// Bytes of it.
     Bytes(Vec<u8>),
     /// It is complete.
@@ -54,7 +51,7 @@ impl From<Error> for Ended {
 /// Where pieces go.
 pub(super) struct Pieces<'a> {
     out: SyncSender<Result<Piece<'a>>>,
-    /// Buffers that were written come back.
+    /// Buffers that were taken come back.
     spare: Receiver<Vec<u8>>,
     /// The next piece, of which so many bytes are filled.
     bytes: Vec<u8>,
@@ -78,8 +75,8 @@ impl<'a> Pieces<'a> {
         self.send(Piece::Bytes(bytes)).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
-    fn member(&self, name: String, length: u64, tar_of: Option<&'a LayerRecord>) -> Result<(), Ended> {
-        self.send(Piece::Member { name, length, tar_of })
+    fn begin(&self, part: Part, layer: &'a LayerRecord, length: u64) -> Result<(), Ended> {
+        self.send(Piece::Part { part, layer, length })
     }
 
     fn end(&mut self) -> Result<(), Ended> {
@@ -115,21 +112,25 @@ impl Sink for Pieces<'_> {
     }
 }
 
-/// Reads the layers of a plan.
+/// Reads the layers of a store.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
-    pub(super) plan: &'a SavePlan,
-    pub(super) store: &'a Store,
-    pub(super) driver: &'static Driver,
+    pub(super) source: &'a StoreSource,
+    pub(super) wanted: &'a BTreeSet<ChainId>,
     pub(super) observer: &'a dyn Observer,
     /// See [`Directories`].
     pub(super) stamped: &'a OnceLock<HashSet<Inode>>,
 }
 
 impl<'a> Reader<'a> {
+    fn layers(self) -> impl Iterator<Item = &'a LayerRecord> {
+        let layers = &self.source.metadata.index.layers;
+        layers.iter().filter(move |layer| self.wanted.contains(&layer.chain))
+    }
+
     /// Compares the directories of all layers with their tars: far ahead, as nothing is compressed of that.
     pub(super) fn compare(self, lists: &SyncSender<Result<Vec<u8>>>) {
-        for layer in &self.plan.index.layers {
+        for layer in self.layers() {
             if lists.send(self.differences(layer)).is_err() {
                 return;
             }
@@ -139,7 +140,7 @@ impl<'a> Reader<'a> {
     /// Reads all layers; `lists` are their differences.
     pub(super) fn read(self, lists: &Receiver<Result<Vec<u8>>>, mut pieces: Pieces<'a>) {
         let mut written = BTreeSet::new();
-        for layer in &self.plan.index.layers {
+        for layer in self.layers() {
             let is_new = written.insert(layer.diff);
             match self.layer(layer, is_new, lists, &mut pieces) {
                 Ok(()) => {}
@@ -160,12 +161,10 @@ impl<'a> Reader<'a> {
         lists: &Receiver<Result<Vec<u8>>>,
         pieces: &mut Pieces<'a>,
     ) -> Result<(), Ended> {
-        pieces.send(Piece::Layer(layer))?;
         let source = self.open(layer)?;
-        let member = |file: &str| format!("dockpack/layers/{}/{file}", layer.chain.hex());
-        self.tar_split(&source, layer, member("tar-split.json.gz"), pieces)?;
+        self.tar_split(&source, layer, pieces)?;
         let list = lists.recv().map_err(|_| Ended::Unwanted)??;
-        pieces.member(member("differences.jsonl"), list.len() as u64, None)?;
+        pieces.begin(Part::Differences(layer.chain), layer, list.len() as u64)?;
         pieces.write_all(&list).map_err(|_| Ended::Unwanted)?;
         pieces.end()?;
         match is_new {
@@ -174,22 +173,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn open(self, layer: &LayerRecord) -> Result<Source> {
-        Source::open(self.store, layer).map_err(|error| self.plan.layer_error(layer.chain, error))
+    fn open(self, layer: &LayerRecord) -> Result<Parts> {
+        Parts::open(&self.source.store, layer).map_err(|error| self.source.users.error(layer.chain, error))
     }
 
-    fn tar_split(
-        self,
-        source: &Source,
-        layer: &LayerRecord,
-        name: String,
-        pieces: &mut Pieces<'a>,
-    ) -> Result<(), Ended> {
-        let bad = |error: FsError| Ended::Failed(self.plan.layer_error(layer.chain, error));
+    fn tar_split(self, source: &Parts, layer: &'a LayerRecord, pieces: &mut Pieces<'a>) -> Result<(), Ended> {
+        let bad = |error: FsError| Ended::Failed(self.source.users.error(layer.chain, error));
         let unreadable = |error| bad(FsError::new("read", "tar-split.json.gz", error));
         let file = source.tar_split().map_err(bad)?;
         let length = file.metadata().map_err(unreadable)?.len();
-        pieces.member(name, length, None)?;
+        pieces.begin(Part::TarSplit(layer.chain), layer, length)?;
         match io::copy(&mut file.take(length), pieces) {
             Ok(_) => pieces.end(),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Ended::Unwanted),
@@ -203,11 +196,11 @@ impl<'a> Reader<'a> {
             None => None,
             Some(chain) => Some(self.directory(chain)?),
         };
-        let directories = Directories { store: self.store, driver: self.driver, stamped: self.stamped };
+        let directories = Directories { store: &self.source.store, driver: self.source.driver, stamped: self.stamped };
         let find = |chain| self.record(chain).map(|layer| (layer.parent, layer.cache_id.clone()));
         let beyond = directories
             .look(&source, layer, parent.as_ref(), find)
-            .map_err(|reason| self.plan.layer_error(layer.chain, reason))?;
+            .map_err(|reason| self.source.users.error(layer.chain, reason))?;
         self.warn(layer, &beyond);
         Ok(differences::write_list(&beyond.list))
     }
@@ -241,19 +234,19 @@ impl<'a> Reader<'a> {
     }
 
     fn record(self, chain: ChainId) -> Option<&'a LayerRecord> {
-        self.plan.index.layers.iter().find(|layer| layer.chain == chain)
+        self.source.metadata.index.layers.iter().find(|layer| layer.chain == chain)
     }
 
-    /// Opens the driver directory of a layer of the plan.
+    /// Opens the driver directory of a layer.
     fn directory(self, chain: ChainId) -> Result<Dir> {
-        Ok(self.open(self.record(chain).expect("because a plan has the parents of its layers"))?.layer)
+        Ok(self.open(self.record(chain).expect("because an index has the parents of its layers"))?.layer)
     }
 
-    fn tar(self, source: &Source, layer: &'a LayerRecord, pieces: &mut Pieces<'a>) -> Result<(), Ended> {
-        let bad = |error: String| Ended::Failed(self.plan.layer_error(layer.chain, error));
-        let tree = self.driver.read.tree(&source.layer).map_err(|error| bad(error.to_string()))?;
+    fn tar(self, source: &Parts, layer: &'a LayerRecord, pieces: &mut Pieces<'a>) -> Result<(), Ended> {
+        let bad = |error: String| Ended::Failed(self.source.users.error(layer.chain, error));
+        let tree = self.source.driver.read.tree(&source.layer).map_err(|error| bad(error.to_string()))?;
         let entries = source.entries().map_err(|error| bad(error.to_string()))?;
-        pieces.member(blob(&layer.diff.0), layer.tar_size, Some(layer))?;
+        pieces.begin(Part::Tar(layer.diff), layer, layer.tar_size)?;
         match assemble(entries, &tree, pieces) {
             Ok(_) => pieces.end(),
             Err(AssembleError::Sink(_)) => Err(Ended::Unwanted),

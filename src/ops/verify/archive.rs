@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use sha2::Digest as _;
 
-use crate::archive::{ArchiveIndex, ArchiveReader, ImageRecord, LayerRecord, MemberName};
+use crate::archive::{ArchiveReader, MemberName};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding};
 use crate::graph::Node;
 use crate::id::{ChainId, DiffId, Sha256};
 use crate::layer::claims::LIST_LIMIT;
+use crate::model::{ImageRecord, Index, LayerRecord};
 use crate::ops::ancestry::Claims;
 use crate::ops::load::select;
 use crate::progress::{Event, Observer};
@@ -35,7 +36,7 @@ const CHUNK: usize = 256 << 10;
 /// # Errors
 /// It is none that dockpack wrote ([`Error::ForeignArchive`]), or of a newer format, it has no such image, or the
 /// observer wanted it to stop.
-pub fn verify_archive(
+pub(super) fn verify(
     archive: &mut ArchiveReader,
     name: &str,
     images: &[String],
@@ -66,7 +67,7 @@ pub fn verify_archive(
 /// What was proved of an archive so far.
 struct Proof<'a> {
     observer: &'a dyn Observer,
-    index: ArchiveIndex,
+    index: Index,
     claims: Claims,
     /// Layers of the images that are to be verified.
     wanted: BTreeSet<ChainId>,
@@ -91,7 +92,7 @@ impl<'a> Proof<'a> {
     fn new(observer: &'a dyn Observer) -> Self {
         Self {
             observer,
-            index: ArchiveIndex::default(),
+            index: Index::default(),
             claims: Claims::default(),
             wanted: BTreeSet::new(),
             tar_splits: BTreeMap::new(),

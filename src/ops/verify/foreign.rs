@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::archive::Medium;
 use crate::archive::foreign::{Choice, Digests, ForeignArchive, ForeignImage, Problem, Spool, Weight};
-use crate::archive::{ArchiveIndex, Source};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding, Severity, Thing};
 use crate::graph::Node;
 use crate::id::{ImageId, Sha256};
+use crate::model::Index;
 use crate::ops::load::select;
 use crate::progress::{Event, Observer};
 
@@ -23,9 +24,9 @@ const BLOBS: &str = "blobs/sha256/";
 ///
 /// # Errors
 /// It has no such image, or the observer wanted it to stop.
-pub fn verify_foreign(source: Source, name: &str, images: &[String], observer: &dyn Observer) -> Result<Report> {
+pub(super) fn verify(medium: Medium, name: &str, images: &[String], observer: &dyn Observer) -> Result<Report> {
     let mut check = Check { observer, digests: BTreeMap::new(), checked: Checked::default(), found: Vec::new() };
-    let read = check.run(source, name, images);
+    let read = check.run(medium, name, images);
     observer.on(Event::End);
     match read {
         Ok(()) => {}
@@ -48,14 +49,12 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn run(&mut self, source: Source, name: &str, images: &[String]) -> Result<()> {
-        let archive = ForeignArchive::open(source, name, Spool::Digests, self.observer)?;
+    fn run(&mut self, medium: Medium, name: &str, images: &[String]) -> Result<()> {
+        let archive = ForeignArchive::open(medium, name, Spool::Digests, self.observer)?;
         let mut described = archive.describe(&Choice::All, self.observer)?;
         if !images.is_empty() {
-            let index = ArchiveIndex {
-                images: described.images.iter().map(ForeignImage::record).collect(),
-                ..ArchiveIndex::default()
-            };
+            let index =
+                Index { images: described.images.iter().map(ForeignImage::record).collect(), ..Index::default() };
             let is_damaged = described.problems.iter().any(|one| one.weight == Weight::Fatal && one.image.is_none());
             let wanted: BTreeSet<ImageId> = match select(&index, images) {
                 // What is damaged may be what would tell of it.

@@ -89,6 +89,7 @@ mod tree;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::archive::Archive;
 use crate::error::{FsError, Result};
 use crate::finding::{Code, Finding, Object, Severity};
 use crate::fsx::Dir;
@@ -98,16 +99,26 @@ use crate::ops::inspect::View;
 use crate::progress::Observer;
 use crate::store::{Layer, Snapshot, Store};
 
-pub use archive::verify_archive;
 pub(super) use attributes::{Damage, DamageError, Subject, stamped};
 pub use blast::{Broken, BrokenContainer, BrokenImage};
 pub use codes::Effect;
-pub use foreign::verify_foreign;
 pub use report::{Checked, Found, Report, SCHEMA, Summary};
 
 use blast::Blast;
 use codes::meanings;
 use tree::Problem;
+
+/// Verifies an archive, called `name` in findings, whoever wrote it: all of it, or only these images. Of a file of dockpack's
+/// that can be read in parts only what they need is read then.
+///
+/// # Errors
+/// It is of a newer format, it has no such image, or the observer wanted it to stop.
+pub fn verify_archive(archive: Archive, name: &str, images: &[String], observer: &dyn Observer) -> Result<Report> {
+    match archive.into_own() {
+        Ok(mut reader) => archive::verify(&mut reader, name, images, observer),
+        Err(medium) => foreign::verify(medium, name, images, observer),
+    }
+}
 
 /// What to verify.
 #[derive(Debug, Clone, Default)]

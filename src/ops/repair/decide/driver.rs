@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::archive::LayerRecord;
 use crate::finding::{Code, Thing};
 use crate::id::{CacheId, ChainId, LinkId, Sha256};
+use crate::model::LayerRecord;
 use crate::ops::mounts;
 use crate::ops::short_names::target;
 use crate::ops::trash::Owned;

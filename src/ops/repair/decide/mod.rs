@@ -21,8 +21,8 @@ use crate::ops::trash::Owned;
 use crate::ops::verify::{Found, Report};
 use crate::store::{BrokenLayer, Layer, Mount, Snapshot, places};
 
+use super::donor::Donor;
 use super::plan::{Act, Left, Mend, Piece, RepairPlan, Reseed, SCHEMA, Step};
-use super::source::Source;
 use super::survey::Survey;
 
 /// Plans one repair.
@@ -30,7 +30,7 @@ pub(super) struct Planner<'a> {
     driver: &'static Driver,
     snapshot: &'a Snapshot,
     survey: &'a Survey,
-    source: Option<&'a Source>,
+    source: Option<&'a Donor>,
     mends: BTreeMap<Object, Draft>,
     left: BTreeSet<Left>,
     /// Findings that something else explains: what was compared was not the object.
@@ -82,7 +82,7 @@ impl<'a> Planner<'a> {
         driver: &'static Driver,
         snapshot: &'a Snapshot,
         survey: &'a Survey,
-        source: Option<&'a Source>,
+        source: Option<&'a Donor>,
     ) -> Self {
         let layers = &snapshot.layers;
         let broken = snapshot.broken_layers.iter().filter(|(_, layer)| !layer.removing);

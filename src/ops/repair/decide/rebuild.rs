@@ -5,10 +5,10 @@
 //! times, links, devices and the marks of what is removed. That is what a copy of a data root without `-a` or `-X` takes,
 //! or a `chmod -R`.
 
-use crate::archive::LayerRecord;
 use crate::driver::{Driver, DriverFacts};
 use crate::finding::Code;
 use crate::id::{CacheId, ChainId, Sha256};
+use crate::model::LayerRecord;
 use crate::ops::load::PlannedLayer;
 use crate::ops::verify::Found;
 use crate::store::places::TAR_SPLIT;

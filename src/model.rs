@@ -1,11 +1,11 @@
-//! `dockpack/archive.json`: what a store knows of its images beyond what OCI and Docker archives hold.
+//! What is known of images and layers on their way from one place to another.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::driver::DriverFacts;
-use crate::id::{CacheId, ChainId, DiffId, ImageId};
+use crate::id::{CacheId, ChainId, DiffId, ImageId, Sha256};
 
 /// Number of the format that this dockpack writes, and the newest that it reads.
 pub const FORMAT: u64 = 1;
@@ -17,10 +17,19 @@ pub(crate) const INDEX_LIMIT: u64 = 16 << 20;
 /// Most sections.
 const SECTIONS_LIMIT: usize = 1 << 20;
 
-/// The index of an archive.
+/// What a place has of images, with the small documents that are needed whole.
+#[derive(Debug, Clone, Default)]
+pub struct Metadata {
+    /// The images and layers.
+    pub index: Index,
+    /// Image configurations and OCI manifests, by digest.
+    pub blobs: BTreeMap<Sha256, Vec<u8>>,
+}
+
+/// Images and layers: of an archive the content of `dockpack/archive.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ArchiveIndex {
+pub struct Index {
     /// Number of the format.
     pub format: u64,
     /// Graph driver of the store it was saved from; `None` for archives of other tools, which are of no driver.
@@ -58,7 +67,7 @@ fn sections<'d, D: serde::Deserializer<'d>>(deserializer: D) -> Result<Vec<usize
     deserializer.deserialize_seq(Numbers)
 }
 
-impl ArchiveIndex {
+impl Index {
     /// Returns the sections that hold what these layers are built of: their tar-splits, and their tars, which a
     /// layer of the same diff ID before them may have brought.
     #[must_use]
