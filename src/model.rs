@@ -113,6 +113,15 @@ impl ImageRecord {
         ChainId::of_stack(&self.diff_ids)
     }
 
+    /// Returns what messages call it: its references, or its short ID where it has none.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match &self.references[..] {
+            [] => self.id.short(),
+            references => references.join(", "),
+        }
+    }
+
     /// Returns its tags. What is none is refused, where an archive has it.
     pub fn tags(&self) -> impl Iterator<Item = &str> {
         self.references.iter().map(String::as_str).filter(|reference| !reference.contains('@'))

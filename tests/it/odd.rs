@@ -96,6 +96,7 @@ fn layers_that_are_there_are_not_needed() {
     for more in [&[][..], &["--dry-run"]] {
         let refused = load(&[0], more).failed(1).stderr;
         assert!(refused.contains("0/layer.tar") && refused.contains("the store does not have it"), "{refused}");
+        assert!(refused.contains(" of image "), "{refused}");
     }
     target.assert_restored();
     let _ = load(&[], &[]).done();

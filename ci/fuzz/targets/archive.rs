@@ -6,10 +6,11 @@
 use std::io::Cursor;
 
 use dockpack::Error;
-use dockpack::archive::ArchiveReader;
+use dockpack::archive::{ArchiveReader, OpenArchive};
 use dockpack::model::Index;
-use dockpack::ops::load::{Layers, LoadPlan, select};
+use dockpack::ops::load::{LoadPlan, select};
 use dockpack::store::{Store, WriteLock};
+use dockpack::transfer::Source as _;
 use dockpack_fuzz::{Scratch, parts};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -40,11 +41,12 @@ fn read_all(bytes: Vec<u8>) -> Result<(), Error> {
 }
 
 fn load(bytes: Vec<u8>, scratch: &Scratch) -> Result<(), Error> {
-    let mut reader = ArchiveReader::new(Box::new(Cursor::new(bytes)), "input")?;
-    let metadata = reader.metadata()?;
+    let reader = ArchiveReader::new(Box::new(Cursor::new(bytes)), "input")?;
+    let mut archive = OpenArchive::of_own(Box::new(reader))?;
+    let metadata = std::sync::Arc::clone(archive.metadata());
     let images = select(&metadata.index, &[])?;
     let store = Store::open_fresh(&scratch.path(), "overlay2")?;
     let lock = WriteLock::take(&store)?;
     let (plan, snapshot) = LoadPlan::make(&store, &metadata, images)?;
-    plan.execute(&store, &snapshot, &lock, &metadata, Layers::Own(&mut reader), &()).map(|_| ())
+    plan.execute(&store, &snapshot, &lock, &mut archive, &()).map(|_| ())
 }

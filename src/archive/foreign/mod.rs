@@ -68,8 +68,8 @@ pub struct ForeignArchive {
     compressed: Option<File>,
     /// Where the layers are, by diff ID.
     layers: BTreeMap<DiffId, ForeignLayer>,
-    /// What the documents call those that are not there: the store may have them.
-    missing: BTreeMap<DiffId, String>,
+    /// What the documents call those that are not there, and an image that needs each: the store may have them.
+    missing: BTreeMap<DiffId, (String, String)>,
 }
 
 impl ForeignArchive {
@@ -157,7 +157,7 @@ impl ForeignArchive {
                 if layer.length.is_some() {
                     self.layers.entry(*diff).or_insert(layer);
                 } else {
-                    self.missing.entry(*diff).or_insert(layer.member);
+                    self.missing.entry(*diff).or_insert_with(|| (layer.member, record_of.shown()));
                 }
                 parent = Some(chain);
             }
@@ -180,8 +180,11 @@ impl ForeignArchive {
         match diffs.into_iter().find(|diff| !self.has_layer(diff)) {
             None => Ok(()),
             Some(diff) => {
-                let member = self.missing.get(diff).map_or("it", |member| &member[..]).escape_debug();
-                Err(self.bad(format!("{member}: the layer {diff} is missing, and the store does not have it")))
+                let (member, image) = self.missing.get(diff).map_or(("it", ""), |(member, image)| (member, image));
+                let (member, image) = (member.escape_debug(), image.escape_debug());
+                let text =
+                    format!("{member}: the layer {diff} of image {image} is missing, and the store does not have it");
+                Err(self.bad(text))
             }
         }
     }

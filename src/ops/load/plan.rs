@@ -296,12 +296,7 @@ impl LoadPlan {
     /// Returns the images that need a layer, as references or short IDs.
     pub(super) fn used_by(&self, chain: ChainId) -> Vec<String> {
         let users = self.images.iter().filter(|image| image.chain_ids().contains(&chain));
-        users
-            .map(|image| match &image.references[..] {
-                [] => image.id.short(),
-                references => references.join(", "),
-            })
-            .collect()
+        users.map(ImageRecord::shown).collect()
     }
 
     /// Tells whether there is nothing to write.
