@@ -1,13 +1,12 @@
 //! `copy`: images that go from one place to another.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::drivers::assert_clean;
+use crate::round_trip::Lab;
 use crate::support::command::{DOCKPACK, HURRY, Outcome, load, outcome, save};
-use crate::support::store::{
-    Contents, REAL, assert_nothing_else, assert_same_images, driver_of, fast_dir, memory_dir, names, unpack,
-};
+use crate::support::store::{Contents, REAL, assert_nothing_else, assert_same_images, memory_dir, names};
 use crate::support::tree::{Allow, Untouched, assert_same};
 use crate::verify::damage;
 
@@ -21,33 +20,6 @@ pub(crate) fn copy(from: &str, to: &str, more: &[&str]) -> Outcome {
 /// What `copy` calls a store.
 pub(crate) fn store(root: &Path) -> String {
     format!("store:{}", root.display())
-}
-
-/// A store, with room for others.
-struct Lab {
-    temp: tempfile::TempDir,
-    driver: &'static str,
-}
-
-impl Lab {
-    fn new(fixture: &'static str) -> Self {
-        let lab = Self { temp: fast_dir(), driver: driver_of(fixture) };
-        unpack(fixture, &lab.root());
-        lab
-    }
-
-    fn root(&self) -> PathBuf {
-        self.at("root")
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.temp.path().join(name)
-    }
-
-    fn empty(&self, name: &str) -> PathBuf {
-        fs::create_dir(self.at(name)).expect("a directory");
-        self.at(name)
-    }
 }
 
 fn said(outcome: &Outcome) -> String {

@@ -11,27 +11,27 @@ use crate::support::store::{
 use crate::support::tree::{Allow, Untouched, assert_same};
 
 /// An unpacked store, `root`, with room beside it.
-struct Lab {
-    temp: tempfile::TempDir,
-    driver: &'static str,
+pub(crate) struct Lab {
+    pub(crate) temp: tempfile::TempDir,
+    pub(crate) driver: &'static str,
 }
 
 impl Lab {
-    fn new(fixture: &'static str) -> Self {
+    pub(crate) fn new(fixture: &'static str) -> Self {
         let temp = temp_dir();
         unpack(fixture, &temp.path().join("root"));
         Self { temp, driver: driver_of(fixture) }
     }
 
-    fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.at("root")
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.temp.path().join(name)
     }
 
-    fn empty(&self, name: &str) -> PathBuf {
+    pub(crate) fn empty(&self, name: &str) -> PathBuf {
         fs::create_dir(self.at(name)).expect("a directory");
         self.at(name)
     }
