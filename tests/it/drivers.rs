@@ -150,7 +150,10 @@ impl Source<'_> {
         assert_clean(&copied);
         let [one, other] = [&root, &copied].map(|root| Contents::read(root, driver));
         assert_eq!(one, other);
-        assert_same(&one.layer_trees(&root), &other.layer_trees(&copied), Allow::REBUILT);
+        // What no tar says is as old as the store.
+        let trees =
+            [(&one, &root), (&other, &copied)].map(|(contents, root)| contents.layer_trees(root).without_times());
+        assert_same(&trees[0], &trees[1], Allow::REBUILT);
         self.use_it(driver, &dir, &wanted);
     }
 
@@ -279,27 +282,40 @@ fn call(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Every ordered pair of drivers, and each driver by itself.
-#[test]
-fn daemon_20_takes_every_driver_from_every_driver() {
+/// What a driver has goes to itself and to each other one.
+fn of_20(driver: &'static str) {
     let lab = Lab::new("20");
-    let sources = DRIVERS.map(|driver| lab.source(driver));
-    for source in &sources {
-        source.round_trip();
-        garbage(source);
-    }
-    let pairs: Vec<_> = sources
-        .iter()
-        .flat_map(|source| {
-            DRIVERS.into_iter().filter(move |driver| *driver != source.driver).map(move |to| (source, to))
-        })
-        .collect();
-    assert_eq!(pairs.len(), 20);
-    std::thread::scope(|scope| {
-        for half in pairs.chunks(pairs.len() / 2) {
-            scope.spawn(move || half.iter().for_each(|(source, to)| source.goes_to(to)));
-        }
-    });
+    let source = lab.source(driver);
+    source.round_trip();
+    garbage(&source);
+    let others: Vec<_> = DRIVERS.into_iter().filter(|other| *other != driver).collect();
+    assert_eq!(others.len(), 4);
+    others.into_iter().for_each(|other| source.goes_to(other));
+}
+
+#[test]
+fn daemon_20_takes_what_overlay_has() {
+    of_20("overlay");
+}
+
+#[test]
+fn daemon_20_takes_what_overlay2_has() {
+    of_20("overlay2");
+}
+
+#[test]
+fn daemon_20_takes_what_fuse_overlayfs_has() {
+    of_20("fuse-overlayfs");
+}
+
+#[test]
+fn daemon_20_takes_what_vfs_has() {
+    of_20("vfs");
+}
+
+#[test]
+fn daemon_20_takes_what_btrfs_has() {
+    of_20("btrfs");
 }
 
 fn of_28(driver: &'static str) {
