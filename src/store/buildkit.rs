@@ -21,7 +21,6 @@ use serde::Deserialize;
 use super::bolt::{self, Bolt, BoltError, Bucket, Item};
 use super::{BuildRecord, Unknown};
 use crate::error::FsError;
-use crate::finding::Code;
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId};
 use crate::notes::{Notes, below};
@@ -68,12 +67,8 @@ pub(super) fn read(root: &Dir) -> (BuildKit, Notes) {
         kept.entry(key.clone()).or_default();
     }
     let names_a_directory = |key: &Key| layer_of(key).is_none();
-    let told = kept.keys().filter(|key| names_a_directory(key)).count();
-    if snapshots.is_none() && notes.unreadable.is_empty() && told > 0 {
-        // dockerd makes it anew, without a word (20.10.24 and 28.5.2, tried).
-        let state = if matches!(dir.find("snapshots.db"), Ok(None)) { "missing" } else { "empty" };
-        let reason = format!("{state}, and it says which directories are the {told} snapshots of the build cache");
-        notes.lost(Unknown::BuildKit, Code::BuildCacheLost, below(at, "snapshots.db"), reason);
+    if snapshots.is_none() && notes.unreadable.is_empty() && kept.keys().any(names_a_directory) {
+        notes.unreadable(Unknown::BuildKit, below(at, "snapshots.db"), "missing, although snapshots are in use");
     }
     let snapshots = snapshots.unwrap_or_default();
     let names = snapshots.values().filter_map(|snapshot| snapshot.committed.clone()).collect();

@@ -11,12 +11,10 @@ use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId, ContainerId, DiffId};
 use crate::ops::mounts;
-use crate::store::{Layer, Mount, Snapshot, Store, Unknown, containers, databases, places};
+use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases, places};
 
 use super::{codes, consequences};
 
-/// What becomes of a build cache that lost something, and what to do.
-const PRUNE: &str = "builds that use them fail, until docker builder prune -af forgets them";
 /// First bytes of a gzip stream.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
@@ -42,9 +40,6 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result
     consequences::leave_out(snapshot, graph, &mut findings);
     for finding in findings.iter_mut().filter(|finding| finding.code == Code::BuildkitUnreadable) {
         finding.evidence = format!("{}; {}", finding.evidence, databases::cure(&finding.object.to_string()));
-    }
-    for finding in findings.iter_mut().filter(|finding| finding.code == Code::BuildCacheLost) {
-        finding.evidence = format!("{}: {PRUNE}", finding.evidence);
     }
     findings.iter_mut().for_each(codes::weigh);
     findings.sort();
@@ -177,7 +172,6 @@ fn mount_entries(snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>
         let must = mounts::corrected(snapshot, name, mount);
         let path = places::in_root(&snapshot.driver, places::mount(name));
         let Some(evidence) = mounts::mismatch(mount, &must).filter(|_| !not_loadable.contains(name)) else { continue };
-        let (severity, means) = mount_meaning(mount, &must);
         if mount.mount_id != must.mount_id {
             // That the directory is missing is found already.
             continue;
@@ -192,37 +186,11 @@ fn mount_entries(snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>
             None => Code::MountMismatch,
         };
         let object = Object::at(Thing::Mount(name.clone()), path);
-        findings.push(match code {
-            Code::MountMismatch => {
-                Finding::new(code, object.clone(), format!("{evidence}: {means}")).as_bad_as(severity)
-            }
-            code => Finding::new(code, object.clone(), evidence),
-        });
+        findings.push(Finding::new(code, object.clone(), evidence));
         if mount.init_id != must.init_id {
             findings.retain(|found| found.code != Code::MountDirectoryMissing || found.object.thing != object.thing);
         }
     }
-}
-
-/// Says how bad it is that the entry of a writable layer says something else than it must, and what dockerd does then: it
-/// mounts what `lower` says, and looks at the entry for all else (28.5.2, tried).
-fn mount_meaning(mount: &Mount, must: &Mount) -> (Severity, String) {
-    let mut means = Vec::new();
-    if mount.parent != must.parent {
-        means.push("docker rmi -f of its image takes the layers that it stands on");
-    }
-    let severity = match &mount.init_id {
-        init if *init == must.init_id => Severity::Warning,
-        None => {
-            means.push("docker diff shows what Docker put into it, and docker rm leaves a directory behind");
-            Severity::Warning
-        }
-        Some(_) => {
-            means.push("docker diff and docker commit fail");
-            Severity::Damage
-        }
-    };
-    (severity, format!("the container starts, but {}", means.join(", and ")))
 }
 
 /// Returns a layer if it is not there, and only one thing names it.
@@ -244,7 +212,8 @@ fn build_cache(snapshot: &Snapshot) -> Option<Finding> {
         1 => format!("its directory {first} is gone"),
         number => format!("{number} of its directories are gone, {first} first"),
     };
-    Some(Finding::new(Code::BuildCacheLost, "buildkit", named))
+    let evidence = format!("{named}: builds that use them fail, until docker builder prune -af forgets them");
+    Some(Finding::new(Code::BuildCacheLost, "buildkit", evidence))
 }
 
 /// Looks at the first bytes of each tar-split.
@@ -302,7 +271,6 @@ fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
 fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
     let mut below: BTreeMap<&CacheId, (Vec<&CacheId>, bool)> = BTreeMap::new();
     let mut parents: BTreeSet<&CacheId> = BTreeSet::new();
-    let mut stacked: BTreeSet<CacheId> = BTreeSet::new();
     for layer in snapshot.layers.values() {
         let stack = stack(snapshot, layer.parent);
         parents.extend(stack.first());
@@ -310,14 +278,12 @@ fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
     }
     for (name, mount) in &snapshot.mounts {
         let mount = mounts::corrected(snapshot, name, mount);
-        // Of a mount whose layer is not there, or is not known, only this is implied: that it stands on its init layer.
+        // A mount whose layer is not there, or is not known, is a finding of its own; then nothing is implied.
         let is_known = match &mount.parent {
             Some(parent) => snapshot.layers.contains_key(parent),
             None => mounts::stands_on_nothing(snapshot, name),
         };
         if !is_known {
-            let has_init = mount.init_id.is_some_and(|id| snapshot.driver_dirs.contains_key(&id));
-            stacked.extend(mount.mount_id.filter(|_| has_init));
             continue;
         }
         let mut stack = stack(snapshot, mount.parent);
@@ -338,8 +304,7 @@ fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
         .map(|id| {
             let known = below.remove(id);
             let is_layer = known.as_ref().is_some_and(|(_, is_layer)| *is_layer);
-            let (is_stacked, has_child) = (stacked.contains(id), parents.contains(id));
-            Implied { id, below: known.map(|(below, _)| below), is_stacked, is_layer, has_child }
+            Implied { id, below: known.map(|(below, _)| below), is_layer, has_child: parents.contains(id) }
         })
         .collect()
 }
