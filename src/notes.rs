@@ -113,6 +113,12 @@ impl Notes {
         self.unreadable.push(Unreadable { what, path, reason });
     }
 
+    /// Says that something is not there that others need, and what is unknown by that.
+    pub(crate) fn lost(&mut self, what: Unknown, code: Code, path: String, reason: String) {
+        self.findings.push(Finding::new(code, path.clone(), &reason));
+        self.unreadable.push(Unreadable { what, path, reason });
+    }
+
     /// Says that what a record does not name may be needed all the same.
     pub(crate) fn doubtful(&mut self, what: Unknown, path: &str, reason: impl ToString) {
         self.doubtful.push(Unreadable { what, path: path.to_owned(), reason: reason.to_string() });

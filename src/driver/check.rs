@@ -17,6 +17,8 @@ pub(crate) struct Implied<'a> {
     pub(crate) id: &'a CacheId,
     /// What it is stacked on, nearest first; `None` where nothing says.
     pub(crate) below: Option<Vec<&'a CacheId>>,
+    /// Whether it is stacked on something, where nothing says on what all: a container on its init layer.
+    pub(crate) is_stacked: bool,
     /// Whether it is the directory of a layer, not of a container or of BuildKit's.
     pub(crate) is_layer: bool,
     /// Whether something is stacked on it.

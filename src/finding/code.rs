@@ -71,7 +71,7 @@ codes! {
     BuildCacheDamaged, "build-cache-damaged", DAMAGE:
         "The database of the build cache is damaged in a way that newer versions of Docker repair by emptying the cache.";
     BuildCacheLost, "build-cache-lost", DAMAGE:
-        "Directories of the build cache are gone, so builds that use them fail.";
+        "Directories of the build cache are gone, or the file that names them, so builds that use them fail.";
     BuildRecordDangling, "build-record-dangling", NOTE:
         "A record of the build cache names a layer or directory that is not there.";
     BuildkitUnreadable, "buildkit-unreadable", DAMAGE:
@@ -196,7 +196,7 @@ codes! {
         "The directory with what a container wrote, or the one it was prepared with, is missing.";
     MountLayerMissing, "mount-layer-missing", DAMAGE:
         "The record of a container's writable layer names an image layer that is missing.";
-    MountMismatch, "mount-mismatch", DAMAGE:
+    MountMismatch, "mount-mismatch", VARIES:
         "The record of a container's writable layer contradicts the container's image or its directories.";
     MountNotLoadable, "mount-not-loadable", DAMAGE:
         "The record of a container's writable layer is incomplete or cannot be understood, so Docker does not load it.";

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use super::bolt::{self, Bolt, BoltError, Bucket, Item};
 use super::{BuildRecord, Unknown};
 use crate::error::FsError;
+use crate::finding::Code;
 use crate::fsx::Dir;
 use crate::id::{CacheId, ChainId};
 use crate::notes::{Notes, below};
@@ -67,8 +68,16 @@ pub(super) fn read(root: &Dir) -> (BuildKit, Notes) {
         kept.entry(key.clone()).or_default();
     }
     let names_a_directory = |key: &Key| layer_of(key).is_none();
-    if snapshots.is_none() && notes.unreadable.is_empty() && kept.keys().any(names_a_directory) {
-        notes.unreadable(Unknown::BuildKit, below(at, "snapshots.db"), "missing, although snapshots are in use");
+    let told = kept.keys().filter(|key| names_a_directory(key)).count();
+    if snapshots.is_none() && notes.unreadable.is_empty() && told > 0 {
+        let state = if matches!(dir.find("snapshots.db"), Ok(None)) { "missing" } else { "empty" };
+        // dockerd makes it anew without a word, and fails where a build has its result from the cache (20.10.24 and 28.5.2,
+        // tried).
+        let reason = format!(
+            "{state}, and it says which directories are the {told} snapshots of the build cache: builds that find their \
+             result there fail, until docker builder prune -af forgets them"
+        );
+        notes.lost(Unknown::BuildKit, Code::BuildCacheLost, below(at, "snapshots.db"), reason);
     }
     let snapshots = snapshots.unwrap_or_default();
     let names = snapshots.values().filter_map(|snapshot| snapshot.committed.clone()).collect();

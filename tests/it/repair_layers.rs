@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::support::command::run;
 use crate::support::repair::{Lab, assert_as_before, document, repair, seen};
-use crate::support::store::{Contents, dirs, names, stack, temp_dir, unpack};
+use crate::support::store::{Contents, dirs, names, sha256, stack, temp_dir, unpack};
 use crate::support::tree::{Allow, Untouched, assert_same};
 use crate::verify::{damage, findings, verify};
 
@@ -308,4 +308,82 @@ fn lowers(root: &Path) -> BTreeMap<String, String> {
     let home = root.join("overlay2");
     let read = |name: String| Some((name.clone(), fs::read_to_string(home.join(name).join("lower")).ok()?));
     names(&home).into_iter().filter_map(read).collect()
+}
+
+/// Lets a layer name a directory that is not there.
+fn misname(root: &Path, driver: &str, (chain, _): &(String, String)) {
+    let path = root.join("image").join(driver).join("layerdb/sha256").join(chain).join("cache-id");
+    fs::write(path, sha256(chain.as_bytes())).expect("written");
+}
+
+/// Copies the directory of a layer to one that nothing names.
+fn copy_of(root: &Path, driver: &str, (chain, id): &(String, String)) -> PathBuf {
+    let copy = dirs(root, driver).join(sha256(id.as_bytes()).replace(|letter: char| letter.is_ascii_digit(), "0"));
+    let done = Command::new("cp").arg("-a").arg(dirs(root, driver).join(id)).arg(&copy).status().expect("cp");
+    assert!(done.success(), "{chain}");
+    copy
+}
+
+/// A layer that names a directory which is not there gets the one that proves to be its own, and is not rebuilt.
+fn found_again(lab: &Lab, lost: &[usize]) {
+    let driver = lab.driver();
+    let root = lab.copy("base", "root");
+    let all = layers(&root, driver, "nginx:alpine");
+    for layer in lost {
+        misname(&root, driver, &all[*layer]);
+        // The copy of another layer proves nothing, and one of the layer itself is not what the others stand on.
+        let _ = copy_of(&root, driver, &all[layer - 1]);
+        if driver == "overlay2" {
+            let _ = copy_of(&root, driver, &all[*layer]);
+        }
+    }
+    let before = Untouched::note(&root);
+    assert_eq!(verify(&root, &[]).0, 3);
+    let done = repair(&root, &["-y", "--json"]).done();
+    let plan = &document(&done)["plan"];
+    assert_eq!(plan["layers"], Value::Array(Vec::new()), "{plan:#}");
+    assert_eq!(layers(&root, driver, "nginx:alpine"), all, "{lost:?}");
+    assert_whole(&root, "found again");
+    let _ = repair(&root, &["--undo"]).done();
+    before.assert_restored();
+}
+
+#[test]
+fn a_directory_of_overlay2_is_found_again() {
+    let lab = Lab::new("28-overlay2");
+    for lost in [&[2][..], &[1, 2], &[5], &[1, 4, 5]] {
+        found_again(&lab, lost);
+    }
+}
+
+#[test]
+fn a_directory_of_overlay_is_found_again() {
+    let lab = Lab::new("20-overlay");
+    found_again(&lab, &[2]);
+}
+
+#[test]
+fn a_directory_of_vfs_is_found_again() {
+    let lab = Lab::of_driver("28-overlay2", "vfs");
+    found_again(&lab, &[2]);
+    found_again(&lab, &[5]);
+}
+
+/// A directory that was changed proves nothing: then the layer is rebuilt, and only out of something else.
+#[test]
+fn a_directory_that_proves_nothing_is_left() {
+    let lab = Lab::new("28-overlay2");
+    let (driver, archive) = (lab.driver(), lab.archive());
+    let root = lab.copy("base", "root");
+    let layer = layers(&root, driver, "nginx:alpine").swap_remove(1);
+    let changed = dirs(&root, driver).join(&layer.1).join("diff/etc/nginx/conf.d/a.conf");
+    fs::write(changed, "changed").expect("written");
+    misname(&root, driver, &layer);
+    let before = Untouched::note(&root);
+    let said = String::from_utf8(repair(&root, &["--dry-run"]).stdout).expect("text");
+    assert!(said.contains(&format!("that holds layer sha256:{}", layer.0)), "{said}");
+    before.assert_restored();
+    let _ = repair(&root, &["-y", "--from", archive.to_str().expect("text")]).done();
+    assert_ne!(layers(&root, driver, "nginx:alpine")[1], layer);
+    assert_whole(&root, "rebuilt");
 }

@@ -1,6 +1,7 @@
 //! What `verify` says of real stores, whole and with one defect each.
 
 mod daemon;
+mod writable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -47,7 +47,7 @@ fn check_lower(one: &mut One<'_>, is_marked: bool) -> Result<(), FsError> {
     };
     let has_parent = match &one.implied.below {
         Some(below) => !below.is_empty(),
-        None => text.is_some(),
+        None => text.is_some() || one.implied.is_stacked,
     };
     match (&text, has_parent) {
         (None, true) => one.find(Code::DriverLowerMissing, "lower is missing: what lies below would not be mounted"),

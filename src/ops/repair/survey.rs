@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::driver::Driver;
+use crate::driver::{Driver, DriverDir};
 use crate::error::{FsError, Result};
 use crate::finding::{Code, Thing};
 use crate::fsx::Dir;
+use crate::graph::Node;
 use crate::id::{CacheId, ChainId, DiffId, ImageId, LinkId};
 use crate::layer::{Content, MemberKind, Members};
 use crate::notes::Notes;
@@ -145,7 +146,7 @@ impl Survey {
 
     /// Reads what is left of an entry of layerdb.
     fn look_at_entry(&mut self, store: &Store, found: &Found) -> Result<(), FsError> {
-        let Some(crate::graph::Node::Layer(chain)) = found.object else { return Ok(()) };
+        let Some(Node::Layer(chain)) = found.object else { return Ok(()) };
         let Some(image) = store.image() else { return Ok(()) };
         let path = places::layer(&chain);
         let Some(dir) = FsError::in_place(image.dir(path))? else { return Ok(()) };
@@ -178,8 +179,8 @@ impl Survey {
         Ok(())
     }
 
-    /// Finds the directory of each layer whose entry does not say it, or names that of another: the one that proves to
-    /// hold the layer, among those that nothing else names.
+    /// Finds the directory of each layer whose entry does not say it, or names that of another, or one that is not there: the
+    /// one that proves to hold the layer, among those that nothing else names.
     fn find_directories(
         &mut self,
         store: &Store,
@@ -193,43 +194,39 @@ impl Survey {
             .filter(|found| found.finding.code == Code::LayerCacheIdShared)
             .filter_map(|found| found.finding.object.directory())
             .collect();
-        let is_shared = |id: &CacheId| shared.contains(id);
+        let missing: BTreeSet<&CacheId> = report
+            .findings
+            .iter()
+            .filter(|found| found.finding.code == Code::LayerDirectoryMissing)
+            .filter_map(|found| match found.object {
+                Some(Node::Layer(chain)) => Some(&snapshot.layers.get(&chain)?.cache_id),
+                _ => None,
+            })
+            .collect();
+        let in_doubt = |id: &CacheId| shared.contains(id) || missing.contains(id);
         let mut lost: Vec<ChainId> = self
             .entries
             .iter()
             .filter(|(_, entry)| entry.has_tar_split && entry.cache_id.is_none())
             .map(|(chain, _)| *chain)
             .collect();
-        lost.extend(snapshot.layers.iter().filter(|(_, layer)| is_shared(&layer.cache_id)).map(|(chain, _)| *chain));
-        if lost.is_empty() {
-            return Ok(());
-        }
-        let named = |id: &CacheId| {
-            let layers = snapshot.layers.values().any(|layer| layer.cache_id == *id);
-            let mounts = snapshot
-                .mounts
-                .values()
-                .any(|mount| [&mount.mount_id, &mount.init_id].into_iter().flatten().any(|named| named == id));
-            let broken = snapshot.broken_layers.values().any(|layer| layer.cache_id.as_ref() == Some(id));
-            (layers && !is_shared(id)) || mounts || broken
-        };
-        let free: Vec<&CacheId> = snapshot.driver_dirs.keys().filter(|id| !named(id)).collect();
+        lost.extend(snapshot.layers.iter().filter(|(_, layer)| in_doubt(&layer.cache_id)).map(|(chain, _)| *chain));
         for chain in lost {
             let Some(known) = self.known.get(&chain).copied() else { continue };
-            for id in &free {
+            for id in free_directories(snapshot, chain, in_doubt) {
                 let layer = Layer {
                     parent: known.parent,
                     diff: known.diff,
-                    cache_id: (*id).clone(),
+                    cache_id: id.clone(),
                     size: 0,
                     has_tar_split: true,
                 };
-                let is_taken = self.proved.values().any(|taken| taken == *id);
+                let is_taken = self.proved.values().any(|taken| taken == id);
                 if !is_taken
-                    && self.stands_right(snapshot, id, &layer, is_shared)
+                    && self.stands_right(snapshot, id, &layer, in_doubt)
                     && is_proved(store, snapshot, chain, &layer, observer)?
                 {
-                    self.proved.insert(chain, (*id).clone());
+                    self.proved.insert(chain, id.clone());
                     break;
                 }
             }
@@ -294,6 +291,21 @@ impl Survey {
         self.of_containers = made.into_iter().map(|(reference, image, _)| (reference, image)).collect();
         Ok(())
     }
+}
+
+/// Lists the directories that nothing names but a layer `in_doubt`, and what BuildKit says of `chain`. Those to which
+/// their own short name leads come first: a copy of a directory has the name too.
+fn free_directories(snapshot: &Snapshot, chain: ChainId, in_doubt: impl Fn(&CacheId) -> bool) -> Vec<&CacheId> {
+    let layers = snapshot.layers.values().map(|layer| &layer.cache_id).filter(|id| !in_doubt(id));
+    let mounts = snapshot.mounts.values().flat_map(|mount| mount.mount_id.iter().chain(&mount.init_id));
+    let broken = snapshot.broken_layers.values().filter_map(|layer| layer.cache_id.as_ref());
+    let builds = snapshot.build_records.values().filter(|record| !record.layers.contains(&chain));
+    let builds = builds.flat_map(|record| &record.dirs);
+    let named: BTreeSet<&CacheId> = layers.chain(mounts).chain(broken).chain(builds).collect();
+    let is_led_to = |(_, dir): &(&CacheId, &DriverDir)| dir.link.as_ref().is_some_and(|link| dir.names.contains(link));
+    let free = snapshot.driver_dirs.iter().filter(|(id, _)| !named.contains(id));
+    let (led_to, others): (Vec<_>, Vec<_>) = free.partition(is_led_to);
+    led_to.into_iter().chain(others).map(|(id, _)| id).collect()
 }
 
 /// Collects what images say of layers.

@@ -62,7 +62,7 @@
 //! | `container-host-config-null` | its `hostconfig.json` is `null` | dockerd does not start |
 //! | `database-damaged` | a database that dockerd opens when it starts | dockerd does not start |
 //! | `database-page-damaged`, `build-cache-damaged`, `database-unreadable` | the same, where dockerd starts nevertheless, or may | builds |
-//! | `build-cache-lost` | directories that only BuildKit's records name are gone | builds that use them |
+//! | `build-cache-lost` | directories that only BuildKit's records name are gone, or `snapshots.db`, which says where they are | builds that use them |
 //! | `container-of-another-store` | a container of another driver, or of the containerd store | nothing |
 //! | `archive-damaged` | an archive is cut or changed | all images that come behind |
 //! | `archive-layer-mismatch`, `archive-layer-missing`, `archive-tar-split-mismatch`, `archive-differences-unproved` | a layer of an archive | loading its images |

@@ -11,7 +11,7 @@ use crate::finding::{Code, Finding, Object, Severity, Thing};
 use crate::graph::{Edge, Graph, Node, State};
 use crate::id::{BlobDigest, CacheId, ChainId, ContainerId, DiffId};
 use crate::ops::mounts;
-use crate::store::{Layer, Snapshot, Store, Unknown, containers, databases, places};
+use crate::store::{Layer, Mount, Snapshot, Store, Unknown, containers, databases, places};
 
 use super::{codes, consequences};
 
@@ -172,6 +172,7 @@ fn mount_entries(snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>
         let must = mounts::corrected(snapshot, name, mount);
         let path = places::in_root(&snapshot.driver, places::mount(name));
         let Some(evidence) = mounts::mismatch(mount, &must).filter(|_| !not_loadable.contains(name)) else { continue };
+        let (severity, means) = mount_meaning(mount, &must);
         if mount.mount_id != must.mount_id {
             // That the directory is missing is found already.
             continue;
@@ -186,11 +187,37 @@ fn mount_entries(snapshot: &Snapshot, graph: &Graph, findings: &mut Vec<Finding>
             None => Code::MountMismatch,
         };
         let object = Object::at(Thing::Mount(name.clone()), path);
-        findings.push(Finding::new(code, object.clone(), evidence));
+        findings.push(match code {
+            Code::MountMismatch => {
+                Finding::new(code, object.clone(), format!("{evidence}: {means}")).as_bad_as(severity)
+            }
+            code => Finding::new(code, object.clone(), evidence),
+        });
         if mount.init_id != must.init_id {
             findings.retain(|found| found.code != Code::MountDirectoryMissing || found.object.thing != object.thing);
         }
     }
+}
+
+/// Says how bad it is that the entry of a writable layer says something else than it must, and what dockerd does then: it
+/// mounts what `lower` says, and looks at the entry for all else (28.5.2, tried).
+fn mount_meaning(mount: &Mount, must: &Mount) -> (Severity, String) {
+    let mut means = Vec::new();
+    if mount.parent != must.parent {
+        means.push("docker rmi -f of its image takes the layers that it stands on");
+    }
+    let severity = match &mount.init_id {
+        init if *init == must.init_id => Severity::Warning,
+        None => {
+            means.push("docker diff shows what Docker put into it, and docker rm leaves a directory behind");
+            Severity::Warning
+        }
+        Some(_) => {
+            means.push("docker diff and docker commit fail");
+            Severity::Damage
+        }
+    };
+    (severity, format!("the container starts, but {}", means.join(", and ")))
 }
 
 /// Returns a layer if it is not there, and only one thing names it.
@@ -271,6 +298,7 @@ fn directories(store: &Store, snapshot: &Snapshot) -> Vec<Finding> {
 fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
     let mut below: BTreeMap<&CacheId, (Vec<&CacheId>, bool)> = BTreeMap::new();
     let mut parents: BTreeSet<&CacheId> = BTreeSet::new();
+    let mut stacked: BTreeSet<CacheId> = BTreeSet::new();
     for layer in snapshot.layers.values() {
         let stack = stack(snapshot, layer.parent);
         parents.extend(stack.first());
@@ -278,12 +306,14 @@ fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
     }
     for (name, mount) in &snapshot.mounts {
         let mount = mounts::corrected(snapshot, name, mount);
-        // A mount whose layer is not there, or is not known, is a finding of its own; then nothing is implied.
+        // Of a mount whose layer is not there, or is not known, only this is implied: that it stands on its init layer.
         let is_known = match &mount.parent {
             Some(parent) => snapshot.layers.contains_key(parent),
             None => mounts::stands_on_nothing(snapshot, name),
         };
         if !is_known {
+            let has_init = mount.init_id.is_some_and(|id| snapshot.driver_dirs.contains_key(&id));
+            stacked.extend(mount.mount_id.filter(|_| has_init));
             continue;
         }
         let mut stack = stack(snapshot, mount.parent);
@@ -304,7 +334,8 @@ fn implied(snapshot: &Snapshot) -> Vec<Implied<'_>> {
         .map(|id| {
             let known = below.remove(id);
             let is_layer = known.as_ref().is_some_and(|(_, is_layer)| *is_layer);
-            Implied { id, below: known.map(|(below, _)| below), is_layer, has_child: parents.contains(id) }
+            let (is_stacked, has_child) = (stacked.contains(id), parents.contains(id));
+            Implied { id, below: known.map(|(below, _)| below), is_stacked, is_layer, has_child }
         })
         .collect()
 }

@@ -161,9 +161,15 @@ fn without_leases_every_snapshot_is_in_use() {
 #[test]
 fn what_cannot_be_read_is_said() {
     let metadata = || ("metadata_v2.db", real("20.10.24-metadata_v2"));
-    for snapshots in [Some(("snapshots.db", vec![1; 9000])), None] {
+    for (snapshots, code) in [
+        (Some(("snapshots.db", vec![1; 9000])), Code::BuildkitUnreadable),
+        (Some(("snapshots.db", Vec::new())), Code::BuildCacheLost),
+        (None, Code::BuildCacheLost),
+    ] {
         let files: Vec<_> = [metadata()].into_iter().chain(snapshots).collect();
         let (_, notes) = read_root(&root_with(&files));
+        let codes: Vec<_> = notes.findings.iter().map(|found| found.code).collect();
+        assert_eq!(codes, [code]);
         let unreadable: Vec<_> = notes.unreadable.iter().map(|u| (u.what, u.path.as_str())).collect();
         assert_eq!(unreadable, [(Unknown::BuildKit, "buildkit/snapshots.db")]);
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{findings, text, verify};
+use crate::support::command::run;
 use crate::support::engine::Engine;
 use crate::support::store::{Contents, stack, temp_dir, unpack};
 
@@ -227,20 +228,21 @@ fn a_wrong_size_of_a_layer() {
     assert_eq!((code, sizes), (0, fs::read_dir(&layerdb).expect("layerdb").count() - 2));
 }
 
+/// Builds an image in two stages, of which only the build cache has the first.
+fn build(engine: &Engine, context: &Path, name: &str) -> bool {
+    let dockerfile = format!("FROM scratch AS a\nCOPY x /x\nFROM scratch\nCOPY --from=a /x /{name}\n");
+    fs::create_dir_all(context).expect("a directory");
+    fs::write(context.join("x"), "x").expect("writes");
+    fs::write(context.join("Dockerfile"), dockerfile).expect("writes");
+    engine.buildkit(context).status.success()
+}
+
 /// Directories that only BuildKit names are removed: a build that needs one fails, and after the prune none does.
 fn build_cache(version: &'static str) {
     let temp = temp_dir();
-    let root = temp.path().join("root");
-    let build = |engine: &Engine, name: &str| {
-        let context = temp.path().join("context");
-        let dockerfile = format!("FROM scratch AS a\nCOPY x /x\nFROM scratch\nCOPY --from=a /x /{name}\n");
-        fs::create_dir_all(&context).expect("a directory");
-        fs::write(context.join("x"), "x").expect("writes");
-        fs::write(context.join("Dockerfile"), dockerfile).expect("writes");
-        engine.buildkit(&context).status.success()
-    };
+    let (root, context) = (temp.path().join("root"), temp.path().join("context"));
     let engine = Engine::start(version, "overlay2", temp.path());
-    assert!(build(&engine, "y"));
+    assert!(build(&engine, &context, "y"));
     engine.stop();
     assert_eq!(verify(&root, &[]).0, 0);
     let layerdb = root.join("image/overlay2/layerdb/sha256");
@@ -260,9 +262,9 @@ fn build_cache(version: &'static str) {
     assert_eq!(code, 3);
     assert!(text(found, "evidence").contains("docker builder prune -af"), "{found}");
     let engine = Engine::start(version, "overlay2", temp.path());
-    assert!(!build(&engine, "z"), "the build cache is whole");
+    assert!(!build(&engine, &context, "z"), "the build cache is whole");
     engine.docker(&["builder", "prune", "-af"]);
-    assert!(build(&engine, "z") && build(&engine, "w"));
+    assert!(build(&engine, &context, "z") && build(&engine, &context, "w"));
     engine.stop();
     assert_eq!(verify(&root, &[]).0, 0);
 }
@@ -275,6 +277,45 @@ fn a_build_cache_that_daemon_28_misses() {
 #[test]
 fn a_build_cache_that_daemon_20_misses() {
     build_cache("20");
+}
+
+/// The file that names the directories of the build cache is lost: a build that is all in the cache fails, another one
+/// works, and after the prune both do.
+fn names_of_build_cache(version: &'static str, state: &str, lose: impl Fn(&Path)) {
+    let temp = temp_dir();
+    let (root, context) = (temp.path().join("root"), temp.path().join("context"));
+    let engine = Engine::start(version, "overlay2", temp.path());
+    assert!(build(&engine, &context, "y"));
+    engine.stop();
+    lose(&root.join("buildkit/snapshots.db"));
+    let (code, document) = verify(&root, &[]);
+    let bad: Vec<_> = findings(&document).iter().filter(|found| text(found, "severity") != "note").collect();
+    assert_eq!((code, bad.len()), (3, 1), "{document:#}");
+    assert_eq!(["code", "subject"].map(|part| text(bad[0], part)), ["build-cache-lost", "buildkit/snapshots.db"]);
+    let evidence = text(bad[0], "evidence");
+    assert!(evidence.starts_with(state) && evidence.contains("docker builder prune -af"), "{evidence}");
+    let planned = run(&root, ["repair", "--dry-run"]);
+    let planned = String::from_utf8(planned.stdout).expect("text");
+    assert!(planned.contains("docker builder prune -af, once Docker runs again"), "{planned}");
+    let engine = Engine::start(version, "overlay2", temp.path());
+    assert!(build(&engine, &context, "z"), "no build works");
+    assert!(!build(&engine, &context, "y"), "the build cache is whole");
+    // No image is broken by it.
+    assert_eq!(engine.docker(&["images", "--quiet", "--no-trunc"]).lines().count(), 2);
+    engine.docker(&["builder", "prune", "-af"]);
+    assert!(build(&engine, &context, "y") && build(&engine, &context, "z"));
+    engine.stop();
+    assert_eq!(verify(&root, &[]).0, 0);
+}
+
+#[test]
+fn a_build_cache_of_which_daemon_28_lost_the_names() {
+    names_of_build_cache("28", "missing, ", |file| fs::remove_file(file).expect("removes"));
+}
+
+#[test]
+fn a_build_cache_of_which_daemon_20_lost_the_names() {
+    names_of_build_cache("20", "empty, ", |file| fs::write(file, "").expect("writes"));
 }
 
 /// Makes and removes containers, images and build cache, until told to stop. Returns how often.

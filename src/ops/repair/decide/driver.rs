@@ -116,7 +116,13 @@ impl<'a> Planner<'a> {
             return;
         }
         let Some(stack) = self.stack_of(id) else {
-            return self.leave(found, "nothing says what it is stacked on");
+            return match self.lower_by_init(id) {
+                Some(text) => {
+                    let piece = (Step::Directory, self.dir_path(id, "lower"), self.driver_file("lower", text));
+                    self.mend(found, "write lower as that of its init layer says", [piece]);
+                }
+                None => self.leave(found, "nothing says what it is stacked on"),
+            };
         };
         if self.driver.has_lower_ids() {
             let Some(whole) = stack.iter().find(|id| self.is_whole_tree(id)) else {
@@ -131,6 +137,16 @@ impl<'a> Planner<'a> {
             None => Act::Remove,
         };
         self.mend(found, "write lower as the layers say", [(Step::Directory, path, act)]);
+    }
+
+    /// Returns the text of `lower` of a container's directory, of which no layer is known: it stands on its init layer, and
+    /// on all that this stands on.
+    fn lower_by_init(&mut self, id: &CacheId) -> Option<String> {
+        let mount = self.mounts.values().find(|mount| mount.mount_id.as_ref() == Some(id))?;
+        let init = mount.init_id.clone().filter(|init| init != id)?;
+        let below = self.survey.short.lowers.get(&init)?.clone();
+        let names = std::iter::once(self.name_of(&init, None)).chain(below);
+        Some(names.map(|name| format!("l/{name}")).collect::<Vec<_>>().join(":"))
     }
 
     /// Tells whether what a directory says that it is stacked on is right once the layers are rebuilt.

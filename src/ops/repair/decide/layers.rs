@@ -51,6 +51,7 @@ impl<'a> Planner<'a> {
                 }
             }
             Code::LayerCacheIdShared => self.part(found),
+            Code::LayerDirectoryMissing => self.find_again(found),
             _ => {}
         }
     }
@@ -154,6 +155,15 @@ impl<'a> Planner<'a> {
         let stacked = snapshot.driver_dirs.values().flat_map(|dir| &dir.lower);
         let named: BTreeSet<_> = self.dirs.values().chain(mounts).chain(builds).chain(stacked).collect();
         snapshot.driver_dirs.keys().any(|id| !named.contains(id))
+    }
+
+    /// A layer names a directory that is not there, and another was proved to hold the layer.
+    fn find_again(&mut self, found: &Found) {
+        let proved = chain_of(found).and_then(|chain| Some((chain, self.survey.proved.get(&chain)?)));
+        if let Some((chain, id)) = proved {
+            let piece = (Step::Layer, self.entry_path(chain, "cache-id"), root_file(id.as_str(), FILE));
+            self.mend(found, "write the cache-id of the directory that was proved to hold it", [piece]);
+        }
     }
 
     /// Several layers name one directory: it stays that of the layer that it proves to hold.
