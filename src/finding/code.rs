@@ -114,6 +114,8 @@ codes! {
         "A layer lacks the file committed, by which the storage driver marks layers that others lie on.";
     DriverLinkLost, "driver-link-lost", VARIES:
         "The file link, in which a layer's directory says its short name, is missing or empty.";
+    DriverLinkWrong, "driver-link-wrong", VARIES:
+        "The file link of a layer's directory says the short name of another one, so what is made on it shows wrong files.";
     DriverLinksMissing, "driver-links-missing", DAMAGE:
         "The directory l, which holds the short names of all layers, is missing, so nothing can be mounted.";
     DriverLowerLost, "driver-lower-lost", VARIES:
@@ -170,6 +172,8 @@ codes! {
         "The configuration or another record of an image cannot be read.";
     LayerCacheIdShared, "layer-cache-id-shared", DAMAGE:
         "Several layers name one directory as their own, so all but one of them show wrong files.";
+    LayerCacheIdWrong, "layer-cache-id-wrong", DAMAGE:
+        "The entry of a layer names a directory that is not there, and the layers above are stacked on another one.";
     LayerChainMismatch, "layer-chain-mismatch", DAMAGE:
         "The record of a layer names another parent or content than the layer's ID is made of.";
     LayerDigestMismatch, "layer-digest-mismatch", DAMAGE:

@@ -292,7 +292,8 @@ impl ShortNames<'_> {
             let mut owners: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for entry in self.home.entries()?.into_iter().filter(|entry| entry.kind == Kind::Directory) {
                 let Ok(dir) = String::from_utf8(entry.name) else { continue };
-                if let Some(link) = read(self.home, &format!("{dir}/link"))? {
+                // What is no file says no name.
+                if let Some(link) = FsError::in_place(read(self.home, &format!("{dir}/link")))?.flatten() {
                     owners.entry(String::from_utf8_lossy(link.trim_ascii()).into_owned()).or_default().push(dir);
                 }
             }

@@ -160,6 +160,19 @@ fn what_a_directory_says_of_those_below() {
     lab.assert_used(&[]);
 }
 
+/// Short names of another store, in a mount that does not tell of which: whoever says no name has none of them.
+#[test]
+fn a_directory_in_the_place_of_a_link_says_no_name() {
+    let lab = Lab::new("overlay2");
+    for name in ["YY", "ZZ"] {
+        fs::create_dir_all(lab.at("other/overlay2/l").join(name)).expect("directories");
+    }
+    fs::remove_file(lab.at("root/overlay2/cc/link")).expect("is removed");
+    fs::create_dir(lab.at("root/overlay2/cc/link")).expect("a directory");
+    lab.overlay("lowerdir=l/YY:l/ZZ", "other/overlay2");
+    lab.assert_used(&[]);
+}
+
 /// Trees that are mounted as they are: by another name of the store, in a mount name space of their own, and after they
 /// were renamed.
 #[test]

@@ -504,7 +504,7 @@ fn platform_of(config: &ImageConfig) -> Platform {
 /// Says that something is not in the archive, and why it may not be found.
 fn missing(what: &str, path: &str) -> String {
     match path.contains(':') && blob(path).is_none() {
-        true => format!("{what} is missing: only SHA-256 names what is in an archive"),
+        true => format!("{what} cannot be found by its digest: only those of SHA-256 are read"),
         false => format!("{what} is missing"),
     }
 }

@@ -197,7 +197,7 @@ impl Survey {
         let missing: BTreeSet<&CacheId> = report
             .findings
             .iter()
-            .filter(|found| found.finding.code == Code::LayerDirectoryMissing)
+            .filter(|found| matches!(found.finding.code, Code::LayerDirectoryMissing | Code::LayerCacheIdWrong))
             .filter_map(|found| match found.object {
                 Some(Node::Layer(chain)) => Some(&snapshot.layers.get(&chain)?.cache_id),
                 _ => None,

@@ -76,6 +76,11 @@ pub(super) fn meanings(driver: &Driver, code: Code, thing: &Thing) -> Vec<Meanin
         Code::DriverUnreadable if matches!(thing, Thing::Lower(_)) => one(Start, Top),
         Code::DriverUnreadable | Code::DriverShortNameLost => one(Start, Above),
         Code::DriverShortNameWrong => one(Content, Above),
+        Code::DriverLinkWrong => one(Content, Top),
+        // What was made before is stacked on the right one.
+        Code::LayerCacheIdWrong => {
+            vec![Meaning { effect: Start, reach: Top }, Meaning { effect: Save, reach: Above }]
+        }
         Code::LowerDirectoryMissing | Code::DriverLowerLost | Code::DriverLinkLost => one(Start, Top),
         Code::DriverLowerMissing | Code::DriverLowerMismatch => one(Content, Top),
         Code::DriverSubvolumeMissing => one(Create, Top),
@@ -154,7 +159,7 @@ pub(super) fn meaning_of_writable(code: Code, id: &CacheId) -> Option<Vec<Meanin
         Code::DriverWorkMissing if !is_init => Some(vec![Meaning { effect: Effect::Start, reach: Reach::Top }]),
         Code::DriverShortNameLost | Code::DriverShortNameWrong if !is_init => Some(Vec::new()),
         Code::DriverLowerMissing | Code::DriverLowerMismatch | Code::DriverWorkMissing if is_init => Some(Vec::new()),
-        Code::DriverLinkLost => Some(Vec::new()),
+        Code::DriverLinkLost | Code::DriverLinkWrong => Some(Vec::new()),
         _ => None,
     }
 }
@@ -167,6 +172,7 @@ pub(super) fn weigh(finding: &mut Finding) {
         Code::ReferenceWithoutImage
             | Code::ReferenceInvalid
             | Code::DriverLinkLost
+            | Code::DriverLinkWrong
             | Code::DriverShortNameLost
             | Code::DriverLowerLost
             | Code::ContainerWithoutMount

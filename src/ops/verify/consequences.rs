@@ -50,10 +50,11 @@ impl<'a> Causes<'a> {
         let bad_images: BTreeSet<ImageId> = bad_images.collect();
         let mismatched: BTreeSet<&Thing> = of(Code::LayerChainMismatch).map(|object| &object.thing).collect();
         let shared: BTreeSet<&CacheId> = directories(Code::LayerCacheIdShared).collect();
-        let doubtful = snapshot
-            .layers
-            .iter()
-            .filter(|(chain, layer)| mismatched.contains(&Thing::Layer(**chain)) || shared.contains(&layer.cache_id));
+        let misnamed: BTreeSet<&Thing> = of(Code::LayerCacheIdWrong).map(|object| &object.thing).collect();
+        let doubtful = snapshot.layers.iter().filter(|(chain, layer)| {
+            let thing = Thing::Layer(**chain);
+            mismatched.contains(&thing) || misnamed.contains(&thing) || shared.contains(&layer.cache_id)
+        });
         let mut stacks = BTreeMap::new();
         for (chain, layer) in &snapshot.layers {
             stacks.insert(&layer.cache_id, stack(snapshot, Some(*chain)));
@@ -65,7 +66,11 @@ impl<'a> Causes<'a> {
                 stacks.insert(id, below.clone());
             }
         }
-        let lost = stacks.values().flatten().copied().filter(|id| !snapshot.driver_dirs.contains_key(*id)).collect();
+        // Whatever is missing of what stands on these is missing for itself.
+        let misnamed = snapshot.layers.iter().filter(|(chain, _)| misnamed.contains(&Thing::Layer(**chain)));
+        let misnamed: BTreeSet<&CacheId> = misnamed.map(|(_, layer)| &layer.cache_id).collect();
+        let is_lost = |id: &&CacheId| !snapshot.driver_dirs.contains_key(*id) && !misnamed.contains(id);
+        let lost = stacks.values().flatten().copied().filter(is_lost).collect();
         Self {
             snapshot,
             graph,

@@ -37,12 +37,14 @@
 //! | `layer-chain-mismatch` | `parent` and `diff` make another chain ID than the entry's name | saving all above |
 //! | `layer-cache-id-shared` | two layers have one directory | all above see other files |
 //! | `layer-directory-missing` | the layer's directory is gone | all above |
+//! | `layer-cache-id-wrong` | `cache-id` names no directory, and the layer's is there | saving all above; images with the layer on top |
 //! | `layer-tar-split-missing`, `layer-tar-split-damaged` | headers of the tar are lost | saving all above |
 //! | `layer-digest-mismatch` | all files are right, and the tar is not | saving all above |
 //! | `layer-size` | `size` is not that of the layer's files | sizes in listings |
 //! | `driver-links-missing` | `overlay2/l` is gone | everything |
 //! | `driver-short-name-lost` | `l/<link>` is gone | all above |
 //! | `driver-short-name-wrong` | `l/<link>` leads elsewhere | all above see other files |
+//! | `driver-link-wrong` | `link` says the short name of another one | images with the layer on top see other files in what is made |
 //! | `driver-link-lost` | `link` is gone or empty | images with the layer on top |
 //! | `driver-lower-missing`, `driver-lower-mismatch`, `driver-lower-lost` | dockerd would mount other parents, or none | images with the layer on top |
 //! | `driver-tree-missing` | `diff`, `root` or `upper` is gone | all above |

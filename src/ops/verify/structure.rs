@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
+use crate::driver::DriverDir;
 use crate::driver::check::{Checker, Implied};
 use crate::error::{FsError, Result};
 use crate::finding::{Code, Finding, Object, Severity, Thing};
@@ -33,6 +34,7 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result
     findings.extend(tar_splits);
     findings.extend(directories);
     short_names(store, snapshot, &mut findings);
+    wrong_cache_ids(store, snapshot, &mut findings);
     findings.extend(build_cache(snapshot));
     mount_entries(snapshot, graph, &mut findings);
     findings.extend(databases::check(store.root())?);
@@ -47,14 +49,42 @@ pub(super) fn check(store: &Store, snapshot: &Snapshot, graph: &Graph) -> Result
     Ok(findings)
 }
 
-/// Tells short names that lead elsewhere from those that are gone.
+/// Tells short names that lead elsewhere, and directories that say another's, from those that are gone.
 fn short_names(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]) {
     let Some(Ok(links)) = store.home().map(|home| home.dir("l")) else { return };
     for finding in findings.iter_mut().filter(|finding| finding.code == Code::DriverShortNameLost) {
         let dir = finding.object.directory().and_then(|id| snapshot.driver_dirs.get(id));
-        let link = dir.and_then(|dir| dir.link.as_ref());
-        if link.is_some_and(|link| matches!(links.find(link.as_str()), Ok(Some(_)))) {
+        let Some(link) = dir.and_then(|dir| dir.link.as_ref()) else { continue };
+        let has_it = |dir: &DriverDir| dir.link.as_ref() == Some(link) && dir.names.contains(link);
+        if let Some((id, _)) = snapshot.driver_dirs.iter().find(|(_, dir)| has_it(dir)) {
+            finding.code = Code::DriverLinkWrong;
+            finding.evidence = format!("link says {link}, the short name of {id}");
+        } else if matches!(links.find(link.as_str()), Ok(Some(_))) {
             finding.code = Code::DriverShortNameWrong;
+        }
+    }
+}
+
+/// Tells layers whose `cache-id` is wrong from those whose directory is gone: all that is made on them is stacked on a
+/// directory that is there, and that no layer names.
+fn wrong_cache_ids(store: &Store, snapshot: &Snapshot, findings: &mut [Finding]) {
+    if store.driver().keeps_whole_trees() {
+        return;
+    }
+    let named: BTreeSet<&CacheId> = snapshot.layers.values().map(|layer| &layer.cache_id).collect();
+    for finding in findings.iter_mut().filter(|finding| finding.code == Code::LayerDirectoryMissing) {
+        let Thing::Layer(chain) = &finding.object.thing else { continue };
+        let layers = snapshot.layers.values().filter(|layer| layer.parent == Some(*chain)).map(|layer| &layer.cache_id);
+        let mounts = snapshot.mounts.values().filter(|mount| mount.parent == Some(*chain));
+        let made = layers.chain(mounts.filter_map(|mount| mount.init_id.as_ref()));
+        let made: Vec<&DriverDir> = made.filter_map(|id| snapshot.driver_dirs.get(id)).collect();
+        let below: BTreeSet<Option<&CacheId>> =
+            made.iter().map(|dir| dir.lower.first().filter(|_| dir.lost.is_empty())).collect();
+        if let [Some(id)] = below.into_iter().collect::<Vec<_>>()[..]
+            && !named.contains(id)
+        {
+            finding.code = Code::LayerCacheIdWrong;
+            finding.evidence = format!("cache-id names no directory, and what is above is stacked on {id}");
         }
     }
 }

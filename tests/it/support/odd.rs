@@ -443,8 +443,11 @@ fn layouts() -> Vec<Odd> {
         .to_string()
         .into_bytes();
         let mut pointer = descriptor(&manifest, "image.manifest.v1+json");
-        let repository = if name == "name-in-capitals" { "ODD" } else { "odd" };
-        pointer["annotations"] = json!({"io.containerd.image.name": format!("docker.io/library/{repository}:{name}")});
+        pointer["annotations"] = match name {
+            "name-in-capitals" => json!({"io.containerd.image.name": format!("docker.io/library/ODD:{name}")}),
+            "name-of-a-path" => json!({"org.opencontainers.image.ref.name": format!("./odd:{name}")}),
+            _ => json!({"io.containerd.image.name": format!("docker.io/library/odd:{name}")}),
+        };
         let mut members: Members = [layer, config, manifest].into_iter().map(blob).collect();
         let other = more(&mut members);
         let index = json!({"schemaVersion": 2, "manifests": [other, pointer]});
@@ -476,6 +479,17 @@ fn layouts() -> Vec<Odd> {
         Odd {
             answer: LoadsNameless,
             ..beside("name-in-capitals", &|members| other(members, "x", "x", &json!({"annotations": null})))
+        },
+        Odd { answer: LoadsNameless, ..beside("name-of-a-path", &|members| other(members, "x", "x", &Value::Null)) },
+        // Docker 28 refuses all layouts.
+        Odd {
+            answer: Refuses("only those of SHA-256 are read"),
+            oracle: Agrees,
+            ..beside("sha512", &|_| {
+                let mut pointer = descriptor(b"", "image.manifest.v1+json");
+                pointer["digest"] = json!(format!("sha512:{}", "160313e014c1bf34".repeat(8)));
+                pointer
+            })
         },
     ]
 }

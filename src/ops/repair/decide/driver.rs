@@ -41,7 +41,7 @@ impl<'a> Planner<'a> {
                 let pieces: Vec<_> = pieces.collect();
                 self.mend(found, format!("make the short name l/{name} lead to it"), pieces);
             }
-            Code::DriverLinkLost => {
+            Code::DriverLinkLost | Code::DriverLinkWrong => {
                 let name = self.name_of(&id, None);
                 let mut pieces =
                     vec![(Step::Directory, self.dir_path(&id, "link"), self.driver_file("link", name.as_str()))];
@@ -95,7 +95,7 @@ impl<'a> Planner<'a> {
     }
 
     /// What is stacked on a directory says its short name: where that is a new one, all of them say it anew.
-    fn renamed(&mut self, found: &Found, id: &CacheId, name: &LinkId) {
+    pub(super) fn renamed(&mut self, found: &Found, id: &CacheId, name: &LinkId) {
         let above: Vec<CacheId> = self
             .snapshot
             .driver_dirs

@@ -51,7 +51,7 @@ impl<'a> Planner<'a> {
                 }
             }
             Code::LayerCacheIdShared => self.part(found),
-            Code::LayerDirectoryMissing => self.find_again(found),
+            Code::LayerDirectoryMissing | Code::LayerCacheIdWrong => self.find_again(found),
             _ => {}
         }
     }
@@ -201,6 +201,7 @@ impl<'a> Planner<'a> {
         let is_content = matches!(
             code,
             Code::LayerDirectoryMissing
+                | Code::LayerCacheIdWrong
                 | Code::LayerTarSplitMissing
                 | Code::LayerTarSplitDamaged
                 | Code::LayerDigestMismatch

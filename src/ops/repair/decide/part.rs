@@ -21,6 +21,7 @@ impl Part {
         match code {
             Code::DriverCommittedMissing
             | Code::DriverLinkLost
+            | Code::DriverLinkWrong
             | Code::DriverLinksMissing
             | Code::DriverLowerLost
             | Code::DriverLowerMismatch
@@ -91,6 +92,7 @@ impl Part {
             | Code::ImageTagTimeInvalid
             | Code::ImageUnreadable
             | Code::LayerCacheIdShared
+            | Code::LayerCacheIdWrong
             | Code::LayerChainMismatch
             | Code::LayerDigestMismatch
             | Code::LayerDirectoryMissing

@@ -187,6 +187,11 @@ impl<'a> Planner<'a> {
         self.causes.entry(chain).or_insert_with(|| found.clone());
         let layer = PlannedLayer { record, displaces: false, restores: origin != Origin::Source };
         self.reseeded.insert(chain, Reseed { layer, from_itself: origin != Origin::Source, origin, lower: None });
+        if found.finding.code == Code::LayerCacheIdWrong {
+            // What is above is stacked on a directory that is not proved to be the layer's.
+            let name = self.name_of(&id, None);
+            self.renamed(found, &id, &name);
+        }
     }
 
     /// Says what each layer that is rebuilt stands on, when it is known where all of them lie.
