@@ -164,6 +164,8 @@ pub enum Error {
         needs: u64,
         /// Bytes that are free without them.
         free: u64,
+        /// Files and directories that can be made without them, where the file system has a limit.
+        free_inodes: Option<u64>,
         /// What could not be written.
         source: FsError,
     },

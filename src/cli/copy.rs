@@ -63,7 +63,7 @@ impl Side {
 
     /// Tells of a failure that this side is to blame for.
     fn tell(&self, result: Result<Exit, Failure>) -> Exit {
-        result.unwrap_or_else(|failure| failure.report(&self.ui))
+        result.unwrap_or_else(|failure| failure.of_copy().report(&self.ui))
     }
 }
 
@@ -112,12 +112,10 @@ pub(super) fn copy(args: &CopyArgs, global: &Global) -> Result<Exit, Failure> {
 fn between_stores(args: &CopyArgs, from: &Side, to: &Side) -> Exit {
     let mut source = match open(&args.refs, from) {
         Ok(source) => source,
-        Err(failure) => return failure.report(&from.ui),
+        Err(failure) => return from.tell(Err(failure)),
     };
     match take(&mut source, args.dry_run, to) {
-        Err(Failure::Error(error @ (Error::Layer { .. } | Error::Source { .. }))) => {
-            Failure::Error(error).report(&from.ui)
-        }
+        Err(Failure::Error(error @ (Error::Layer { .. } | Error::Source { .. }))) => from.tell(Err(error.into())),
         done => to.tell(done),
     }
 }

@@ -42,6 +42,8 @@ pub(super) enum Failure {
     Error(Error),
     /// The library says why, of an archive: what an error of a store would hint at is no help.
     OfArchive(Error, String),
+    /// The library says why, of a copy, which has no options of `save` and `load`.
+    OfCopy(Error),
     /// Standard output takes no more.
     Output(io::Error),
 }
@@ -68,6 +70,16 @@ impl Failure {
         }
     }
 
+    /// Tells that it is of a copy.
+    pub(super) fn of_copy(self) -> Self {
+        match self {
+            // An archive is called as `ls` calls it.
+            Self::OfArchive(Error::NoSuchImage { .. }, _) => self,
+            Self::Error(error) | Self::OfArchive(error, _) => Self::OfCopy(error),
+            other => other,
+        }
+    }
+
     /// Tells the user, and returns how to exit. Whoever reads standard output no longer knows why.
     pub(super) fn report(&self, ui: &Ui) -> Exit {
         match self {
@@ -78,6 +90,10 @@ impl Failure {
             }
             Self::OfArchive(error @ Error::NoSuchImage { near, .. }, name) if near.is_empty() => {
                 ui.fail(&error.to_string(), &[format!("`dockpack ls -i {name}` shows what is there")]);
+                exit(error)
+            }
+            Self::OfCopy(error) => {
+                ui.fail(&error.to_string(), &hints_of_copy(error));
                 exit(error)
             }
             Self::Error(error) | Self::OfArchive(error, _) => {
@@ -174,6 +190,10 @@ fn hints(error: &Error) -> Vec<String> {
             vec!["what only looks works on a file system that is mounted read-only, and so does save; to change it, mount it \
                  to be written".to_owned()]
         }
+        Error::NoRoom { root, needs, free, free_inodes: Some(inodes), .. } if free > needs => vec![format!(
+            "there are bytes enough, but only {inodes} inodes are free in {}: each file and directory takes one",
+            root.display()
+        )],
         Error::NoRoom { root, needs, free, .. } => vec![format!(
             "the layers need about {}, and {} are free in {}",
             size(*needs),
@@ -263,5 +283,43 @@ fn hints(error: &Error) -> Vec<String> {
         Error::StoppedRemoval { .. } => vec!["`dockpack gc --purge` deletes the rest".to_owned()],
         Error::NewerArchive { .. } => vec!["a newer dockpack reads it; docker load does too".to_owned()],
         _ => Vec::new(),
+    }
+}
+
+/// Says what a person can do whose stores are named as `copy` names them.
+fn hints_of_copy(error: &Error) -> Vec<String> {
+    match error {
+        Error::Layer { used_by, .. } if !used_by.is_empty() => vec![
+            format!(
+                "the layer is used by {}: name the images that you want, and the others are copied",
+                used_by.join(", ")
+            ),
+            "`dockpack repair --dry-run` shows what can be repaired".to_owned(),
+        ],
+        Error::NoStore { root } => match &nearby(root)[..] {
+            [] => vec!["`docker info` says which data root a daemon has".to_owned()],
+            found => found.iter().map(|root| format!("there is one at {0}: store:{0}", root.display())).collect(),
+        },
+        Error::StoreOfTwo { driver, .. } => vec![
+            "`docker info` says which it uses: overlayfs is the storage driver of containerd's store".to_owned(),
+            format!("store:{driver}@ROOT is copied into all the same"),
+        ],
+        Error::SeveralDrivers { drivers, .. } => {
+            let choices: Vec<String> = drivers.iter().map(|driver| format!("store:{driver}@ROOT")).collect();
+            vec![format!("choose one: {}", choices.join(", "))]
+        }
+        Error::RemappedRoot { root, below } => {
+            let first = below.first().map(|name| root.join(name)).unwrap_or_default();
+            vec![format!("name the one you mean: store:{}", first.display())]
+        }
+        Error::ReadOnlyDriver { .. } => {
+            vec!["its images can be copied into an empty root: store:overlay2@ROOT".to_owned()]
+        }
+        Error::Unholdable { used_by, .. } => vec![format!(
+            "needed by {}: name the others, or copy into store:vfs@ROOT, store:btrfs@ROOT or store:overlay@ROOT",
+            used_by.join(", ")
+        )],
+        Error::TooManyLayers { .. } => vec!["name the images that you want: the others can be copied".to_owned()],
+        error => hints(error),
     }
 }

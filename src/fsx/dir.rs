@@ -412,6 +412,15 @@ impl Dir {
         Ok(found.f_bavail.saturating_mul(u64::try_from(found.f_bsize).unwrap_or_default()))
     }
 
+    /// Returns how many more files and directories its file system takes; `None` where it has no such limit.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn free_inodes(&self) -> Result<Option<u64>> {
+        let found = calls::fstatfs(&self.fd).map_err(|errno| self.fail("look at the file system of", b"", errno))?;
+        Ok((found.f_files > 0).then_some(found.f_ffree))
+    }
+
     /// Gives `name` in `from` the further name `to` in this directory. A symbolic link is linked itself.
     ///
     /// # Errors

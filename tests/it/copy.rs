@@ -125,6 +125,8 @@ fn damage_is_not_copied() {
         let root = lab.root().display().to_string();
         assert!(refused.stderr.contains("layer "), "{defect}: {}", refused.stderr);
         assert!(refused.stderr.contains(&format!("dockpack --root {root} ")), "{defect}: {}", refused.stderr);
+        assert!(refused.stderr.contains("name the images that you want"), "{defect}: {}", refused.stderr);
+        assert!(!refused.stderr.contains("--partial"), "{defect}: {}", refused.stderr);
         assert_eq!(names(&target), [] as [String; 0], "{defect}");
     }
 }

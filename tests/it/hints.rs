@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::copy::{copy, store};
 use crate::support::command::{load, run, save, try_load};
 use crate::support::disk::Disk;
 use crate::support::store::{temp_dir, unpack};
@@ -93,6 +94,18 @@ fn a_disk_that_is_too_small() {
     assert_says(&said, &["warning: the layers need about 7.5 MB, and ", " are free"]);
     let said = try_load(disk.path(), &archive, &[]).failed(1).stderr;
     assert_says(&said, &["No space left on device", "hint: the layers need about 7.5 MB, and ", " are free in "]);
+}
+
+/// A disk with bytes enough, and too few inodes.
+#[test]
+fn a_disk_that_takes_too_few_files() {
+    let temp = temp_dir();
+    let (root, disk) = (temp.path().join("root"), temp.path().join("disk"));
+    unpack("28-overlay2", &root);
+    fs::create_dir(&disk).expect("a directory");
+    let _mounted = Mounted::make(&disk, &["-t", "tmpfs", "-o", "size=64m,nr_inodes=64", "none"]);
+    let said = copy(&store(&root), &format!("store:overlay2@{}", disk.display()), &[]).failed(1).stderr;
+    assert_says(&said, &["No space left on device", "hint: there are bytes enough, but only ", " inodes are free in "]);
 }
 
 /// On an overlay no overlay can mark what is removed. Root is not told to become root.

@@ -126,9 +126,13 @@ impl LoadPlan {
             clean_up(root)?;
             return Err(match error {
                 _ if observer.wants_stop() => Error::Stopped,
-                Error::Fs(source) if source.is_full() => {
-                    Error::NoRoom { root: store.path().to_owned(), needs: self.bytes(), free: root.free()?, source }
-                }
+                Error::Fs(source) if source.is_full() => Error::NoRoom {
+                    root: store.path().to_owned(),
+                    needs: self.bytes(),
+                    free: root.free()?,
+                    free_inodes: root.free_inodes()?,
+                    source,
+                },
                 error => error,
             });
         }
