@@ -121,12 +121,15 @@ impl Piece {
     pub(crate) fn of(chunk: &Arc<Vec<u8>>, part: Range<usize>) -> Self {
         Self { chunk: Arc::clone(chunk), part }
     }
+}
 
-    /// Copies its first bytes, as many as there is room for; returns how many.
-    pub(crate) fn copy_to(&self, buffer: &mut [u8]) -> usize {
+impl Read for Piece {
+    /// Takes its first bytes off.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.part.len().min(buffer.len());
         buffer[..got].copy_from_slice(&self.as_ref()[..got]);
-        got
+        self.part.start += got;
+        Ok(got)
     }
 }
 

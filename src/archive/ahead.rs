@@ -113,8 +113,7 @@ impl ReadAhead {
 
 impl Read for ReadAhead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let piece = self.next_piece(buffer.len())?;
-        Ok(piece.copy_to(buffer))
+        self.next_piece(buffer.len())?.read(buffer)
     }
 }
 

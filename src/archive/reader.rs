@@ -544,8 +544,7 @@ fn own_ancestors(index: &Index) -> BTreeSet<ImageId> {
 impl Read for ArchiveReader {
     /// Reads content of the current member.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let piece = self.piece(buffer.len())?;
-        Ok(piece.copy_to(buffer))
+        self.piece(buffer.len())?.read(buffer)
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) enum Failure {
     /// The library says why.
     Error(Error),
     /// The library says why, of an archive: what an error of a store would hint at is no help.
-    OfArchive(Error, String),
+    OfArchive(Box<Error>, String),
     /// The library says why, of a copy, which has no options of `save` and `load`.
     OfCopy(Error),
     /// Standard output takes no more.
@@ -65,7 +65,7 @@ impl Failure {
     pub(super) fn of_archive(self, input: Option<&Path>) -> Self {
         let name = input.map_or_else(|| "FILE".to_owned(), |path| path.display().to_string());
         match self {
-            Self::Error(error) => Self::OfArchive(error, if name == "-" { "FILE".to_owned() } else { name }),
+            Self::Error(error) => Self::OfArchive(error.into(), if name == "-" { "FILE".to_owned() } else { name }),
             other => other,
         }
     }
@@ -74,8 +74,9 @@ impl Failure {
     pub(super) fn of_copy(self) -> Self {
         match self {
             // An archive is called as `ls` calls it.
-            Self::OfArchive(Error::NoSuchImage { .. }, _) => self,
-            Self::Error(error) | Self::OfArchive(error, _) => Self::OfCopy(error),
+            Self::OfArchive(error, name) if matches!(*error, Error::NoSuchImage { .. }) => Self::OfArchive(error, name),
+            Self::OfArchive(error, _) => Self::OfCopy(*error),
+            Self::Error(error) => Self::OfCopy(error),
             other => other,
         }
     }
@@ -88,18 +89,12 @@ impl Failure {
                 ui.fail(&format!("cannot write standard output: {error}"), &[]);
                 Exit::Failed
             }
-            Self::OfArchive(error @ Error::NoSuchImage { near, .. }, name) if near.is_empty() => {
-                ui.fail(&error.to_string(), &[format!("`dockpack ls -i {name}` shows what is there")]);
-                exit(error)
+            Self::OfArchive(error, name) if matches!(&**error, Error::NoSuchImage { near, .. } if near.is_empty()) => {
+                tell(error, &[format!("`dockpack ls -i {name}` shows what is there")], ui)
             }
-            Self::OfCopy(error) => {
-                ui.fail(&error.to_string(), &hints_of_copy(error));
-                exit(error)
-            }
-            Self::Error(error) | Self::OfArchive(error, _) => {
-                ui.fail(&error.to_string(), &hints(error));
-                exit(error)
-            }
+            Self::OfCopy(error) => tell(error, &hints_of_copy(error), ui),
+            Self::OfArchive(error, _) => tell(error, &hints(error), ui),
+            Self::Error(error) => tell(error, &hints(error), ui),
         }
     }
 }
@@ -150,6 +145,12 @@ fn stop(root: &Path, holder: Option<&str>) -> String {
         _ => "systemctl stop docker.socket docker.service",
     };
     format!("stop it first: {stopped}")
+}
+
+/// Tells the user, with what there is to do.
+fn tell(error: &Error, hints: &[String], ui: &Ui) -> Exit {
+    ui.fail(&error.to_string(), hints);
+    exit(error)
 }
 
 fn exit(error: &Error) -> Exit {

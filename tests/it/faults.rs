@@ -20,7 +20,7 @@ const CHANGING: [(&str, i32); 5] = [("EIO", 5), ("ENOSPC", 28), ("EXDEV", 18), (
 const LOOKS: [&str; 8] = ["Open", "Read", "List", "Stat", "ReadLink", "ListXattrs", "GetXattr", "Seek"];
 
 /// How many calls of what looks, and of what changes something, fail in a sample.
-const SAMPLE: usize = 60;
+const SAMPLE: usize = 40;
 
 /// One call that fails.
 struct Fault {

@@ -51,7 +51,7 @@ impl<'scope, 'env> Builders<'scope, 'env> {
     /// Builds a layer out of the pieces that are sent; the end is where they end.
     pub(super) fn build(&mut self, layer: &'scope PlannedLayer, begun: Unfilled) -> Pieces {
         let (sender, pieces) = sync_channel(WAITING / self.most);
-        let (observer, stream) = (self.observer, Stream { pieces, current: Piece::default(), position: 0 });
+        let (observer, stream) = (self.observer, Stream { pieces, current: Piece::default() });
         let fill = move || begun.fill(&layer.record, &mut Shared::default(), Tar::WithTarSplit(stream), observer);
         self.running.push_back((layer, self.threads.spawn(fill)));
         sender
@@ -68,21 +68,17 @@ impl<'scope, 'env> Builders<'scope, 'env> {
 /// The pieces as one stream.
 struct Stream {
     pieces: Receiver<io::Result<Piece>>,
+    /// What is left of the piece that was read last.
     current: Piece,
-    position: usize,
 }
 
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.position == self.current.as_ref().len() {
+        if self.current.as_ref().is_empty() {
             // Nobody sends more: that is the end.
             let Ok(piece) = self.pieces.recv() else { return Ok(0) };
-            (self.current, self.position) = (piece?, 0);
+            self.current = piece?;
         }
-        let rest = &self.current.as_ref()[self.position..];
-        let got = rest.len().min(buffer.len());
-        buffer[..got].copy_from_slice(&rest[..got]);
-        self.position += got;
-        Ok(got)
+        self.current.read(buffer)
     }
 }

@@ -28,8 +28,8 @@ pub(super) struct Incoming<'a> {
     part: Option<Part>,
     length: u64,
     is_at_end: bool,
-    /// What was read of the current piece.
-    current: (transfer::Piece, usize),
+    /// What is left of the current piece.
+    current: transfer::Piece,
     digest: Option<sha2::Sha256>,
     /// Why reading failed.
     failed: RefCell<Option<Error>>,
@@ -46,7 +46,7 @@ impl<'a> Incoming<'a> {
             part: None,
             length: 0,
             is_at_end: true,
-            current: Default::default(),
+            current: transfer::Piece::default(),
             digest: None,
             failed: RefCell::default(),
         }
@@ -57,7 +57,7 @@ impl<'a> Incoming<'a> {
         while let Ok(piece) = self.pieces.recv() {
             if let Piece::Part { part, layer, length } = piece? {
                 (self.part, self.layer, self.length) = (Some(part), Some(layer), length);
-                (self.is_at_end, self.current) = (false, Default::default());
+                (self.is_at_end, self.current) = (false, transfer::Piece::default());
                 return Ok(Some(part));
             }
         }
@@ -161,14 +161,10 @@ impl Content for Incoming<'_> {
 
 impl Read for Incoming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.current.1 == self.current.0.as_ref().len() {
-            self.current = (self.next_piece()?, 0);
+        if self.current.as_ref().is_empty() {
+            self.current = self.next_piece()?;
         }
-        let rest = &self.current.0.as_ref()[self.current.1..];
-        let got = rest.len().min(buffer.len());
-        buffer[..got].copy_from_slice(&rest[..got]);
-        self.current.1 += got;
-        Ok(got)
+        self.current.read(buffer)
     }
 }
 
