@@ -51,30 +51,30 @@ fn move_away(root: &Path, finding: &Value) {
 
 /// Every database in turn, in every way: dockerd does not start, and does where it was moved away.
 fn databases(version: &'static str, paths: &[&str]) {
-    let temp = temp_dir();
-    let dir = temp.path().join("engine");
-    let root = dir.join("root");
     let ways: [fn(&Path); 3] = [|path| zero(path, 0), cut, |path| zero(path, 2 * 4096)];
     for path in paths {
         for way in ways {
+            // A daemon may leave a mount behind, so each has a directory of its own.
+            let temp = temp_dir();
+            let (dir, root) = (temp.path(), temp.path().join("root"));
             unpack(&format!("{version}-overlay2"), &root);
             way(&root.join(path));
             let (code, document) = verify(&root, &["--quick"]);
             let found = finding(&document, "database-damaged");
             assert_eq!((code, text(found, "subject")), (3, *path));
             assert_eq!(text(&found["breaks"][0], "effect"), "daemon");
-            assert!(Engine::try_start(version, "overlay2", &dir).is_err(), "{path}: the daemon starts");
+            assert!(Engine::try_start(version, "overlay2", dir).is_err(), "{path}: the daemon starts");
             move_away(&root, found);
             assert_eq!(verify(&root, &["--quick"]).0, 0, "{path}");
-            drop(Engine::start(version, "overlay2", &dir));
-            fs::remove_dir_all(&dir).expect("removes");
+            drop(Engine::start(version, "overlay2", dir));
         }
         // An empty one is as good as none.
+        let temp = temp_dir();
+        let root = temp.path().join("root");
         unpack(&format!("{version}-overlay2"), &root);
         fs::write(root.join(path), "").expect("writes");
         assert_eq!(verify(&root, &["--quick"]).0, 0, "{path}");
-        drop(Engine::start(version, "overlay2", &dir));
-        fs::remove_dir_all(&dir).expect("removes");
+        drop(Engine::start(version, "overlay2", temp.path()));
     }
 }
 
